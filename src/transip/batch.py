@@ -1,0 +1,150 @@
+"""`Batch` goes into a model, `Prediction` comes out: the two values that cross every border on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from transip.structure import Structure
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Several molecules: their atoms one after another, with the structure each belongs to.
+
+    Attributes:
+        numbers: atomic numbers, (atoms,).
+        positions: Å, (atoms, 3).
+        structure: structure of each atom, ascending, (atoms,).
+        counts: atoms per structure, (structures,).
+        charge: total charges in e, (structures,).
+        spin: multiplicities 2S + 1, (structures,).
+        largest: atoms of the largest structure, known on the host so that padding needs no device synchronisation.
+        energy: total energies in eV, float64, (structures,); None if unlabelled.
+        forces: eV/Å, (atoms, 3); None if unlabelled.
+        index: position of each structure in its dataset, (structures,), by which messages name it; None if it has none.
+    """
+
+    numbers: Int64[Tensor, "atoms"]
+    positions: Float[Tensor, "atoms 3"]
+    structure: Int64[Tensor, "atoms"]
+    counts: Int64[Tensor, "structures"]
+    charge: Int64[Tensor, "structures"]
+    spin: Int64[Tensor, "structures"]
+    largest: int
+    energy: Float64[Tensor, "structures"] | None = None
+    forces: Float[Tensor, "atoms 3"] | None = None
+    index: Int64[Tensor, "structures"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms in all structures together."""
+        return len(self.numbers)
+
+    @property
+    def slots(self) -> Int64[Tensor, "atoms"]:
+        """Where each atom sits in a padded (structures × largest) layout, flattened."""
+        first = self.counts.cumsum(0) - self.counts
+        within = torch.arange(self.num_atoms, device=self.numbers.device) - first[self.structure]
+        return self.structure * self.largest + within
+
+    @property
+    def mask(self) -> Bool[Tensor, "structures largest"]:
+        """True where a padded layout holds an atom."""
+        return torch.arange(self.largest, device=self.counts.device) < self.counts[:, None]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """Move to `device`; cast positions and forces (never energies) to `dtype`."""
+
+        def moved(name: str, value: object) -> object:
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(device, dtype if name in ("positions", "forces") else None)
+
+        return replace(self, **{f.name: moved(f.name, getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def collate(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> Batch:
+        """Put structures into one batch; labels are kept if every structure has them."""
+        counts = np.array([len(s) for s in structures], dtype=np.int64)
+        energies = [s.energy for s in structures]
+        forces = [s.forces for s in structures]
+        labelled = all(e is not None for e in energies)
+        return cls(
+            numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures])),
+            positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
+            structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            counts=torch.from_numpy(counts),
+            charge=torch.tensor([s.charge for s in structures]),
+            spin=torch.tensor([s.spin for s in structures]),
+            largest=int(counts.max()),
+            energy=torch.tensor(energies, dtype=torch.float64) if labelled else None,
+            forces=torch.from_numpy(np.concatenate([f for f in forces if f is not None])).to(dtype)
+            if all(f is not None for f in forces)
+            else None,
+        )
+
+    def first(self, number: int) -> Batch:
+        """The first `number` structures, as a batch."""
+        if number >= len(self):
+            return self
+        atoms = int(self.counts[:number].sum())
+        per_atom = {"numbers", "positions", "structure", "forces"}
+
+        def cut(name: str) -> Tensor | None:
+            value = getattr(self, name)
+            return None if value is None else value[: atoms if name in per_atom else number]
+
+        names = [f.name for f in fields(self) if f.name != "largest"]
+        return replace(self, **{name: cut(name) for name in names})
+
+    def followed_by(self, other: Batch) -> Batch:
+        """This batch and then `other`'s structures, as one; both must carry the same fields."""
+
+        def joined(name: str) -> Tensor | None:
+            a, b = getattr(self, name), getattr(other, name)
+            if a is None or b is None:
+                return None
+            return torch.cat([a, b + len(self) if name == "structure" else b])
+
+        names = [f.name for f in fields(self) if f.name != "largest"]
+        values = {name: joined(name) for name in names}
+        return replace(self, **values, largest=max(self.largest, other.largest))
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a potential says about a `Batch`.
+
+    Attributes:
+        energy: total energies in eV, references included, float64, (structures,).
+        energies: each atom's share of the energy in eV, float64, (atoms,).
+        forces: eV/Å, (atoms, 3).
+        latents: embeddings of the atoms after the layers that were asked for, each (atoms, width).
+    """
+
+    energy: Float64[Tensor, "structures"]
+    energies: Float64[Tensor, "atoms"]
+    forces: Float[Tensor, "atoms 3"]
+    latents: tuple[Float[Tensor, "atoms width"], ...] = ()
+
+
+def sum_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
+    """Sum per-atom values over the atoms of each structure, in order (no atomics, hence deterministic)."""
+    padded = values.new_zeros(len(batch) * batch.largest, *values.shape[1:])
+    padded = padded.index_copy(0, batch.slots, values)
+    return padded.view(len(batch), batch.largest, *values.shape[1:]).sum(1)
+
+
+def mean_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
+    """Mean of per-atom values over the atoms of each structure."""
+    counts = batch.counts.view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
+    return sum_by_structure(values, batch) / counts

@@ -1,0 +1,339 @@
+"""Every setting of transip, declared once with its default and its explanation.
+
+Unknown keys fail before any data are read. The settings reference in the docs is generated from this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from transip.errors import InputError
+
+Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity"]
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+class DomainSettings(Settings):
+    """One chemical domain of a labelling campaign."""
+
+    domain: Domain = Field(description="which molecules to draw; the names are OMol25's")
+    structures: PositiveInt = Field(description="labelled structures wanted from this domain")
+    max_atoms: PositiveInt = Field(60, description="skip molecules with more atoms than this")
+    conformers: PositiveInt = Field(4, description="conformers embedded per molecule, at most")
+    displacement: Literal["thermal", "gaussian"] = Field(
+        "thermal", description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom"
+    )
+    temperatures: tuple[float, ...] = Field((300.0, 600.0, 1000.0), description="K, one drawn per structure")
+    sigmas: tuple[float, ...] = Field(
+        (0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
+    )
+    max_force: float = Field(50.0, gt=0, description="eV/Å; structures with a larger force on any atom are dropped")
+
+
+class LabelSettings(Settings):
+    """A labelling campaign: molecules → geometries → reference energies and forces (`transip data build`)."""
+
+    method: Literal["gfn2-xtb", "wb97m-v"] = Field(
+        "gfn2-xtb", description="gfn2-xtb through tblite; wb97m-v/def2-TZVPD through PySCF (extra `dft`)"
+    )
+    domains: tuple[DomainSettings, ...] = Field(description="what to label, domain by domain")
+    seed: int = Field(0, description="seed of molecules, conformers and displacements")
+    workers: int = Field(-1, description="processes; -1 uses every core")
+    backend: Literal["loky", "dask", "ray"] = Field("loky", description="joblib backend; dask and ray for clusters")
+    chunk: PositiveInt = Field(64, description="structures between two points from which a killed campaign resumes")
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+class KeySettings(Settings):
+    """Where labels are found in a file; None looks in the calculator results, then under the usual names."""
+
+    energy: str | None = Field(None, description="key of the total energy; usual: energy, REF_energy")
+    forces: str | None = Field(None, description="key of the forces; usual: forces, REF_forces")
+    charge: str = Field("charge", description="key of the total charge in `atoms.info`")
+    spin: str = Field("spin", description="key of the multiplicity 2S+1 in `atoms.info`")
+    domain: str = Field("data_id", description="key of the chemical domain in `atoms.info`; optional in the file")
+    source: str = Field("source", description="key of the identifier in `atoms.info`; optional in the file")
+
+
+class UnitSettings(Settings):
+    """Units in which a file's numbers are written; stored and predicted numbers are always eV and Å."""
+
+    energy: Literal["eV", "hartree", "kcal/mol", "kJ/mol"] = Field("eV", description="unit of energies")
+    length: Literal["angstrom", "bohr"] = Field("angstrom", description="unit of positions")
+
+
+class DataSettings(Settings):
+    """Training data: packed stores, and how they are split."""
+
+    train: tuple[str, ...] = Field(description="packed stores (NAME.pack)")
+    validation: tuple[str, ...] = Field((), description="packed stores; empty: split off `train` by composition")
+    validation_fraction: Fraction = Field(0.1, description="share of compositions held out of `train`")
+    max_validation: PositiveInt = Field(1000, description="structures used for evaluation during training, at most")
+    max_train: int | None = Field(None, gt=0, description="train on a random subset of this many structures")
+    seed: int = Field(0, description="seed of the split and of subsets")
+
+
+class BatchSettings(Settings):
+    """How structures are put into batches: whichever limit is met first closes a batch."""
+
+    structures: PositiveInt = Field(16, description="structures in a batch, at most, per process")
+    atoms: PositiveInt = Field(4096, description="atoms in a batch, at most, per process")
+    pairs: PositiveInt = Field(
+        1_000_000, description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention"
+    )
+    window: PositiveInt = Field(
+        1, description="sort by size within windows of this many batches: less padding, slightly less random batches"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- model
+
+
+class ModelSettings(Settings):
+    """The Transformer. `preset` and `size` fill in whatever is not given."""
+
+    preset: Literal["default", "paper"] = Field(
+        "default", description="default: translation-exact, the best known; paper: plain backbone, absolute coordinates"
+    )
+    size: Literal["XS", "S", "M", "L"] = Field("S", description="fills in width, depth and heads")
+    width: PositiveInt = Field(128, description="features per atom")
+    depth: PositiveInt = Field(6, description="attention blocks")
+    heads: PositiveInt = Field(8, description="attention heads; width / heads must be even")
+    forces: Literal["direct", "gradient"] = Field(
+        "direct", description="direct: a head, fast; gradient: −∂E/∂x, energy-conserving"
+    )
+    rotary_values: bool = Field(True, description="rotate values too, so that directions reach them")
+    distance_bias: bool = Field(True, description="add a learned function of distance to the attention logits")
+    absolute_features: bool = Field(False, description="Fourier features of the centred positions in the embedding")
+    min_frequency: float = Field(0.3, gt=0, description="rad/Å, shortest initial frequency vector")
+    max_frequency: float = Field(6.0, gt=0, description="rad/Å, longest initial frequency vector")
+    fixed_representation: bool = Field(
+        False, description="read the last embedding as ¼ scalars and ¾ vectors (for `latent.action: fixed`)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fill = SIZES.get(given.get("size", "S"), {}) | PRESETS.get(given.get("preset", "default"), {})
+        return fill | given
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSettings:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        if self.fixed_representation and self.width % 4:
+            raise ValueError("fixed_representation needs a width divisible by 4")
+        return self
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "XS": {"width": 64, "depth": 4, "heads": 4},
+    "S": {"width": 128, "depth": 6, "heads": 8},
+    "M": {"width": 384, "depth": 12, "heads": 12},
+    "L": {"width": 768, "depth": 16, "heads": 16},
+}
+PRESETS: dict[str, dict[str, bool]] = {
+    "default": {},
+    "paper": {"rotary_values": False, "distance_bias": False, "absolute_features": True},
+}
+
+
+# ---------------------------------------------------------------------------------------------- objective
+
+
+class LatentSettings(Settings):
+    """Latent equivariance: a network predicts the embedding of a rotated view from the unrotated one's."""
+
+    weight: NonNegative = Field(0.0, description="weight of the loss; 0 switches it off")
+    level: Literal["atoms", "pooled"] = Field("atoms", description="per atom, or the mean over atoms (the paper)")
+    layers: tuple[int, ...] = Field((-1,), description="blocks after which embeddings are compared; -1 is the last")
+    distance: Literal["mse", "cosine", "infonce"] = Field("mse", description="between predicted and found embedding")
+    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
+    action: Literal["mlp", "fixed"] = Field(
+        "mlp", description="mlp: learned from the rotation; fixed: scalars stay, vectors are rotated"
+    )
+    rotation: Literal["matrix", "6d", "quaternion"] = Field("matrix", description="how the MLP sees the rotation")
+    hidden: PositiveInt = Field(256, description="hidden width of the MLP")
+    stop_gradient: bool = Field(False, description="treat the rotated view's embedding as a constant target")
+    warmup: Fraction = Field(0.0, description="share of training over which the weight rises from 0")
+
+
+class ObjectiveSettings(Settings):
+    """What training minimises. One set of switches gives the method and every control."""
+
+    augment: bool = Field(True, description="rotate each structure at random in each view")
+    views: Literal[1, 2] = Field(1, description="2: each structure is seen in two orientations a step")
+    second_view: Fraction = Field(1.0, description="share of the batch that gets the second view")
+    energy: NonNegative = Field(8.0, description="weight of |ΔE| / atoms / scale")
+    forces: NonNegative = Field(1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
+    equigrad: NonNegative = Field(0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only")
+    latent: LatentSettings = Field(LatentSettings(), description="latent equivariance; needs two views")
+
+    @model_validator(mode="after")
+    def _check(self) -> ObjectiveSettings:
+        if self.latent.weight and self.views != 2:
+            raise ValueError("latent.weight > 0 compares two views: set objective.views to 2")
+        if self.latent.weight and not self.augment:
+            raise ValueError("latent.weight > 0 needs rotated views: set objective.augment to true")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class OptimizerSettings(Settings):
+    """Muon for the matrices inside the blocks, AdamW for everything else."""
+
+    name: Literal["muon", "adamw"] = Field("muon", description="adamw uses AdamW for the matrices too")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    muon_learning_rate: float = Field(0.02, gt=0, description="Muon's peak learning rate")
+    momentum: Fraction = Field(0.95, description="Muon's momentum")
+    weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of matrices")
+    warmup: Fraction = Field(0.02, description="share of training with linearly rising learning rate")
+    floor: Fraction = Field(0.01, description="final learning rate as a share of the peak, reached along a cosine")
+    clip: float = Field(10.0, gt=0, description="largest gradient norm")
+
+
+class TrainingSettings(Settings):
+    """How long, how fast, and how often to look."""
+
+    steps: int | None = Field(None, gt=0, description="optimiser steps; None: until `minutes` are over")
+    minutes: float | None = Field(None, gt=0, description="wall-time budget; the schedule follows it if `steps` is None")
+    batch: BatchSettings = Field(BatchSettings(), description="what goes into one step")
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="optimiser and schedule")
+    accumulate: PositiveInt = Field(1, description="batches per optimiser step")
+    ema: Fraction = Field(0.99, description="decay of the averaged weights that are evaluated and saved; 0: none")
+    evaluate_every: PositiveInt = Field(500, description="steps between evaluations")
+    checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
+    log_every: PositiveInt = Field(20, description="steps between lines of metrics.jsonl")
+    patience: int | None = Field(None, gt=0, description="stop after this many evaluations without a better force MAE")
+    precision: Literal["no", "bf16"] = Field("no", description="bf16: autocast matrix products (angles stay float32)")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="also log there (extras)")
+    seed: int = Field(0, description="seed of weights, batches and rotations")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSettings:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either training.steps or training.minutes")
+        return self
+
+
+class ReferenceSettings(Settings):
+    """Element energies that are subtracted before and added after the network."""
+
+    kind: Literal["least-squares", "given", "omol25"] = Field(
+        "least-squares", description="fitted to the training data in float64, given in `values`, or OMol25's table"
+    )
+    values: dict[str, float] = Field({}, description="element symbol → eV, for kind `given`")
+
+
+class Recipe(Settings):
+    """A training recipe (`transip train`)."""
+
+    name: str = Field(description="of the run; its folder is runs/NAME unless given")
+    data: DataSettings = Field(description="what to learn from")
+    model: ModelSettings = Field(ModelSettings(), description="the network")
+    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="the loss and its controls")
+    references: ReferenceSettings = Field(ReferenceSettings(), description="element energies")
+    training: TrainingSettings = Field(description="the run")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        latent = self.objective.latent
+        if latent.weight and latent.action == "fixed" and not self.model.fixed_representation:
+            raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
+        if self.objective.equigrad and self.model.forces != "gradient":
+            raise ValueError("objective.equigrad penalises ∂E/∂rotation: it needs model.forces: gradient")
+        outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
+        if outside:
+            raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def load(kind: type[AnySettings], path: str | Path, overrides: list[str] | None = None) -> AnySettings:
+    """Read a YAML file as `kind`, with ``a.b=c`` overrides applied.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, or a value does not fit.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"is not YAML: {error}", where=str(path)) from error
+    if not isinstance(values, dict):
+        raise InputError("is not a recipe: expected `key: value` lines", where=str(path))
+    for override in overrides or []:
+        _apply(values, override)
+    return parse(kind, values, str(path))
+
+
+def parse(kind: type[AnySettings], values: dict[str, Any], where: str) -> AnySettings:
+    """Validate `values` as `kind`.
+
+    Raises:
+        InputError: a key is unknown (with the nearest known one) or a value does not fit.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        # a misspelt key also leaves the right one missing: name the cause, not the consequence
+        problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] != "extra_forbidden":
+            raise InputError(f"{problem['msg'].removeprefix('Value error, ')}", where=f"{where}, {path}") from None
+        known = _known_keys(kind, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known settings here: {', '.join(sorted(known))}"
+        raise InputError(f"unknown setting {path!r}", where=where, remedy=remedy) from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"override {override!r} has no '='", remedy="write --set training.steps=1000")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InputError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+    values[last] = yaml.safe_load(text)
+
+
+def _known_keys(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = kind.model_fields[part].annotation
+        if get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)

@@ -1,0 +1,1 @@
+"""(contract; the data helper fills this in)"""
