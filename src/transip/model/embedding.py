@@ -1,0 +1,53 @@
+"""What an atom knows before it looks at others: its element, the molecule's charge and multiplicity, perhaps its place."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from transip.batch import Batch
+from transip.structure import MAX_ATOMIC_NUMBER
+
+MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
+MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
+
+
+class AtomEmbedding(nn.Module):
+    """Element + total charge + multiplicity, each a learned vector given to every atom."""
+
+    def __init__(self, width: int, absolute_features: bool, shortest: float, longest: float):
+        super().__init__()
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
+        self.charge = nn.Embedding(2 * MAX_CHARGE + 1, width)
+        self.spin = nn.Embedding(MAX_SPIN + 1, width)
+        self.place = FourierFeatures(width, shortest, longest) if absolute_features else None
+        # Charges and multiplicities that training never shows must not disturb: start from (nearly) nothing.
+        nn.init.normal_(self.charge.weight, std=0.02)
+        nn.init.normal_(self.spin.weight, std=0.02)
+
+    def forward(self, batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
+        """Embed the atoms of `batch` at centred `positions` (Å)."""
+        conditioning: Float[Tensor, "structures width"] = self.charge(_within(batch.charge)) + self.spin(batch.spin)
+        embedding = self.element(batch.numbers) + conditioning[batch.structure]
+        return embedding if self.place is None else embedding + self.place(positions)
+
+
+class FourierFeatures(nn.Module):
+    """Sines and cosines of the centred position along random directions, projected to the width."""
+
+    def __init__(self, width: int, shortest: float, longest: float):
+        super().__init__()
+        directions = nn.functional.normalize(torch.randn(width, 3), dim=-1)
+        lengths = torch.logspace(0, 1, width, base=longest / shortest) * shortest
+        self.frequencies = nn.Parameter(directions * lengths[:, None])
+        self.project = nn.Linear(2 * width, width)
+
+    def forward(self, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
+        """Features of positions in Å; angles in the positions' own precision, see `RotaryCoordinates`."""
+        with torch.autocast(positions.device.type, enabled=False):
+            angles = positions @ self.frequencies.T.to(positions.dtype)
+            waves = torch.cat([angles.cos(), angles.sin()], -1)
+        return self.project(waves)
+
+
+def _within(charge: Int64[Tensor, "structures"]) -> Int64[Tensor, "structures"]:
+    return charge + MAX_CHARGE

@@ -1,0 +1,109 @@
+"""The potential, as in the paper's figure: embed the atoms, let them attend to each other, read energy and forces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
+from transip.config import ModelSettings
+from transip.model.embedding import AtomEmbedding
+from transip.model.heads import EnergyHead, ForceHead, VectorEnergyHead, VectorForceHead
+from transip.model.transformer import Transformer
+
+
+class Potential(nn.Module):
+    """Energies and forces of molecules from a Transformer over their atoms.
+
+    E = Σ_i reference[z_i] + scale · Σ_i head(h_i). The references are added in float64 outside the network, so
+    totals near −10⁶ eV lose nothing; the one `scale` (eV) serves energies and forces.
+
+    Args:
+        settings: the architecture.
+        references: energy of each element in eV, float64, indexed by atomic number.
+        scale: eV; about the root mean square force in eV/Å.
+        card: what is known about the model (level of theory, elements seen, …); kept with the weights.
+    """
+
+    references: Tensor
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        references: Float64[Tensor, "elements"],
+        scale: float,
+        card: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.settings, self.scale, self.card = settings, scale, dict(card or {})
+        self.embed = AtomEmbedding(
+            settings.width, settings.absolute_features, settings.min_frequency, settings.max_frequency
+        )
+        self.transformer = Transformer(settings)
+        vectors = settings.fixed_representation
+        # A learned gain per channel would break the fixed representation, hence none there.
+        self.norm = nn.RMSNorm(settings.width, elementwise_affine=not vectors)
+        self.energy_head = (VectorEnergyHead if vectors else EnergyHead)(settings.width)
+        direct = settings.forces == "direct"
+        self.force_head = (VectorForceHead if vectors else ForceHead)(settings.width) if direct else None
+        self.register_buffer("references", references.to(torch.float64))
+
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
+        """Predict energies (eV) and forces (eV/Å); also embeddings after the `layers` asked for.
+
+        Embeddings are normed to unit root mean square, so that they compare across layers. Under
+        ``torch.no_grad()`` gradient forces are computed all the same and everything comes back detached.
+        """
+        if self.force_head is None:
+            return self._predict_conservative(batch, layers)
+        positions = centred(batch.positions, batch)
+        hiddens = self.transformer(self.embed(batch, positions), positions, batch)
+        last = self.norm(hiddens[-1])
+        forces = self.force_head(last) * self.scale
+        forces = forces - mean_by_structure(forces, batch)[batch.structure]  # no net force on a molecule
+        return self._prediction(batch, self.energy_head(last), forces.to(batch.positions.dtype), hiddens, layers)
+
+    def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+        training = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
+            positions = centred(leaf, batch)
+            hiddens = self.transformer(self.embed(batch, positions), positions, batch)
+            shares = self.energy_head(self.norm(hiddens[-1]))
+            (gradient,) = torch.autograd.grad(shares.sum(), leaf, create_graph=training)
+        if not training:
+            shares, hiddens = shares.detach(), [hidden.detach() for hidden in hiddens]
+        return self._prediction(batch, shares, -gradient * self.scale, hiddens, layers)
+
+    def _prediction(
+        self, batch: Batch, shares: Tensor, forces: Tensor, hiddens: list[Tensor], layers: Sequence[int]
+    ) -> Prediction:
+        energies = shares.double() * self.scale + self.references[batch.numbers]
+        latents = tuple(unit_rms(hiddens[layer]) for layer in layers)
+        return Prediction(sum_by_structure(energies, batch), energies, forces, latents)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
+        """Casting the network to another precision leaves the references in float64."""
+        references = self.references
+        super()._apply(fn, recurse)
+        self.references = references.to(self.references.device)
+        return self
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def centred(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
+    """Positions relative to the centroid of each structure."""
+    return positions - mean_by_structure(positions, batch)[batch.structure]
+
+
+def unit_rms(embedding: Float[Tensor, "atoms width"]) -> Float[Tensor, "atoms width"]:
+    """Embeddings of unit root mean square."""
+    return nn.functional.rms_norm(embedding, embedding.shape[-1:])

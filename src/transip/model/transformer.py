@@ -1,0 +1,205 @@
+"""The Transformer: pre-norm attention and SwiGLU blocks over the atoms of each molecule, no graph, no cutoff.
+
+Shape suffixes: B structures, N padded atoms, D width, H heads, K features of a head.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from transip.batch import Batch
+from transip.config import ModelSettings
+from transip.model.rotary import Phases, RotaryCoordinates, turn, turn_back
+
+Hidden = Float[Tensor, "B N D"]
+Logits = Float[Tensor, "B H N N"]
+
+DISTANCE_FEATURES = 32
+DISTANCE_RANGE = 8.0  # Å; farther pairs are told apart by the slope alone
+
+
+class Transformer(nn.Module):
+    """Blocks of attention among the atoms of a molecule; also returns the embedding after every block."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        self.distances = DistanceFeatures() if settings.distance_bias else None
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
+
+    def forward(
+        self, embedding: Float[Tensor, "atoms D"], positions: Float[Tensor, "atoms 3"], batch: Batch
+    ) -> list[Float[Tensor, "atoms D"]]:
+        """Embeddings of the atoms after each block, first to last.
+
+        Args:
+            embedding: of the atoms before the first block.
+            positions: Å, centred per structure.
+            batch: says which atoms belong together.
+        """
+        slots, size = batch.slots, (len(batch), batch.largest)
+        hidden_BND = to_padded(embedding, slots, size)
+        positions_BN3 = to_padded(positions, slots, size)
+        distances = None if self.distances is None else self.distances(positions_BN3)
+        hiddens = []
+        for block in self.blocks:
+            hidden_BND = block(hidden_BND, positions_BN3, batch.mask, distances)
+            hiddens.append(hidden_BND.flatten(0, 1)[slots])
+        return hiddens
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + SwiGLU(norm x); both branches start at zero."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(settings.width)
+        self.attention = Attention(settings)
+        self.mlp_norm = nn.RMSNorm(settings.width)
+        self.mlp = SwiGLU(settings.width)
+
+    def forward(
+        self,
+        hidden_BND: Hidden,
+        positions_BN3: Float[Tensor, "B N 3"],
+        mask_BN: Bool[Tensor, "B N"],
+        distances: "Distances | None",
+    ) -> Hidden:
+        """One block."""
+        hidden_BND = hidden_BND + self.attention(self.attention_norm(hidden_BND), positions_BN3, mask_BN, distances)
+        return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary coordinates, normed queries and keys, and a learned distance bias."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        width, self.heads = settings.width, settings.heads
+        features = width // self.heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.output.weight)
+        self.query_norm = nn.RMSNorm(features)
+        self.key_norm = nn.RMSNorm(features)
+        self.rotary = RotaryCoordinates(
+            self.heads, features // 2, settings.min_frequency, settings.max_frequency
+        )
+        self.bias = DistanceBias(self.heads) if settings.distance_bias else None
+        self.rotary_values = settings.rotary_values
+
+    def forward(
+        self,
+        hidden_BND: Hidden,
+        positions_BN3: Float[Tensor, "B N 3"],
+        mask_BN: Bool[Tensor, "B N"],
+        distances: "Distances | None",
+    ) -> Hidden:
+        """Attention output before it is added to the residual stream."""
+        phases = self.rotary(positions_BN3)
+        query_BNHK = turn(self.query_norm(self._split(self.query(hidden_BND))), phases)
+        key_BNHK = turn(self.key_norm(self._split(self.key(hidden_BND))), phases)
+        value_BNHK = self._split(self.value(hidden_BND))
+        if self.rotary_values:
+            value_BNHK = turn(value_BNHK, phases)
+        bias = None if self.bias is None or distances is None else self.bias(distances)
+        output_BNHK = attend(query_BNHK, key_BNHK, value_BNHK, padding_bias(mask_BN, bias, query_BNHK.dtype))
+        if self.rotary_values:
+            output_BNHK = turn_back(output_BNHK, phases)
+        return self.output(output_BNHK.flatten(2))
+
+    def _split(self, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:
+        return hidden_BND.unflatten(-1, (self.heads, -1))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP (arXiv 2002.05202); the hidden width keeps the parameters of a plain 4× MLP."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        hidden = 8 * math.ceil(width / 3)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, hidden_BND: Hidden) -> Hidden:
+        """One gated MLP."""
+        return self.down(functional.silu(self.gate(hidden_BND)) * self.up(hidden_BND))
+
+
+class Distances(tuple[Tensor, Tensor]):
+    """Distances in Å, (B, N, N), and their Gaussian features, (B, N, N, DISTANCE_FEATURES)."""
+
+
+class DistanceFeatures(nn.Module):
+    """Distances between the atoms of a molecule, as they are and spread over Gaussians."""
+
+    centers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        centers = torch.linspace(0, DISTANCE_RANGE, DISTANCE_FEATURES)
+        self.register_buffer("centers", centers, persistent=False)
+
+    def forward(self, positions_BN3: Float[Tensor, "B N 3"]) -> Distances:
+        """Pair features; smooth everywhere, also where an atom meets itself."""
+        with torch.autocast(positions_BN3.device.type, enabled=False):
+            displacement = positions_BN3[:, :, None] - positions_BN3[:, None]
+            distance = (displacement.square().sum(-1) + 1e-6).sqrt()
+            step = DISTANCE_RANGE / (DISTANCE_FEATURES - 1)
+            gaussians = (-0.5 * ((distance[..., None] - self.centers) / step).square()).exp()
+        return Distances((distance, gaussians))
+
+
+class DistanceBias(nn.Module):
+    """Per head, a logit bias learned from distance: Gaussians, and a slope that makes some heads local at the start."""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.project = nn.Linear(DISTANCE_FEATURES, heads, bias=False)
+        nn.init.zeros_(self.project.weight)
+        self.slope = nn.Parameter(torch.logspace(math.log10(0.1), math.log10(5.0), heads))  # 1/Å
+
+    def forward(self, distances: Distances) -> Logits:
+        """Bias of every pair."""
+        distance, gaussians = distances
+        bias_BNNH = self.project(gaussians) - distance[..., None] * self.slope
+        return bias_BNNH.permute(0, 3, 1, 2)
+
+
+def padding_bias(mask_BN: Bool[Tensor, "B N"], bias: Logits | None, dtype: torch.dtype) -> Float[Tensor, "B h n N"]:
+    """Add −∞ for keys that are padding."""
+    hide = torch.zeros(mask_BN.shape, dtype=dtype, device=mask_BN.device).masked_fill(~mask_BN, -math.inf)
+    hide = hide[:, None, None, :]
+    return hide if bias is None else bias.to(dtype) + hide
+
+
+def attend(
+    query_BNHK: Float[Tensor, "B N H K"],
+    key_BNHK: Float[Tensor, "B N H K"],
+    value_BNHK: Float[Tensor, "B N H K"],
+    bias: Float[Tensor, "B h n N"],
+) -> Float[Tensor, "B N H K"]:
+    """Softmax attention.
+
+    Written out where gradients are needed: the fused CPU kernel has neither a second derivative (gradient
+    forces) nor a derivative with respect to the bias.
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query_BNHK, key_BNHK, value_BNHK))
+    if torch.is_grad_enabled():
+        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+        output = logits.softmax(-1).to(value.dtype) @ value
+    else:
+        output = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return output.transpose(1, 2)
+
+
+def to_padded(values: Float[Tensor, "atoms F"], slots: Tensor, size: tuple[int, int]) -> Float[Tensor, "B N F"]:
+    """Lay flat atoms out as (structures × largest structure), zeros where there is none."""
+    padded = values.new_zeros(size[0] * size[1], values.shape[-1])
+    return padded.index_copy(0, slots, values).view(*size, -1)
