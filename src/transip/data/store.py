@@ -1,1 +1,416 @@
-"""(contract; the data helper fills this in)"""
+"""The packed dataset `NAME.pack/`: flat memory-mapped arrays and a `meta.json`, readable with NumPy alone.
+
+=================  =========  ===================================================================
+`positions.npy`    float32    Å, (atoms, 3)
+`forces.npy`       float32    eV/Å, (atoms, 3); absent if the pack is unlabelled
+`numbers.npy`      uint8      atomic numbers, (atoms,)
+`offsets.npy`      int64      first atom of each structure, then the number of atoms, (structures + 1,)
+`energy.npy`       float64    total energies in eV, (structures,); absent if the pack is unlabelled
+`charge.npy`       int16      e, (structures,)
+`spin.npy`         int16      multiplicity 2S + 1, (structures,)
+`domain.npy`       int16      index into `domains` of `meta.json`, (structures,)
+`source.npy`       uint8      identifiers in UTF-8, one after another
+`source_ends.npy`  int64      where each identifier ends, (structures,)
+=================  =========  ===================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer
+from rich.console import Console
+from rich.progress import track
+
+from transip.batch import Batch
+from transip.errors import InputError
+from transip.files import read_json, write_json
+from transip.structure import ELEMENTS, Structure
+
+FORMAT = "transip-pack"
+VERSION = 1
+UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "charge": "e", "spin": "multiplicity 2S+1"}
+BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
+
+_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of one entry
+    "positions": ("<f4", (3,)),
+    "forces": ("<f4", (3,)),
+    "numbers": ("|u1", ()),
+    "offsets": ("<i8", ()),
+    "energy": ("<f8", ()),
+    "charge": ("<i2", ()),
+    "spin": ("<i2", ()),
+    "domain": ("<i2", ()),
+    "source": ("|u1", ()),
+    "source_ends": ("<i8", ()),
+}
+_LABELS = ("energy", "forces")
+# one random 64-bit number per element: a composition's id is the sum over its atoms, modulo 2⁶⁴
+_ELEMENT_KEYS = np.random.default_rng(20250527).integers(0, 2**64, size=256, dtype=np.uint64)
+
+
+class Pack:
+    """A packed dataset on disk. Cheap to open and to send to another process; safe under fork."""
+
+    def __init__(self, path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]):
+        self.path, self.meta, self._arrays = path, meta, arrays
+        self.counts: Int64[np.ndarray, "structures"] = np.diff(arrays["offsets"])
+
+    @classmethod
+    def open(cls, path: str | Path) -> Pack:
+        """Open `NAME.pack`; nothing but the offsets is read yet.
+
+        Raises:
+            InputError: there is no pack at `path`, its format is newer than this transip, or an array is
+                missing, truncated, of another type or of another length than `meta.json` says.
+        """
+        path = Path(path)
+        if not (path / "meta.json").is_file():
+            problem = "is not a packed dataset" if path.exists() else "does not exist"
+            raise InputError(problem, where=str(path), remedy="make one with `transip data pack IN... -o NAME.pack`")
+        meta = _read_meta(path)
+        arrays = {name: _load(path, name) for name in _columns(meta["labelled"])}
+        _check_sizes(path, meta, arrays)
+        return cls(path, meta, arrays)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # memory maps travel to workers as a path, not as their content
+        return Pack.open, (self.path,)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every structure has an energy and forces; otherwise none has."""
+        return self.meta["labelled"]
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the chemical domains; `domain_codes` index this list."""
+        return self.meta["domains"]
+
+    @property
+    def domain_codes(self) -> Integer[np.ndarray, "structures"]:
+        """Domain of each structure, an index into `domains`."""
+        return self._arrays["domain"]
+
+    @property
+    def charge(self) -> Integer[np.ndarray, "structures"]:
+        """Total charges in e."""
+        return self._arrays["charge"]
+
+    @property
+    def spin(self) -> Integer[np.ndarray, "structures"]:
+        """Multiplicities 2S + 1."""
+        return self._arrays["spin"]
+
+    def structure(self, i: int) -> Structure:
+        """Structure number `i`; positions and forces have float32 precision."""
+        arrays = self._arrays
+        atoms = slice(arrays["offsets"][i], arrays["offsets"][i + 1])
+        return Structure(
+            numbers=arrays["numbers"][atoms].astype(np.int64),
+            positions=arrays["positions"][atoms].astype(np.float64),
+            charge=int(arrays["charge"][i]),
+            spin=int(arrays["spin"][i]),
+            energy=float(arrays["energy"][i]) if self.labelled else None,
+            forces=arrays["forces"][atoms].astype(np.float64) if self.labelled else None,
+            domain=self.domains[arrays["domain"][i]],
+            source=self.source(i),
+        )
+
+    def source(self, i: int) -> str:
+        """Identifier of structure `i`."""
+        ends = self._arrays["source_ends"]
+        return self._arrays["source"][ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-8")
+
+    def batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
+        """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        arrays, counts = self._arrays, self.counts[chosen]
+        atoms = atoms_of(arrays["offsets"][chosen], counts)
+        return Batch(
+            numbers=torch.from_numpy(arrays["numbers"][atoms].astype(np.int64)),
+            positions=torch.from_numpy(arrays["positions"][atoms]),
+            structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            counts=torch.from_numpy(counts),
+            charge=torch.from_numpy(arrays["charge"][chosen].astype(np.int64)),
+            spin=torch.from_numpy(arrays["spin"][chosen].astype(np.int64)),
+            largest=int(counts.max(initial=0)),
+            energy=torch.from_numpy(arrays["energy"][chosen]) if self.labelled else None,
+            forces=torch.from_numpy(arrays["forces"][atoms]) if self.labelled else None,
+            index=torch.from_numpy(chosen.copy()),
+        )
+
+    def compositions(self) -> Int64[np.ndarray, "structures"]:
+        """An id per structure that two structures share iff they have the same atoms.
+
+        Ids are 64-bit hashes that depend on the composition only, so they can be compared between packs.
+        """
+        ids = np.empty(len(self), dtype=np.uint64)
+        offsets = self._arrays["offsets"]
+        for start in range(0, len(self), BLOCK):
+            stop = min(start + BLOCK, len(self))
+            keys = _ELEMENT_KEYS[self._arrays["numbers"][offsets[start] : offsets[stop]]]
+            ids[start:stop] = np.add.reduceat(keys, offsets[start:stop] - offsets[start])
+        return ids.view(np.int64)
+
+    def verify(self) -> None:
+        """Compare the checksum of every file with `meta.json`.
+
+        Raises:
+            InputError: a file changed since the pack was written.
+        """
+        for name, expected in self.meta["sha256"].items():
+            if _sha256(self.path / name) != expected:
+                raise InputError(
+                    "does not have the checksum it was written with",
+                    where=str(self.path / name),
+                    remedy="the pack is corrupt; copy it or pack it again",
+                )
+
+
+def write_pack(
+    path: str | Path,
+    structures: Iterable[Structure],
+    *,
+    level_of_theory: str,
+    provenance: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: str = "",
+    total: int | None = None,
+) -> Pack:
+    """Write `structures` to `path` as they come, in bounded memory; the pack is complete or absent.
+
+    Args:
+        path: the pack to write, `NAME.pack`.
+        structures: all labelled or all unlabelled.
+        level_of_theory: of the labels, e.g. ``"GFN2-xTB"``.
+        provenance: anything worth keeping in `meta.json`, e.g. the command; must be JSON.
+        overwrite: replace a pack that exists.
+        progress: text beside a progress bar; empty: no bar.
+        total: number of structures, if known, for the progress bar.
+
+    Raises:
+        InputError: `path` exists, there are no structures, one is impossible, only some are labelled, or the
+            disk is full. In every case what was at `path` before is unchanged.
+    """
+    path = Path(path)
+    if path.exists() and not (overwrite and (path / "meta.json").is_file()):
+        raise InputError("exists already", where=str(path), remedy="choose another output or pass --overwrite")
+    if progress:
+        structures = track(structures, progress, total, console=Console(stderr=True))
+    with _atomic_folder(path) as folder:
+        meta = _write_columns(folder, structures, path.name)
+        files = sorted(folder.iterdir())
+        write_json(
+            folder / "meta.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                **meta,
+                "units": UNITS,
+                "level_of_theory": level_of_theory,
+                "provenance": provenance or {},
+                "sha256": {file.name: _sha256(file) for file in files},
+            },
+        )
+    return Pack.open(path)
+
+
+def atoms_of(
+    first: Integer[np.ndarray, "structures"], counts: Integer[np.ndarray, "structures"]
+) -> Int64[np.ndarray, "atoms"]:
+    """Indices of the atoms of structures that begin at atom `first` and have `counts` atoms."""
+    shift = first - (np.cumsum(counts) - counts)
+    return np.repeat(shift, counts) + np.arange(counts.sum())
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class _Column:
+    """A .npy file that grows: its header is written with length 0 and corrected on closing."""
+
+    def __init__(self, folder: Path, name: str):
+        self._dtype, self._entry = np.dtype(_COLUMNS[name][0]), _COLUMNS[name][1]
+        self._length, self._name = 0, name
+        self._handle: BinaryIO = (folder / f"{name}.npy").open("wb")
+        self._write_header()
+
+    def extend(self, values: Any) -> None:
+        """Append entries."""
+        array = np.asarray(values).astype(self._dtype)
+        self._handle.write(array.tobytes())
+        self._length += len(array)
+
+    def __enter__(self) -> _Column:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._handle.seek(0)
+                self._write_header()  # NumPy pads headers so that a longer first axis still fits
+                self._handle.flush()
+                os.fsync(self._handle.fileno())
+        finally:
+            self._handle.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length, *self._entry)}
+        np.lib.format.write_array_header_1_0(self._handle, header)
+
+
+def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> dict[str, Any]:
+    """Stream `structures` into the arrays of a pack; return what `meta.json` says about them."""
+    elements, domains = np.zeros(len(ELEMENTS), dtype=np.int64), {}
+    atoms = bytes_of_sources = number = 0
+    labelled = None
+    with ExitStack() as stack:
+        columns: dict[str, _Column] = {}
+        for number, structure in enumerate(structures, start=1):
+            where = f"{name}, structure {number - 1}" + (f" ({structure.source})" if structure.source else "")
+            structure.check(where)
+            if labelled is None:
+                labelled = structure.energy is not None
+                columns = {c: stack.enter_context(_Column(folder, c)) for c in _columns(labelled)}
+                columns["offsets"].extend([0])
+            _check_labels(structure, labelled, where)
+            source = structure.source.encode("utf-8")
+            atoms, bytes_of_sources = atoms + len(structure), bytes_of_sources + len(source)
+            elements += np.bincount(structure.numbers, minlength=len(elements))
+            entries = {
+                "positions": structure.positions,
+                "numbers": structure.numbers,
+                "offsets": [atoms],
+                "charge": [structure.charge],
+                "spin": [structure.spin],
+                "domain": [domains.setdefault(structure.domain, len(domains))],
+                "source": np.frombuffer(source, dtype=np.uint8),
+                "source_ends": [bytes_of_sources],
+                "energy": [structure.energy],
+                "forces": structure.forces,
+            }
+            for column in columns:
+                columns[column].extend(entries[column])
+    if not number:
+        raise InputError("there are no structures to write", where=name, remedy="check the input")
+    return {
+        "structures": number,
+        "atoms": atoms,
+        "labelled": labelled,
+        "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
+        "domains": list(domains),
+    }
+
+
+def _check_labels(structure: Structure, labelled: bool, where: str) -> None:
+    has = [structure.energy is not None, structure.forces is not None]
+    if has != [labelled, labelled]:
+        raise InputError(
+            "only some structures (or only energy or forces) are labelled",
+            where=where,
+            remedy="label every structure with energy and forces, or none",
+        )
+
+
+@contextmanager
+def _atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; rename it to `target` only if the block succeeds."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    previous = target.with_name(f".{target.name}.{os.getpid()}.previous.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.exists():
+            target.rename(previous)
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(target),
+            remedy="free some space or choose another output; what was there before is unchanged",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError("is missing", where=str(path), remedy="the pack is incomplete; copy it again") from None
+
+
+# ---------------------------------------------------------------------------------------------- opening
+
+
+def _columns(labelled: bool) -> list[str]:
+    return [name for name in _COLUMNS if labelled or name not in _LABELS]
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    file = path / "meta.json"
+    meta = read_json(file)
+    needed = {"structures", "atoms", "labelled", "domains", "level_of_theory", "sha256", "elements"}
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise InputError("does not describe a packed dataset", where=str(file), remedy="pack the data again")
+    if meta.get("version", 0) > VERSION:
+        raise InputError(
+            f"has format version {meta['version']}; this transip reads up to {VERSION}",
+            where=str(path),
+            remedy="upgrade transip",
+        )
+    if missing := needed - meta.keys():
+        raise InputError(f"lacks {', '.join(sorted(missing))}", where=str(file), remedy="pack the data again")
+    return meta
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    """Map one array of a pack; never unpickles."""
+    file = path / f"{name}.npy"
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"is truncated or corrupt ({error})"
+        raise InputError(problem, where=str(file), remedy="copy the pack again or pack the data again") from error
+    dtype, entry = _COLUMNS[name]
+    if array.dtype != np.dtype(dtype) or array.shape[1:] != entry or array.ndim != 1 + len(entry):
+        raise InputError(
+            f"holds {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {('n', *entry)}",
+            where=str(file),
+            remedy="pack the data again",
+        )
+    return np.asarray(array)  # a plain view of the map: indexing np.memmap itself is several times slower
+
+
+def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    structures, atoms = meta["structures"], meta["atoms"]
+    ends = arrays["source_ends"]
+    expected = {"offsets": structures + 1, "source": int(ends[-1]) if len(ends) else 0}
+    expected |= dict.fromkeys(("positions", "forces", "numbers"), atoms)
+    for name, array in arrays.items():
+        if len(array) != expected.get(name, structures):
+            raise InputError(
+                f"has {len(array)} entries, expected {expected.get(name, structures)}",
+                where=str(path / f"{name}.npy"),
+                remedy="the pack is corrupt; copy it again or pack the data again",
+            )
+    steps = np.diff(arrays["offsets"])
+    if arrays["offsets"][0] != 0 or arrays["offsets"][-1] != atoms or (steps < 1).any():
+        raise InputError(
+            "does not ascend from 0 to the number of atoms",
+            where=str(path / "offsets.npy"),
+            remedy="the pack is corrupt; copy it again or pack the data again",
+        )

@@ -43,7 +43,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     Raises:
         InputError: nothing there, a pickled checkpoint, a truncated file, or a format newer than this transip.
     """
-    folder = _model_folder(Path(path))
+    folder = model_folder(path)
     config = read_json(folder / CONFIG)
     version = config.pop("format", None) if isinstance(config, dict) else None
     if not isinstance(version, int):
@@ -106,6 +106,32 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> N
         ) from error
 
 
+def model_folder(path: str | Path) -> Path:
+    """The folder with the model that `path` names: itself, its parent for a file in it, ``model/`` of a run folder.
+
+    Raises:
+        InputError: there is no model, or `path` looks like a pickled checkpoint.
+    """
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise InputError(
+            "looks like a pickled checkpoint, which could run code when loaded; refused",
+            where=str(path),
+            remedy=f"give a transip model folder ({WEIGHTS} and {CONFIG})",
+        )
+    folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
+    if (folder / "model" / CONFIG).is_file() and not (folder / CONFIG).is_file():
+        folder = folder / "model"  # a run folder
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"no transip model: {name} not found",
+                where=str(path),
+                remedy=f"a model is a folder with {WEIGHTS} and {CONFIG}, such as runs/NAME/model",
+            )
+    return folder
+
+
 def model_card(model: Potential) -> str:
     """The README of a model folder: what it is, on what it was trained, how equivariant it is."""
     card: dict[str, Any] = model.card
@@ -130,23 +156,3 @@ def model_card(model: Potential) -> str:
         "Do not use it for elements, charges or multiplicities that it has not seen, nor for periodic systems.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _model_folder(path: Path) -> Path:
-    if path.suffix.lower() in PICKLES:
-        raise InputError(
-            "looks like a pickled checkpoint, which could run code when loaded; refused",
-            where=str(path),
-            remedy=f"give a transip model folder ({WEIGHTS} and {CONFIG})",
-        )
-    folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
-    if (folder / "model" / CONFIG).is_file() and not (folder / CONFIG).is_file():
-        folder = folder / "model"  # a run folder
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"no transip model: {name} not found",
-                where=str(path),
-                remedy=f"a model is a folder with {WEIGHTS} and {CONFIG}, such as runs/NAME/model",
-            )
-    return folder

@@ -63,9 +63,9 @@ class Potential(nn.Module):
         positions = centred(batch.positions, batch)
         hiddens = self.transformer(self.embed(batch, positions), positions, batch)
         last = self.norm(hiddens[-1])
-        forces = self.force_head(last) * self.scale
+        forces = self.force_head(last).to(positions.dtype) * self.scale
         forces = forces - mean_by_structure(forces, batch)[batch.structure]  # no net force on a molecule
-        return self._prediction(batch, self.energy_head(last), forces.to(batch.positions.dtype), hiddens, layers)
+        return self._prediction(batch, self.energy_head(last), forces, hiddens, layers)
 
     def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()

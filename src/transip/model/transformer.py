@@ -101,8 +101,8 @@ class Attention(nn.Module):
     ) -> Hidden:
         """Attention output before it is added to the residual stream."""
         phases = self.rotary(positions_BN3)
-        query_BNHK = turn(self.query_norm(self._split(self.query(hidden_BND))), phases)
-        key_BNHK = turn(self.key_norm(self._split(self.key(hidden_BND))), phases)
+        query_BNHK = turn(self._normed(self.query_norm, self.query(hidden_BND)), phases)
+        key_BNHK = turn(self._normed(self.key_norm, self.key(hidden_BND)), phases)
         value_BNHK = self._split(self.value(hidden_BND))
         if self.rotary_values:
             value_BNHK = turn(value_BNHK, phases)
@@ -111,6 +111,9 @@ class Attention(nn.Module):
         if self.rotary_values:
             output_BNHK = turn_back(output_BNHK, phases)
         return self.output(output_BNHK.flatten(2))
+
+    def _normed(self, norm: nn.RMSNorm, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:
+        return norm(self._split(hidden_BND).to(norm.weight.dtype))  # float32 under autocast, too
 
     def _split(self, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:
         return hidden_BND.unflatten(-1, (self.heads, -1))

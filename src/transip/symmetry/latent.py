@@ -6,6 +6,7 @@ embeddings can be trained with it.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transip.batch import Batch, mean_by_structure
-from transip.config import LatentSettings
+from transip.config import LatentSettings, parse
+from transip.files import read_json, write_json
+from transip.model.files import load_state, load_tensors, save_tensors
 from transip.model.heads import split_representation
 from transip.rotations import Rotations, matrices_to_quaternions
 
@@ -21,6 +24,7 @@ from transip.rotations import Rotations, matrices_to_quaternions
 Latents = Float[Tensor, "items width"]
 ItemRotations = Float[Tensor, "items 3 3"]
 
+WEIGHTS, SETTINGS = "latent.safetensors", "latent.json"
 NEGATIVES = 1024  # InfoNCE compares within blocks of this many items, so memory stays linear
 
 
@@ -29,7 +33,7 @@ class LatentEquivariance(nn.Module):
 
     def __init__(self, settings: LatentSettings, width: int):
         super().__init__()
-        self.settings = settings
+        self.settings, self.width = settings, width
         kinds = {"mlp": lambda: LearnedAction(width, settings), "fixed": FixedAction}
         self.actions = nn.ModuleList(kinds[settings.action]() for _ in settings.layers)
 
@@ -100,6 +104,27 @@ class FixedAction(nn.Module):
         scalars, vectors = split_representation(latents)
         turned = torch.einsum("iab,ivb->iva", rotations.to(latents.dtype), vectors)
         return torch.cat([scalars, turned.flatten(1)], -1)
+
+
+def save_latent(latent: LatentEquivariance, folder: Path) -> None:
+    """Write the trained action beside its model, for later measurements; the potential does not need it."""
+    save_tensors(latent.state_dict(), folder / WEIGHTS)
+    write_json(folder / SETTINGS, {"width": latent.width, **latent.settings.model_dump(mode="json")})
+
+
+def load_latent(folder: Path) -> LatentEquivariance | None:
+    """The action saved beside a model, or None if it was trained without one.
+
+    Raises:
+        InputError: the files are damaged.
+    """
+    if not (folder / SETTINGS).is_file():
+        return None
+    values = read_json(folder / SETTINGS)
+    width = values.pop("width")
+    latent = LatentEquivariance(parse(LatentSettings, values, str(folder / SETTINGS)), width)
+    load_state(latent, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    return latent.eval().requires_grad_(False)
 
 
 def encode_rotations(rotations: ItemRotations, encoding: str) -> Float[Tensor, "items numbers"]:

@@ -1,0 +1,218 @@
+"""The command line: each verb parses, calls one function and prints what came back."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from transip.errors import InputError, InputWarning
+
+app = typer.Typer(
+    name="transip",
+    help="Train, evaluate and use inter-atomic potentials whose rotation symmetry is learned.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and inspect packed datasets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+Model = Annotated[Path, typer.Argument(help="model folder (model.safetensors + config.json), or a run folder")]
+Input = Annotated[Path, typer.Argument(help="structures: extxyz, ASE database, .aselmdb or .pack")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="where to write")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: a.b=c (repeatable)")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, …")]
+Charge = Annotated[int | None, typer.Option(help="total charge in e of every structure, instead of the file's")]
+Spin = Annotated[int | None, typer.Option(help="multiplicity 2S+1 of every structure, instead of the file's")]
+
+
+class EnergyUnit(StrEnum):
+    """Units of energy that files come in."""
+
+    EV = "eV"
+    HARTREE = "hartree"
+    KCAL = "kcal/mol"
+    KJ = "kJ/mol"
+
+
+class LengthUnit(StrEnum):
+    """Units of length that files come in."""
+
+    ANGSTROM = "angstrom"
+    BOHR = "bohr"
+
+
+class Ensemble(StrEnum):
+    """What molecular dynamics keeps constant."""
+
+    NVE = "nve"
+    NVT = "nvt"
+
+
+class Relaxer(StrEnum):
+    """ASE optimisers."""
+
+    LBFGS = "LBFGS"
+    FIRE = "FIRE"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: bad input ends with one message and exit code 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app(arguments)
+    except InputError as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, InputWarning):
+        Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@data_app.command("build")
+def data_build(
+    recipe: Annotated[Path, typer.Argument(help="YAML: which molecules, how displaced, which method")],
+    output: Output,
+    overrides: Set = None,
+) -> None:
+    """Make molecules, displace their atoms, label them with a quantum method; resumes if it was killed."""
+    from transip.config import LabelSettings, load
+    from transip.data.pack import describe
+    from transip.labels.campaign import build
+
+    build(load(LabelSettings, recipe, overrides), output)
+    console.print(describe(output).table())
+
+
+@data_app.command("pack")
+def data_pack(
+    inputs: Annotated[list[Path], typer.Argument(help="extxyz files, ASE databases, .aselmdb shards or folders of them")],
+    output: Output,
+    level_of_theory: Annotated[str, typer.Option(help="of the labels, e.g. 'ωB97M-V/def2-TZVPD'")] = "unknown",
+    energy_key: Annotated[str | None, typer.Option(help="key of the total energy")] = None,
+    forces_key: Annotated[str | None, typer.Option(help="key of the forces")] = None,
+    charge_key: Annotated[str, typer.Option(help="key of the total charge in atoms.info")] = "charge",
+    spin_key: Annotated[str, typer.Option(help="key of the multiplicity in atoms.info")] = "spin",
+    domain_key: Annotated[str, typer.Option(help="key of the chemical domain in atoms.info")] = "data_id",
+    energy_unit: Annotated[EnergyUnit, typer.Option(help="unit of energies in the files")] = EnergyUnit.EV,
+    length_unit: Annotated[LengthUnit, typer.Option(help="unit of positions in the files")] = LengthUnit.ANGSTROM,
+    overwrite: Annotated[bool, typer.Option(help="replace an existing pack")] = False,
+) -> None:
+    """Pack labelled structures for training, and report what was found in the files."""
+    from transip.config import KeySettings, UnitSettings
+    from transip.data.pack import pack_files
+
+    keys = KeySettings(
+        energy=energy_key, forces=forces_key, charge=charge_key, spin=spin_key, domain=domain_key
+    )
+    units = UnitSettings.model_validate({"energy": energy_unit.value, "length": length_unit.value})
+    report = pack_files(
+        inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite
+    )
+    console.print(report.table())
+
+
+@data_app.command("info")
+def data_info(path: Input) -> None:
+    """Say what a pack or a file of structures holds."""
+    from transip.data.pack import describe
+
+    console.print(describe(path).table())
+
+
+# ---------------------------------------------------------------------------------------------- train, evaluate
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML: data, model, objective, training")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder  [default: runs/NAME]")] = None,
+    overrides: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+) -> None:
+    """Train a potential. Start with `torchrun --nproc-per-node N -m transip train …` for several processes."""
+    from transip.config import Recipe, load
+    from transip.training.loop import train as run
+
+    settings = load(Recipe, recipe, overrides)
+    model = run(settings, output or Path("runs") / settings.name, resume=resume)
+    console.print(f"model: {model}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="labelled packs; none: what the recipe of the run MODEL held out")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for evaluation.json, predictions.npz  [default: MODEL]")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
+    from transip.evaluation.evaluate import evaluate_saved
+
+    found = evaluate_saved(model, data or [], device=device)
+    found.write(output or model)
+    console.print(found.table())
+    console.print(f"written to {output or model}")
+
+
+@app.command()
+def symmetry(
+    model: Model,
+    data: Annotated[list[Path], typer.Argument(help="packs, labelled or not")],
+    structures: Annotated[int, typer.Option(help="how many structures to turn")] = 64,
+    rotations: Annotated[int, typer.Option(help="orientations of each")] = 8,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Rotation errors of energy and forces, and what each layer's embedding knows of orientation."""
+    from transip.evaluation.symmetry import examine
+
+    found = examine(model, data, structures=structures, rotations=rotations, device=device)
+    console.print(found.table())
+    if output is not None:
+        found.write(output)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders, shown side by side")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML  [default: RUN/report.html]")] = None,
+) -> None:
+    """One self-contained HTML page about one or several runs."""
+    from transip.evaluation.report import write_report
+
+    console.print(f"report: {write_report(runs, output or runs[0] / 'report.html')}")
+
+
+# ---------------------------------------------------------------------------------------------- use
+
+
+@app.command()
+def info(
+    model: Annotated[Path | None, typer.Argument(help="model or run folder; nothing: this installation")] = None,
+) -> None:
+    """What a model is and was trained on; without MODEL, versions, devices and extras."""
+    from transip.evaluation.describe import describe_installation, describe_model
+
+    console.print(describe_installation() if model is None else describe_model(model))
+
+
+if __name__ == "__main__":
+    main()

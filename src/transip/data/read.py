@@ -1,0 +1,296 @@
+"""Labelled structures from extxyz files, ASE databases, OMol25's `.aselmdb` shards and packed datasets.
+
+Readers differ only in how they turn a file into `Record`s; what is a label, a charge or an error is decided once.
+Nothing is unpickled and no input is written to.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from transip.config import KeySettings, UnitSettings
+from transip.data.store import Pack
+from transip.data.units import ENERGY, LENGTH, check_units
+from transip.errors import InputError
+from transip.structure import Structure, whole_number
+
+Labels = Literal["required", "optional"]
+USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forces")}
+SAMPLE = 64  # structures by which units are judged
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One entry of a file as it stands there: nothing converted, nothing checked."""
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    periodic: bool
+    info: dict[str, Any]
+    arrays: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of everything that could be a label."""
+        return sorted(({*self.info, *self.arrays, *self.results}) - {"numbers", "positions"})
+
+    def values(self, key: str | None, label: str) -> list[tuple[str, Any]]:
+        """Candidates for `label`: what is stored as `key`, or under the usual names if `key` is None."""
+        names = USUAL_KEYS[label] if key is None else (key,)
+        places = (self.results, self.info, self.arrays)
+        return [(name, place[name]) for name in names for place in places if place.get(name) is not None]
+
+
+def read_structures(
+    path: str | Path,
+    keys: KeySettings | None = None,
+    units: UnitSettings | None = None,
+    *,
+    labels: Labels = "required",
+) -> Iterator[Structure]:
+    """Structures of a file or folder one after another, in eV and Å, each checked.
+
+    Args:
+        path: `.xyz` / `.extxyz`, an ASE database (`.db`, `.json`), an `.aselmdb` shard, a folder of shards, or a pack.
+        keys: where labels, charge and spin are stored; not used for packs.
+        units: in which the file is written; not used for packs.
+        labels: whether a structure without energy or forces is an error.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is periodic or
+            impossible; charge, spin or a required label is missing or ambiguous; the units cannot be right.
+    """
+    path, keys, units = Path(path), keys or KeySettings(), units or UnitSettings()
+    if is_pack(path):
+        yield from _from_pack(Pack.open(path), path, labels)
+        return
+    structures = (_structure(record, keys, units, labels, where) for where, record in _records(path))
+    sample = list(islice(structures, SAMPLE))
+    check_units(sample, units, str(path))
+    yield from chain(sample, structures)
+
+
+def keys_found(path: str | Path, keys: KeySettings | None = None) -> dict[str, list[str]]:
+    """Which keys of a file stand for what, by its first structure; ``"unused"`` lists the others.
+
+    Raises:
+        InputError: as `read_structures`.
+    """
+    keys = keys or KeySettings()
+    _, record = next(_records(Path(path)))
+    wanted = {label: [name for name, _ in record.values(getattr(keys, label), label)] for label in USUAL_KEYS}
+    wanted |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
+    found = {label: [key for key in dict.fromkeys(names) if key in record.keys] for label, names in wanted.items()}
+    used = set(chain.from_iterable(found.values()))
+    return found | {"unused": [key for key in record.keys if key not in used]}
+
+
+def is_pack(path: str | Path) -> bool:
+    """Whether `path` is a packed dataset, or claims to be one by its name."""
+    return Path(path).suffix == ".pack" or (Path(path) / "meta.json").is_file()
+
+
+# ---------------------------------------------------------------------------------------------- one structure
+
+
+def _structure(record: Record, keys: KeySettings, units: UnitSettings, labels: Labels, where: str) -> Structure:
+    if record.periodic:
+        raise InputError(
+            "is periodic; transip is for molecules",
+            where=where,
+            remedy='if it is a molecule in a box, store it without periodicity (pbc="F F F")',
+        )
+    energy_unit, length_unit = ENERGY[units.energy], LENGTH[units.length]
+    energy = _label(record, keys.energy, "energy", (), labels, where)
+    forces = _label(record, keys.forces, "forces", (len(record.numbers), 3), labels, where)
+    source = record.info.get(keys.source)
+    return Structure(
+        numbers=np.array(record.numbers, dtype=np.int64),
+        positions=np.array(record.positions, dtype=np.float64) * length_unit,
+        charge=_whole_number(record, "charge", (keys.charge,), where),
+        spin=_whole_number(record, "spin", (keys.spin, "spin_multiplicity"), where),
+        energy=None if energy is None else float(energy) * energy_unit,
+        forces=None if forces is None else forces * (energy_unit / length_unit),
+        domain=str(record.info.get(keys.domain, "")),
+        source=where.rpartition("/")[2] if source is None else str(source),
+    ).check(where)
+
+
+def _whole_number(record: Record, name: str, keys: tuple[str, ...], where: str) -> int:
+    value = next((record.info[key] for key in keys if record.info.get(key) is not None), None)
+    if value is None:
+        raise InputError(
+            f"{name} is missing: there is no {keys[0]!r}",
+            where=where,
+            remedy=f"add it, or name its key in keys.{name}; keys that exist: {_listing(record)}",
+        )
+    return whole_number(value, name, where)
+
+
+def _label(
+    record: Record, key: str | None, label: str, shape: tuple[int, ...], labels: Labels, where: str
+) -> Float64[np.ndarray, "..."] | None:
+    found = record.values(key, label)
+    if not found:
+        if labels == "optional" and key is None:
+            return None
+        raise InputError(
+            f"has no {label}: there is no {' or '.join(map(repr, (key,) if key else USUAL_KEYS[label]))}",
+            where=where,
+            remedy=f"name the key in keys.{label}; keys that exist: {_listing(record)}",
+        )
+    if any(not np.array_equal(value, found[0][1]) for _, value in found):
+        raise InputError(
+            f"{label} is ambiguous: {' and '.join(dict.fromkeys(repr(name) for name, _ in found))} differ",
+            where=where,
+            remedy=f"say which one to use in keys.{label}, and remove the other if both have the same name",
+        )
+    try:
+        return np.array(found[0][1], dtype=np.float64).reshape(shape)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{label} ({found[0][0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
+            where=where,
+            remedy=f"name another key in keys.{label}; keys that exist: {_listing(record)}",
+        ) from None
+
+
+def _listing(record: Record) -> str:
+    return ", ".join(record.keys) or "none"
+
+
+def _from_pack(pack: Pack, path: Path, labels: Labels) -> Iterator[Structure]:
+    if labels == "required" and not pack.labelled:
+        raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
+    yield from (pack.structure(i) for i in range(len(pack)))
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _records(path: Path) -> Iterator[tuple[str, Record]]:
+    """(how messages name it, record) of everything at `path`; a reader that fails means a damaged file."""
+    for file in _files(path):
+        number = 0
+        try:
+            for record in _READERS[file.suffix.lower()](file):
+                yield f"{file}, structure {number}", record
+                number += 1
+        except InputError:
+            raise
+        except Exception as error:  # damage can make a parser fail in any way; none of them is a defect of ours
+            detail = f"{type(error).__name__}: {error}".strip(": ")
+            raise InputError(
+                f"structure {number} cannot be read: the file is truncated or corrupt ({detail})",
+                where=str(file),
+                remedy="recreate or copy the file again, or cut it before this structure",
+            ) from error
+        if not number:
+            raise InputError("holds no structures", where=str(file), remedy="leave the file out")
+
+
+def _files(path: Path) -> list[Path]:
+    """The files to read: `path` itself or, of a folder, its shards in the order of their numbers."""
+    if path.is_dir():
+        shards = sorted(path.glob("*.aselmdb"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
+        if not shards:
+            raise InputError("is a folder without .aselmdb files", where=str(path), remedy="name the files to read")
+        return shards
+    if not path.is_file():
+        raise InputError("does not exist", where=str(path), remedy="check the path")
+    if path.suffix.lower() not in _READERS:
+        raise InputError(
+            f"is of unknown kind {path.suffix!r}",
+            where=str(path),
+            remedy=f"convert it to one of {', '.join(_READERS)} or a folder of .aselmdb files",
+        )
+    if path.stat().st_size == 0:
+        raise InputError("is empty", where=str(path), remedy="leave the file out or create it again")
+    return [path]
+
+
+def _read_extxyz(path: Path) -> Iterator[Record]:
+    from ase.io.extxyz import read_extxyz
+
+    with path.open(encoding="utf-8") as handle:
+        try:
+            for number, atoms in enumerate(read_extxyz(handle, slice(None))):
+                results = dict(atoms.calc.results) if atoms.calc else {}
+                yield Record(
+                    atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results
+                )
+        except KeyError as error:
+            raise InputError(
+                f"has an unknown element or column type {error}",
+                where=f"{path}, structure {number + 1 if 'number' in locals() else 0}",
+                remedy="use element symbols H to Rn",
+            ) from error
+        if handle.read().strip():  # ASE takes an empty line for the end of the file
+            raise ValueError("text follows an empty line")
+
+
+def _read_sqlite(path: Path) -> Iterator[Record]:
+    # ASE would add its tables to a database of another program: look first, read-only
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if "systems" not in tables:
+        raise InputError("is not an ASE database", where=str(path), remedy="give a database written by ase.db")
+    yield from _read_rows(path, "db")
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    yield from _read_rows(path, "json")
+
+
+def _read_aselmdb(path: Path) -> Iterator[Record]:
+    try:
+        import ase_db_backends  # noqa: F401
+        import lmdb
+    except ImportError:
+        raise InputError(
+            "needs the package ase-db-backends", where=str(path), remedy='pip install "transip[omol]"'
+        ) from None
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if path.stat().st_size < needed:  # LMDB maps the file: touching what is not there kills the process
+        raise ValueError(f"{path.stat().st_size} of {needed} bytes are there")
+    yield from _read_rows(path, "aselmdb", readonly=True)
+
+
+def _read_rows(path: Path, kind: str, **options: Any) -> Iterator[Record]:
+    import ase.db
+    from ase.calculators.calculator import all_properties
+
+    database = ase.db.connect(path, type=kind, use_lock_file=False, **options)
+    for row in _rows(database):
+        yield Record(
+            row.numbers,
+            row.positions,
+            bool(np.any(row.pbc)),
+            info=row.key_value_pairs | dict(row.data),
+            results={name: row[name] for name in all_properties if name in row},
+        )
+
+
+def _rows(database: Any) -> Iterable[Any]:
+    return database.select()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".xyz": _read_extxyz,
+    ".extxyz": _read_extxyz,
+    ".db": _read_sqlite,
+    ".json": _read_json,
+    ".aselmdb": _read_aselmdb,
+}

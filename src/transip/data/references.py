@@ -1,0 +1,147 @@
+"""Element references: the large, linear part of an energy, kept in float64 outside the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Integer
+
+from transip.config import ReferenceSettings
+from transip.data.dataset import Dataset
+from transip.errors import InputError
+from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
+
+OMOL25 = {  # eV; the elements of fairchem's OMol25 training references that are public in readable form
+    "H": -16.0013,
+    "C": -1037.0951,
+    "N": -1490.3891,
+    "O": -2047.6980,
+    "F": -2717.4001,
+    "P": -9290.3666,
+    "S": -10834.8136,
+    "Cl": -12522.3194,
+    "Fe": -34381.6163,
+    "Br": -70042.3130,
+    "I": -8099.4072,
+    "Pt": -3237.3456,
+    "Bi": -5832.0986,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """One energy per element.
+
+    Attributes:
+        values: eV, index = atomic number; 0 for elements without a reference.
+    """
+
+    values: Float64[np.ndarray, "elements"]
+
+    def sum(
+        self,
+        numbers: Integer[np.ndarray, "atoms"],
+        structure: Integer[np.ndarray, "atoms"],
+        num_structures: int,
+    ) -> Float64[np.ndarray, "structures"]:
+        """Reference energy of each structure in eV; `structure` is the structure each atom belongs to."""
+        return np.bincount(structure, weights=self.values[numbers], minlength=num_structures)
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> References:
+        """Least-squares fit of the energies by the numbers of atoms, in float64.
+
+        Elements that do not occur get 0; where the data do not determine the values (two elements always in the same
+        proportion) the solution of least norm is taken.
+
+        Raises:
+            InputError: the dataset is unlabelled.
+        """
+        _check_labelled(dataset)
+        # [counts | energy] is reduced to its R factor block by block: as stable as a QR of all rows at once,
+        # where normal equations would square the condition number
+        r = np.zeros((0, MAX_ATOMIC_NUMBER + 2))
+        for batch in dataset.blocks():
+            rows = np.zeros((len(batch), r.shape[1]))
+            np.add.at(rows, (batch.structure.numpy(), batch.numbers.numpy()), 1.0)
+            assert batch.energy is not None
+            rows[:, -1] = batch.energy.numpy()
+            r = np.linalg.qr(np.vstack([r, rows]), mode="r")
+        return cls(np.linalg.lstsq(r[:, :-1], r[:, -1])[0])
+
+    @classmethod
+    def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> References:
+        """References from element symbol → eV; every element of `dataset` must be given.
+
+        Raises:
+            InputError: a symbol is unknown, a value is not finite, or an element is missing; says `remedy`.
+        """
+        known = {symbol: z for z, symbol in enumerate(ELEMENTS[: MAX_ATOMIC_NUMBER + 1]) if z}
+        table = np.zeros(MAX_ATOMIC_NUMBER + 1)
+        for symbol, value in values.items():
+            if symbol not in known or not np.isfinite(value):
+                raise InputError(
+                    f"{symbol}: {value} is not the energy of an element",
+                    where="references.values",
+                    remedy="write element symbols H to Rn with energies in eV, e.g. {H: -13.6}",
+                )
+            table[known[symbol]] = value
+        if missing := [ELEMENTS[z] for z in dataset.elements() if ELEMENTS[z] not in values]:
+            raise InputError(f"no reference energy for {', '.join(missing)}", where="references", remedy=remedy)
+        return cls(table)
+
+    @classmethod
+    def from_settings(cls, settings: ReferenceSettings, dataset: Dataset) -> References:
+        """References as a recipe asks for them.
+
+        Raises:
+            InputError: values do not fit `settings.kind`, or an element of `dataset` has no value.
+        """
+        if settings.values and settings.kind != "given":
+            raise InputError(
+                f"values are given, but kind is {settings.kind!r}", where="references", remedy="set kind: given"
+            )
+        if settings.kind == "least-squares":
+            return cls.fit(dataset)
+        if settings.kind == "given":
+            return cls.from_symbols(settings.values, dataset, remedy="add them to references.values")
+        return cls.from_symbols(
+            OMOL25,
+            dataset,
+            remedy="the built-in OMol25 table is partial; set references.kind: given and list all elements in values",
+        )
+
+
+def statistics(dataset: Dataset, references: References) -> dict[str, float]:
+    """What scales a model's targets, in one pass over the data.
+
+    Returns:
+        `energy_mean` and `energy_std`: of (energy − references) / atoms over structures, eV/atom;
+        `force_rms`: √⟨‖F‖²⟩ over atoms, eV/Å.
+
+    Raises:
+        InputError: the dataset is unlabelled.
+    """
+    _check_labelled(dataset)
+    atoms, energy, energy_squared, force_squared = 0, 0.0, 0.0, 0.0
+    for batch in dataset.blocks():
+        assert batch.energy is not None and batch.forces is not None
+        reference = references.sum(batch.numbers.numpy(), batch.structure.numpy(), len(batch))
+        per_atom = (batch.energy.numpy() - reference) / batch.counts.numpy()
+        atoms += batch.num_atoms
+        energy += per_atom.sum()
+        energy_squared += (per_atom**2).sum()
+        force_squared += (batch.forces.numpy().astype(np.float64) ** 2).sum()
+    mean = energy / len(dataset)
+    variance = max(energy_squared / len(dataset) - mean**2, 0.0)
+    return {
+        "energy_mean": float(mean),
+        "energy_std": float(np.sqrt(variance)),
+        "force_rms": float(np.sqrt(force_squared / atoms)),
+    }
+
+
+def _check_labelled(dataset: Dataset) -> None:
+    if not len(dataset) or not dataset.labelled:
+        raise InputError("element references need energies", remedy="give labelled packs")

@@ -1,0 +1,241 @@
+"""Errors, symmetry and cost of a potential on a dataset, as a whole and per chemical domain."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from transip.batch import Batch, Prediction
+from transip.config import BatchSettings, Recipe, load
+from transip.data.dataset import Dataset, prepare
+from transip.data.sampler import batches_in_order
+from transip.data.store import atoms_of
+from transip.errors import InputError
+from transip.evaluation.metrics import TERMS, ErrorSums, error_terms, metrics_from
+from transip.evaluation.result import Evaluation
+from transip.model.files import load_model, model_folder
+from transip.symmetry.latent import LatentEquivariance, load_latent
+from transip.symmetry.measure import measure_symmetry
+
+ROTATIONS = 4  # orientations per structure in which symmetry is measured
+SYMMETRY_SEED = 0  # the same structures and orientations for every model, so that numbers compare
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch: BatchSettings,
+    symmetry: bool = True,
+    symmetry_structures: int = 64,
+    latent: LatentEquivariance | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Predict all of `dataset` on the model's device and compare with its labels.
+
+    Args:
+        model: maps (Batch, layers) to a Prediction; a `Potential` or anything alike.
+        dataset: labelled structures.
+        batch: limits of one batch.
+        symmetry: also measure rotation errors, in all layers if the model says how deep it is.
+        symmetry_structures: how many structures, drawn at random, serve for that.
+        latent: the action learned in training; gives its error per layer.
+        progress: show a progress bar on standard error.
+
+    Memory grows by about 50 bytes per atom of `dataset`: predictions, labels and geometries.
+
+    Raises:
+        InputError: nothing to evaluate, no labels, a structure larger than a batch may be, or a prediction that
+            is not a finite number; the structure is named.
+    """
+    if not len(dataset):
+        raise InputError("has no structures", where="evaluation", remedy="choose a dataset that is not empty")
+    arrays = _empty_arrays(dataset)
+    terms = np.zeros((len(dataset), len(TERMS)))
+    first = np.cumsum(dataset.counts) - dataset.counts
+    seconds = 0.0
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("evaluating", total=len(dataset))
+        started = time.perf_counter()
+        for indices, labelled, prediction in _predictions(model, dataset, batches_in_order(dataset.counts, batch)):
+            terms[indices] = error_terms(labelled, prediction).cpu().numpy()
+            seconds = time.perf_counter() - started  # reading the terms has waited for the device
+            atoms = atoms_of(first[indices], dataset.counts[indices])
+            _fill(arrays, indices, atoms, labelled, prediction)
+            _check_finite(arrays, indices, atoms, dataset)
+            bar.advance(task, len(indices))
+    return Evaluation(
+        overall=metrics_from(torch.from_numpy(terms.sum(0))),
+        domains={
+            str(domain): metrics_from(torch.from_numpy(terms[dataset.domains == domain].sum(0)))
+            for domain in np.unique(dataset.domains)
+        },
+        symmetry=_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model)) if symmetry else None,
+        cost=_cost(dataset, seconds, _device(model)),
+        predictions=arrays,
+    )
+
+
+def metrics_on(
+    model: nn.Module,
+    dataset: Dataset,
+    batch: BatchSettings,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    symmetry_structures: int = 64,
+) -> dict[str, float]:
+    """The metrics of `metrics_from`, and the rotation errors of `measure_symmetry`, for evaluation during training.
+
+    Args:
+        model: maps (Batch, layers) to a Prediction.
+        dataset: labelled structures.
+        batch: limits of one batch.
+        rank: this process evaluates batches rank, rank + processes, …
+        processes: how many share the work.
+        reduce: sums a tensor over the processes, e.g. ``accelerator.reduce``.
+        symmetry_structures: structures for the rotation errors, the same in every process; 0: leave them out.
+    """
+    sums = ErrorSums(_device(model))
+    for _, labelled, prediction in _predictions(
+        model, dataset, batches_in_order(dataset.counts, batch)[rank::processes]
+    ):
+        sums.add(labelled, prediction)
+    metrics = metrics_from(reduce(sums.totals) if reduce else sums.totals)
+    if symmetry_structures:
+        errors = _symmetry(model, dataset, batch, symmetry_structures, latent=None, layers=())
+        metrics |= {name: value for name, value in errors.items() if name != "layers"}
+    return metrics
+
+
+def _predictions(
+    model: nn.Module, dataset: Dataset, batches: Sequence[Int64[np.ndarray, "batch"]]
+) -> Iterator[tuple[Int64[np.ndarray, "batch"], Batch, Prediction]]:
+    device = _device(model)
+    for indices in batches:
+        labelled = dataset.batch(indices).to(device)
+        with torch.no_grad():
+            prediction = model(labelled)
+        yield indices, labelled, prediction
+
+
+def _symmetry(
+    model: nn.Module,
+    dataset: Dataset,
+    batch: BatchSettings,
+    structures: int,
+    latent: LatentEquivariance | None,
+    layers: Sequence[int],
+) -> dict[str, Any]:
+    number = min(structures, len(dataset))
+    chosen = np.random.default_rng(SYMMETRY_SEED).choice(len(dataset), number, replace=False)
+    sample = dataset.select(np.sort(chosen))
+    batches = (sample.batch(indices).to(_device(model)) for indices in batches_in_order(sample.counts, batch))
+    return measure_symmetry(model, batches, rotations=ROTATIONS, layers=layers, latent=latent, seed=SYMMETRY_SEED)
+
+
+def _all_layers(model: nn.Module) -> tuple[int, ...]:
+    return tuple(range(getattr(getattr(model, "settings", None), "depth", 0)))
+
+
+def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Arrays of `Evaluation.predictions`, those that the dataset gives already filled in."""
+    structures, atoms = len(dataset), int(dataset.counts.sum())
+    sources = (dataset.structure(i).source for i in range(structures))
+    return {
+        "ids": np.array([source or str(i) for i, source in enumerate(sources)], dtype=np.str_),
+        "natoms": dataset.counts,
+        "domain": dataset.domains,
+        "energy": np.empty(structures),
+        "forces": np.empty((atoms, 3), dtype=np.float32),
+        "reference_energy": np.empty(structures),
+        "reference_forces": np.empty((atoms, 3), dtype=np.float32),
+        "numbers": np.empty(atoms, dtype=np.uint8),
+        "positions": np.empty((atoms, 3), dtype=np.float32),
+    }
+
+
+def _fill(
+    arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.ndarray, batch: Batch, prediction: Prediction
+) -> None:
+    assert batch.energy is not None and batch.forces is not None  # or there were no error terms
+    arrays["energy"][indices] = prediction.energy.detach().cpu().numpy()
+    arrays["forces"][atoms] = prediction.forces.detach().cpu().numpy()
+    arrays["reference_energy"][indices] = batch.energy.cpu().numpy()
+    arrays["reference_forces"][atoms] = batch.forces.cpu().numpy()
+    arrays["numbers"][atoms] = batch.numbers.cpu().numpy()
+    arrays["positions"][atoms] = batch.positions.cpu().numpy()
+
+
+def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.ndarray, dataset: Dataset) -> None:
+    finite = np.isfinite(arrays["energy"][indices])
+    broken = np.repeat(indices, dataset.counts[indices])[~np.isfinite(arrays["forces"][atoms]).all(-1)]
+    bad = [*indices[~finite], *broken]
+    if bad:
+        raise InputError(
+            "the model predicts NaN or infinite numbers",
+            where=dataset.describe(int(bad[0])),
+            remedy="the model is broken or the structure is far outside what it was trained on",
+        )
+
+
+def _cost(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, Any]:
+    atoms = int(dataset.counts.sum())
+    return {
+        "forward_passes": len(dataset),
+        "atoms": atoms,
+        "seconds": seconds,
+        "atoms_per_second": atoms / seconds,
+        "hardware": _hardware(device),
+        "versions": {
+            "transip": version("transip"),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def evaluate_saved(model: str | Path, packs: Sequence[str | Path] = (), *, device: str = "cpu") -> Evaluation:
+    """Evaluate a saved model on `packs`, or, if there are none, on what the recipe of the run `model` held out.
+
+    Raises:
+        InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
+    """
+    potential = load_model(model, device)
+    if packs:
+        data = Dataset.open(packs)
+    elif (recipe := Path(model) / "recipe.yaml").is_file():
+        _, data = prepare(load(Recipe, recipe).data)
+    else:
+        raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
+    return evaluate(potential, data, batch=budget_for(data), latent=load_latent(model_folder(model)))
+
+
+def budget_for(data: Dataset) -> BatchSettings:
+    """Batches for inference: the default budget, raised if a single structure exceeds it."""
+    default, largest = BatchSettings(structures=128), int(data.counts.max(initial=0))
+    return default.model_copy(
+        update={"atoms": max(default.atoms, largest), "pairs": max(default.pairs, largest**2)}
+    )

@@ -1,0 +1,116 @@
+"""Errors of energies and forces as exact sums: independent of how structures fall into batches or processes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torch.nn import functional
+
+from transip.batch import Batch, Prediction, sum_by_structure
+from transip.errors import InputError
+
+# Both within: "energy and forces within threshold", as fairchem's evaluator has it.
+ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/Å
+
+TERMS = (
+    "structures",
+    "atoms",
+    "energy",
+    "energy_per_atom",
+    "energy_per_atom_squared",
+    "force",
+    "force_squared",
+    "cosine",
+    "magnitude",
+    "within",
+)
+METRICS = (
+    "energy_mae",
+    "energy_mae_per_atom",
+    "energy_rmse_per_atom",
+    "force_mae",
+    "force_rmse",
+    "force_cosine",
+    "force_magnitude_error",
+    "efwt",
+    "structures",
+    "atoms",
+)
+
+
+def error_terms(batch: Batch, prediction: Prediction) -> Float64[Tensor, "structures terms"]:
+    """What each structure adds to the sums `TERMS`, of which every metric is a quotient.
+
+    Raises:
+        InputError: the batch has no energies or no forces to compare with.
+    """
+    if batch.energy is None or batch.forces is None:
+        raise InputError("has no energies and forces to compare with", remedy="evaluate on labelled structures")
+    found, true = prediction.forces.detach().double(), batch.forces.double()
+    energy = (prediction.energy.detach() - batch.energy).abs()
+    per_atom = energy / batch.counts
+    error = (found - true).abs()
+    atoms = torch.stack(
+        [
+            error.sum(-1),
+            error.square().sum(-1),
+            functional.cosine_similarity(found, true, dim=-1),
+            (found.norm(dim=-1) - true.norm(dim=-1)).abs(),
+            (error >= FORCE_THRESHOLD).any(-1).double(),
+        ],
+        -1,
+    )
+    force, force_squared, cosine, magnitude, outside = sum_by_structure(atoms, batch).unbind(-1)
+    within = ((energy < ENERGY_THRESHOLD) & (outside == 0)).double()
+    columns = (torch.ones_like(energy), batch.counts.double(), energy, per_atom, per_atom.square())
+    return torch.stack([*columns, force, force_squared, cosine, magnitude, within], -1)
+
+
+def metrics_from(sums: Float64[Tensor, "terms"]) -> dict[str, float]:
+    """Metrics from sums of `error_terms` over structures; energies in eV, forces in eV/Å.
+
+    Returns:
+        ``energy_mae`` (of totals), ``energy_mae_per_atom`` and ``energy_rmse_per_atom`` (mean over structures of
+        ΔE/N), ``force_mae`` and ``force_rmse`` (over the 3N components of all atoms), ``force_cosine`` and
+        ``force_magnitude_error`` (mean over atoms), ``efwt`` (share of structures with |ΔE| < 0.02 eV and every
+        force component within 0.03 eV/Å), ``structures``, ``atoms``. Not a number where nothing was counted.
+    """
+    total = dict(zip(TERMS, sums.tolist(), strict=True))
+    nothing = float("nan")
+    structures, atoms = total["structures"] or nothing, total["atoms"] or nothing
+    return {
+        "energy_mae": total["energy"] / structures,
+        "energy_mae_per_atom": total["energy_per_atom"] / structures,
+        "energy_rmse_per_atom": (total["energy_per_atom_squared"] / structures) ** 0.5,
+        "force_mae": total["force"] / (3 * atoms),
+        "force_rmse": (total["force_squared"] / (3 * atoms)) ** 0.5,
+        "force_cosine": total["cosine"] / atoms,
+        "force_magnitude_error": total["magnitude"] / atoms,
+        "efwt": total["within"] / structures,
+        "structures": int(total["structures"]),
+        "atoms": int(total["atoms"]),
+    }
+
+
+class ErrorSums:
+    """Running sums of `error_terms`, kept on the model's device so that adding does not wait for it.
+
+    Attributes:
+        totals: float64, (terms,); may be summed across processes before `result` is read.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.totals: Float64[Tensor, "terms"] = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
+
+    def add(self, batch: Batch, prediction: Prediction) -> None:
+        """Count the errors of one batch."""
+        self.totals = self.totals + error_terms(batch, prediction).sum(0)
+
+    def merge(self, other: ErrorSums) -> None:
+        """Count what `other` has counted, too."""
+        self.totals = self.totals + other.totals.to(self.totals.device)
+
+    def result(self) -> dict[str, float]:
+        """The metrics of everything counted so far; see `metrics_from`."""
+        return metrics_from(self.totals)

@@ -1,0 +1,154 @@
+"""What an evaluation found: held in memory, written to a run folder, read back, printed."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from transip.errors import InputError
+from transip.evaluation.metrics import METRICS
+from transip.files import atomic_path, read_json, write_json
+
+FORMAT = 1
+METRICS_FILE, PREDICTIONS_FILE = "evaluation.json", "predictions.npz"
+NO_DOMAIN = "(no domain)"
+ROTATION_ERRORS = ("energy_rotation_spread", "energy_rotation_spread_per_atom", "force_rotation_error")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Errors, symmetry and cost of a potential on a dataset.
+
+    Attributes:
+        overall: metrics of all structures; see `transip.evaluation.metrics.metrics_from`.
+        domains: the same per chemical domain.
+        symmetry: rotation errors; see `transip.symmetry.measure.measure_symmetry`; None if not measured.
+        cost: structures and atoms predicted, seconds, atoms per second, hardware and versions.
+        predictions: arrays in the dataset's order. In the form of the OMol25 leaderboard: ``ids``, ``natoms``
+            (structures,), ``energy`` in eV (structures,), ``forces`` in eV/Å (atoms, 3). Beside them ``domain``,
+            ``reference_energy``, ``reference_forces``, ``numbers`` and ``positions`` in Å.
+    """
+
+    overall: dict[str, float]
+    domains: dict[str, dict[str, float]]
+    symmetry: dict[str, Any] | None
+    cost: dict[str, Any]
+    predictions: dict[str, np.ndarray]
+
+    def write(self, folder: str | Path) -> None:
+        """Write evaluation.json and predictions.npz into `folder`, each complete or not at all."""
+        folder = Path(folder)
+        with atomic_path(folder / PREDICTIONS_FILE) as partial, partial.open("wb") as handle:
+            np.savez(handle, **self.predictions)  # type: ignore[arg-type]
+        sections = {"overall": self.overall, "domains": self.domains, "symmetry": self.symmetry, "cost": self.cost}
+        write_json(folder / METRICS_FILE, {"format": FORMAT, **sections})
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Evaluation:
+        """Read what `write` has written.
+
+        Raises:
+            InputError: a file is missing, truncated, of a newer format or not an evaluation.
+        """
+        source = Path(folder) / METRICS_FILE
+        values = read_json(source)
+        _check_sections(values, source)
+        return cls(
+            values["overall"],
+            values["domains"],
+            values["symmetry"],
+            values["cost"],
+            _read_predictions(Path(folder) / PREDICTIONS_FILE),
+        )
+
+    @property
+    def relative_rotation_error(self) -> float | None:
+        """Force rotation error divided by the force MAE; None if symmetry was not measured."""
+        if self.symmetry is None or not self.overall["force_mae"]:
+            return None
+        return self.symmetry["force_rotation_error"] / self.overall["force_mae"]
+
+    def table(self) -> Table:
+        """A table for the terminal: a row per domain in meV/atom and meV/Å, the rotation errors below it."""
+        table = Table(title="Errors", caption=self._symmetry_line(), caption_justify="left")
+        table.add_column("domain")
+        for heading in (
+            "structures", "energy MAE\nmeV/atom", "energy MAE\nmeV", "force MAE\nmeV/Å", "force RMSE\nmeV/Å",
+            "force\ncosine", "EFwT\n%",
+        ):  # fmt: skip
+            table.add_column(heading, justify="right")
+        for domain, metrics in self.domains.items():
+            table.add_row(Text(domain or NO_DOMAIN), *_cells(metrics))
+        table.add_section()
+        table.add_row("all", *_cells(self.overall), style="bold")
+        return table
+
+    def _symmetry_line(self) -> str:
+        if self.symmetry is None:
+            return "Symmetry was not measured."
+        relative = self.relative_rotation_error
+        share = "" if relative is None else f" ({relative:.2f} × the force MAE)"
+        return (
+            f"Force rotation error {1e3 * self.symmetry['force_rotation_error']:.1f} meV/Å{share}; "
+            f"energy rotation spread {1e3 * self.symmetry['energy_rotation_spread_per_atom']:.2f} meV/atom."
+        )
+
+
+def _cells(metrics: dict[str, float]) -> list[str]:
+    return [
+        f"{metrics['structures']:,}",
+        f"{1e3 * metrics['energy_mae_per_atom']:.2f}",
+        f"{1e3 * metrics['energy_mae']:.1f}",
+        f"{1e3 * metrics['force_mae']:.1f}",
+        f"{1e3 * metrics['force_rmse']:.1f}",
+        f"{metrics['force_cosine']:.3f}",
+        f"{100 * metrics['efwt']:.1f}",
+    ]
+
+
+def _check_sections(values: Any, source: Path) -> None:
+    known = isinstance(values, dict) and isinstance(values.get("format"), int)
+    if known and values["format"] > FORMAT:
+        raise InputError(
+            f"has format {values['format']}, newer than format {FORMAT} that this transip reads",
+            where=str(source),
+            remedy="upgrade transip (pip install --upgrade transip)",
+        )
+    try:
+        tables = [values["overall"], *values["domains"].values()]
+        numbers = [table[name] for table in tables for name in METRICS]
+        if values["symmetry"] is not None:
+            numbers += [values["symmetry"][name] for name in ROTATION_ERRORS]
+            numbers += [layer["invariant_share"] for layer in values["symmetry"]["layers"]]
+        if not all(isinstance(number, int | float) for number in numbers) or not isinstance(values["cost"], dict):
+            raise TypeError
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            "is not an evaluation by transip", where=str(source), remedy="write it again with `transip evaluate`"
+        ) from None
+
+
+def _read_predictions(source: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(source) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        atoms, structures = int(arrays["natoms"].sum()), len(arrays["ids"])
+        for name in ("forces", "reference_forces", "positions"):
+            if arrays[name].shape != (atoms, 3):
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(atoms, 3)}")
+        for name in ("natoms", "energy", "reference_energy", "domain"):
+            if arrays[name].shape != (structures,):
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(structures,)}")
+    except FileNotFoundError:
+        raise InputError("is missing", where=str(source), remedy="write it with `transip evaluate`") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"is truncated or corrupt ({error})", where=str(source), remedy="write it again with `transip evaluate`"
+        ) from error
+    return arrays

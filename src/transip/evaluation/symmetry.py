@@ -1,0 +1,75 @@
+"""`transip symmetry`: rotation errors of a model's outputs and what each layer's embedding knows of orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from transip.data.dataset import Dataset
+from transip.data.sampler import batches_in_order
+from transip.evaluation.evaluate import budget_for
+from transip.files import write_json
+from transip.model.files import load_model, model_folder
+from transip.symmetry.latent import load_latent
+from transip.symmetry.measure import measure_symmetry
+
+
+@dataclass(frozen=True)
+class SymmetryFindings:
+    """What `measure_symmetry` returned, with a table for the terminal."""
+
+    values: dict[str, Any]
+
+    def table(self) -> Table:
+        """A row per layer, the errors of the outputs below."""
+        values = self.values
+        table = Table(
+            title="Rotation symmetry",
+            caption=f"Force rotation error {1e3 * values['force_rotation_error']:.1f} meV/Å; energy rotation spread "
+            f"{1e3 * values['energy_rotation_spread_per_atom']:.2f} meV/atom ({values['structures']} structures × "
+            f"{values['rotations']} orientations). Invariant share 1: a layer that carries no direction.",
+            caption_justify="left",
+        )
+        for heading in ("layer", "invariant share", "latent error"):
+            table.add_column(heading, justify="right")
+        for row in values["layers"]:
+            error = row["latent_error"]
+            table.add_row(str(row["layer"]), f"{row['invariant_share']:.3f}", "–" if error is None else f"{error:.4f}")
+        return table
+
+    def write(self, path: str | Path) -> None:
+        """Write the values as JSON."""
+        write_json(path, self.values)
+
+
+def examine(
+    model: str | Path,
+    packs: Sequence[str | Path],
+    *,
+    structures: int = 64,
+    rotations: int = 8,
+    device: str = "cpu",
+    seed: int = 0,
+) -> SymmetryFindings:
+    """Measure the rotation symmetry of a saved model on a random sample of packed structures.
+
+    Raises:
+        InputError: the model or the data cannot be read.
+    """
+    potential = load_model(model, device)
+    latent = load_latent(model_folder(model))
+    data = Dataset.open(packs)
+    chosen = np.random.default_rng(seed).permutation(len(data))[:structures]
+    sample = data.select(np.sort(chosen))
+    order = batches_in_order(sample.counts, budget_for(sample))
+    batches = (sample.batch(indices).to(device) for indices in order)
+    layers = tuple(range(potential.settings.depth))
+    found = measure_symmetry(
+        potential, batches, rotations=rotations, layers=layers, latent=latent, seed=seed
+    )
+    return SymmetryFindings({"structures": len(sample), "rotations": rotations, **found})

@@ -1,0 +1,90 @@
+"""Training state as data: one safetensors file per checkpoint holds everything that a resumed run needs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from transip.errors import InputError, InputWarning
+from transip.files import atomic_path
+from transip.model.files import load_tensors
+
+FORMAT = 1
+KEEP = 2  # the newest may be damaged by a failing disk; the one before it is the way back
+
+
+@dataclass
+class Progress:
+    """Where a run stands: counters that a resumed run continues."""
+
+    step: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    forward_passes: int = 0
+    atoms_seen: int = 0
+    best_force_mae: float = float("inf")
+    evaluations_without_gain: int = 0
+
+
+def save_checkpoint(folder: Path, progress: Progress, groups: dict[str, dict[str, Tensor]]) -> Path:
+    """Write ``folder/00000500.safetensors`` atomically and drop checkpoints older than the last two."""
+    tensors = {
+        f"{group}:{name}": value.detach().cpu().contiguous()
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
+    target = folder / f"{progress.step:08d}.safetensors"
+    metadata = {"format": str(FORMAT), "progress": json.dumps(asdict(progress))}
+    with atomic_path(target) as partial:
+        save_file(tensors, partial, metadata)
+    for old in checkpoints(folder)[:-KEEP]:
+        old.unlink()
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
+    """The newest checkpoint that can be read, or None if there is none at all.
+
+    A damaged checkpoint is named in a warning and the one before it is used.
+
+    Raises:
+        InputError: there are checkpoints, but none can be read.
+    """
+    problem: InputError | None = None
+    for path in reversed(checkpoints(folder)):
+        try:
+            return _read(path)
+        except InputError as error:
+            warnings.warn(f"{error}; falling back to the checkpoint before it", InputWarning, stacklevel=2)
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return None
+
+
+def _read(path: Path) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in load_tensors(path).items():
+        group, _, rest = name.partition(":")
+        groups.setdefault(group, {})[rest] = value
+    with safe_open(path, framework="pt") as handle:
+        metadata = handle.metadata() or {}
+    version = metadata.get("format", "")
+    if not version.isdigit() or int(version) > FORMAT:
+        raise InputError(
+            f"has checkpoint format {version or 'unknown'}, this transip reads up to {FORMAT}",
+            where=str(path),
+            remedy="upgrade transip, or train anew",
+        )
+    return Progress(**json.loads(metadata["progress"])), groups

@@ -1,0 +1,100 @@
+"""What a run says while it runs: metrics.jsonl on disk, and a live line on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from transip.errors import InputError
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a line, appended."""
+
+    def __init__(self, path: Path, last_step: int):
+        """Open `path`; lines after `last_step` (of a run that was killed past its checkpoint) are dropped."""
+        kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
+        try:
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            self._handle = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        self._handle.write(json.dumps(line) + "\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # a line torn by a kill
+            break
+    return lines
+
+
+class Live:
+    """A progress bar with loss, force error, speed, memory and time left."""
+
+    def __init__(self, name: str, enabled: bool):
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not enabled,
+        )
+        self._task = self._progress.add_task(name, total=1.0, status="")
+        self._force_mae = ""
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def train(self, progress: float, line: dict[str, Any]) -> None:
+        """Show a training line."""
+        status = (
+            f"step {line['step']}  loss {line['loss']:.3f}{self._force_mae}  "
+            f"{line['atoms_per_second']:,.0f} atoms/s  {line['memory_mb']:,.0f} MB"
+        )
+        self._progress.update(self._task, completed=progress, status=status)
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """Remember the newest force error for the status, and print it where no bar is drawn."""
+        self._force_mae = f"  F {1000 * line['force_mae']:.0f} meV/Å"
+        self._progress.console.print(
+            f"step {line['step']:>7}  forces {1000 * line['force_mae']:7.1f} meV/Å  energy "
+            f"{1000 * line['energy_mae_per_atom']:6.2f} meV/atom  rotation error "
+            f"{1000 * line['force_rotation_error']:7.1f} meV/Å",
+            highlight=False,
+        ) if not self._progress.disable else None
+
+
+def memory_mb(device: torch.device) -> float:
+    """Peak memory of this process (or of its accelerator) in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if os.uname().sysname == "Darwin" else peak / 1e3

@@ -1,0 +1,348 @@
+"""Training: a recipe goes in, a run folder with metrics, checkpoints and a model comes out.
+
+Runs on one process or, started by `torchrun` or `accelerate launch`, on many. What a run sees at a step is a pure
+function of the recipe and the step's number, so a killed run goes on exactly where its last checkpoint stood.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from transip import config
+from transip.config import Recipe
+from transip.data.dataset import Dataset, prepare
+from transip.data.references import References, statistics
+from transip.data.sampler import AtomBudgetSampler
+from transip.errors import InputError, NonFiniteLoss
+from transip.evaluation.evaluate import metrics_on
+from transip.files import write_text
+from transip.model.files import save_model
+from transip.model.potential import Potential
+from transip.rotations import random_rotations
+from transip.structure import ELEMENTS
+from transip.symmetry.latent import save_latent
+from transip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from transip.training.log import Live, MetricsFile, memory_mb
+from transip.training.losses import Losses, Objective, Share, not_finite
+from transip.training.optim import Optimizers
+
+RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+
+
+def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train as `recipe` says; returns the folder of the trained model, ``folder/model``.
+
+    Args:
+        recipe: what to train, on what, how long.
+        folder: of the run; holds recipe.yaml, metrics.jsonl, checkpoints/ and model/.
+        resume: go on from the newest checkpoint in `folder`, if there is one.
+        progress: show a live progress bar.
+
+    Raises:
+        InputError: data or settings do not fit, or the folder already holds a run and `resume` is False.
+        NonFiniteLoss: a loss is NaN or infinite; the last checkpoint is kept.
+    """
+    folder = Path(folder)
+    _check_claim(folder, recipe, resume)
+    training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
+    if training.accelerator.is_main_process:
+        values = recipe.model_dump(mode="json")
+        write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return training.run(progress)
+
+
+class Training:
+    """A run in memory: data, objective, optimisers, averaged weights and counters."""
+
+    def __init__(self, recipe: Recipe, folder: Path, resume: bool):
+        self.recipe, self.settings, self.folder = recipe, recipe.training, folder
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            log_with=list(self.settings.trackers) or None,
+            project_dir=str(folder),
+        )
+        self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.device = self.accelerator.device
+        self.data, self.validation = prepare(recipe.data)
+        self.sampler = AtomBudgetSampler(
+            self.data.counts, self.settings.batch, self.settings.seed, self.processes
+        )
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
+            torch.manual_seed(self.settings.seed)
+            potential = build_potential(recipe, self.data)
+            self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
+        self.objective.to(self.device)
+        self.optimizers = Optimizers(self.objective, self.settings.optimizer)
+        self.averaged = averaged_weights(potential, self.settings.ema) if self.settings.ema else None
+        self.progress = Progress()
+        if resume:
+            self._restore()
+        self.wrapped = self.accelerator.prepare_model(self.objective)
+
+    @property
+    def potential(self) -> Potential:
+        """The potential that is evaluated and saved: averaged weights, if there are any."""
+        return self.averaged.module if self.averaged is not None else self.objective.potential  # type: ignore[return-value]
+
+    def run(self, progress: bool) -> Path:
+        """Train to the end of the budget."""
+        main = self.accelerator.is_main_process
+        if self.settings.trackers:
+            self.accelerator.init_trackers(self.recipe.name)
+        metrics = MetricsFile(self.folder / METRICS, self.progress.step) if main else None
+        batches = self.sampler.stream(self.progress.batches)
+        self._clock = time.perf_counter() - self.progress.seconds
+        with Live(self.recipe.name, progress and main) as live:
+            while not self._finished():
+                group = [next(batches) for _ in range(self.settings.accumulate)]
+                line = self._step(group)
+                if line is not None:
+                    self._log(metrics, line)
+                    live.train(self._done(), line)
+                if self.progress.step % self.settings.evaluate_every == 0 or self._finished():
+                    line = self._evaluate()
+                    self._log(metrics, line)
+                    live.evaluated(line)
+                if self.progress.step % self.settings.checkpoint_every == 0 or self._finished():
+                    self._checkpoint()
+        if metrics is not None:
+            metrics.close()
+        self.accelerator.end_training()
+        return self.folder / "model"
+
+    # ------------------------------------------------------------------------------------------ a step
+
+    def _step(self, group: list[Any]) -> dict[str, Any] | None:
+        """One optimiser step on `group` global batches; a line for the log when one is due."""
+        began, done = time.perf_counter(), self._done()
+        share = self._share(group)
+        sums = torch.zeros(len(Losses._fields), device=self.device)
+        for k, indices in enumerate(group):
+            batch = self.data.batch(indices[self.rank :: self.processes]).to(self.device)
+            turns = self._turns(self.progress.batches + k, len(indices)).to(self.device)
+            paired = _per_process(self._paired(len(indices)), self.rank, self.processes)
+            last = k + 1 == len(group)
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                losses = self.wrapped(batch, turns, paired, share, done)
+                self.accelerator.backward(losses.total)
+            sums += torch.stack([term.detach().to(sums.dtype) for term in losses])
+            self._count(indices)
+        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
+        if not math.isfinite(float(norm)):
+            raise self._diverged(group)
+        self.progress.batches += len(group)
+        self.progress.step += 1
+        rate = self.optimizers.step(self._done())
+        self.optimizers.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.objective.potential)
+        self.progress.seconds = time.perf_counter() - self._clock
+        if self.progress.step % self.settings.log_every and not self._finished():
+            return None
+        atoms = sum(int(self.data.counts[indices].sum()) for indices in group)
+        return self._line(sums, float(norm), rate, atoms / (time.perf_counter() - began))
+
+    def _share(self, group: list[Any]) -> Share:
+        structures = atoms = paired = 0
+        for indices in group:
+            second = self._paired(len(indices))
+            structures += len(indices) + second
+            atoms += int(self.data.counts[indices].sum() + self.data.counts[indices[:second]].sum())
+            paired += second
+        n = self.processes
+        return Share(structures / n, atoms / n, paired / n)
+
+    def _paired(self, structures: int) -> int:
+        """Structures of a global batch that get a second view: at least one for each process."""
+        if self.recipe.objective.views == 1:
+            return 0
+        return max(round(self.recipe.objective.second_view * structures), min(self.processes, structures))
+
+    def _turns(self, number: int, structures: int) -> Float[Tensor, "views structures 3 3"]:
+        """This process's orientations in global batch `number`, the same however many processes share it."""
+        views = self.recipe.objective.views
+        if not self.recipe.objective.augment:
+            return torch.eye(3).expand(views, len(range(self.rank, structures, self.processes)), 3, 3)
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
+        turns = random_rotations(views * structures, generator).view(views, structures, 3, 3)
+        return turns[:, self.rank :: self.processes]
+
+    def _count(self, indices: Any) -> None:
+        second = self._paired(len(indices))
+        self.progress.forward_passes += len(indices) + second
+        counts = self.data.counts[indices]
+        self.progress.atoms_seen += int(counts.sum() + counts[:second].sum())
+
+    def _diverged(self, group: list[Any]) -> NonFiniteLoss:
+        mine = [indices[self.rank :: self.processes] for indices in group]
+        batches = [self.data.batch(indices).to(self.device) for indices in mine]
+        bad = [i for batch in batches for i in not_finite(self.objective.potential, batch)]
+        named = bad or [int(i) for indices in mine for i in indices]
+        which = "; ".join(self.data.describe(i) for i in named[:8]) + ("; …" if len(named) > 8 else "")
+        return NonFiniteLoss(
+            f"the loss or its gradient is not finite at step {self.progress.step + 1}, on {which}",
+            where=str(self.folder),
+            remedy="check these structures, or lower the learning rate; "
+            f"the last good checkpoint is kept ({self.folder / 'checkpoints'})",
+        )
+
+    # ------------------------------------------------------------------------------------------ bookkeeping
+
+    def _done(self) -> float:
+        """Share of the budget used, 0 … 1."""
+        if self.settings.steps is not None:
+            return min(self.progress.step / self.settings.steps, 1.0)
+        assert self.settings.minutes is not None
+        return min((time.perf_counter() - self._clock) / (60 * self.settings.minutes), 1.0)
+
+    def _finished(self) -> bool:
+        patience = self.settings.patience
+        out_of_patience = patience is not None and self.progress.evaluations_without_gain >= patience
+        done = torch.tensor(float(out_of_patience or self._done() >= 1.0))
+        if self.settings.minutes is not None and self.processes > 1:  # clocks differ: all stop when one does
+            done = self.accelerator.reduce(done.to(self.device), "sum")
+        return bool(done > 0)
+
+    def _line(self, sums: Tensor, norm: float, rate: float, speed: float) -> dict[str, Any]:
+        total, energy, forces, latent, equigrad = self.accelerator.reduce(sums, "mean").tolist()
+        progress = self.progress
+        return {
+            "kind": "train",
+            "step": progress.step,
+            "time_s": progress.seconds,
+            "loss": total,
+            "energy_loss": energy,
+            "force_loss": forces,
+            "latent_loss": latent,
+            "equigrad_loss": equigrad,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "atoms_per_second": speed,
+            "forward_passes": progress.forward_passes,
+            "atoms_seen": progress.atoms_seen,
+            "memory_mb": memory_mb(self.device),
+        }
+
+    def _log(self, metrics: MetricsFile | None, line: dict[str, Any]) -> None:
+        if metrics is not None:
+            metrics.write(line)
+        if self.settings.trackers:
+            values = {f"{line['kind']}/{key}": v for key, v in line.items() if isinstance(v, int | float)}
+            self.accelerator.log(values, step=line["step"])
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Errors on the validation set; keeps the model if its forces are the best so far."""
+        began = time.perf_counter()
+        values = metrics_on(
+            self.potential,
+            self.validation,
+            self.settings.batch,
+            rank=self.rank,
+            processes=self.processes,
+            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),  # type: ignore[return-value]
+        )
+        self._clock += time.perf_counter() - began  # looking is not training: it is outside the budget
+        progress = self.progress
+        line = {
+            "kind": "evaluation",
+            "step": progress.step,
+            "time_s": progress.seconds,
+            "forward_passes": progress.forward_passes,
+            "atoms_seen": progress.atoms_seen,
+            **values,
+        }
+        if values["force_mae"] < progress.best_force_mae or progress.best_force_mae == math.inf:
+            progress.best_force_mae, progress.evaluations_without_gain = values["force_mae"], 0
+            if self.accelerator.is_main_process:
+                self._save(line)
+        else:
+            progress.evaluations_without_gain += 1
+        return line
+
+    def _save(self, line: dict[str, Any]) -> None:
+        potential = self.potential
+        summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_seen")}
+        known = {key: value for key, value in line.items() if key not in summary and key != "kind"}
+        potential.card |= {"training": {"name": self.recipe.name, **summary}, "validation": known}
+        save_model(potential, self.folder / "model")
+        if self.objective.latent is not None:
+            save_latent(self.objective.latent, self.folder / "model")
+
+    def _checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            groups = {"objective": self.objective.state_dict(), "optimizers": self.optimizers.tensors()}
+            if self.averaged is not None:
+                groups["averaged"] = self.averaged.state_dict()
+            save_checkpoint(self.folder / "checkpoints", self.progress, groups)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        found = load_checkpoint(self.folder / "checkpoints")
+        if found is None:
+            return
+        self.progress, groups = found
+        self.objective.load_state_dict(groups["objective"])
+        self.optimizers.load_tensors(groups["optimizers"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(groups["averaged"])
+
+
+def build_potential(recipe: Recipe, data: Dataset) -> Potential:
+    """An untrained potential whose references and scale fit `data`."""
+    references = References.from_settings(recipe.references, data)
+    found = statistics(data, references)
+    card = {
+        "level_of_theory": data.level_of_theory,
+        "elements": [ELEMENTS[z] for z in data.elements()],
+        "charges": sorted({int(q) for q in data.charges()}),
+        "spins": sorted({int(s) for s in data.spins()}),
+        "data": {"structures": len(data), **found},
+    }
+    return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
+
+
+def averaged_weights(potential: Potential, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights; its memory grows with training, so early steps are forgotten."""
+
+    @torch.no_grad()
+    def move(averaged: Any, current: Any, steps: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(list(averaged), list(current), weight)
+
+    return AveragedModel(potential, multi_avg_fn=move)
+
+
+def _per_process(total: int, rank: int, processes: int) -> int:
+    """How many of the first `total` items fall to `rank` when items are dealt in turn."""
+    return len(range(rank, total, processes))
+
+
+def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse a folder whose run would be overwritten or silently changed."""
+    path = folder / RECIPE
+    if not path.exists():
+        return
+    if not resume:
+        raise InputError(
+            "already holds a run",
+            where=str(folder),
+            remedy="go on with --resume, choose another folder with -o, or delete it",
+        )
+    before = config.load(Recipe, path)
+    if before.model_copy(update={"training": recipe.training}) != recipe:
+        raise InputError(
+            "was started with other data, model or objective settings",
+            where=str(folder),
+            remedy=f"resume with the recipe in {path} (only `training` may change)",
+        )
