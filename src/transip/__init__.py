@@ -35,7 +35,7 @@ _HOMES = {
     "save_model": "model.files",
     "train": "training.loop",
 }
-__all__ = [  # noqa: RUF022 (in the order of _HOMES)
+__all__ = [
     "Batch",
     "Dataset",
     "InputError",

@@ -99,7 +99,9 @@ def data_build(
 
 @data_app.command("pack")
 def data_pack(
-    inputs: Annotated[list[Path], typer.Argument(help="extxyz files, ASE databases, .aselmdb shards or folders of them")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="extxyz files, ASE databases, .aselmdb shards or folders of them")
+    ],
     output: Output,
     level_of_theory: Annotated[str, typer.Option(help="of the labels, e.g. 'ωB97M-V/def2-TZVPD'")] = "unknown",
     energy_key: Annotated[str | None, typer.Option(help="key of the total energy")] = None,
@@ -115,13 +117,10 @@ def data_pack(
     from transip.config import KeySettings, UnitSettings
     from transip.data.pack import pack_files
 
-    keys = KeySettings(
-        energy=energy_key, forces=forces_key, charge=charge_key, spin=spin_key, domain=domain_key
-    )
+    named = {"energy": energy_key, "forces": forces_key, "charge": charge_key, "spin": spin_key, "domain": domain_key}
+    keys = KeySettings.model_validate(named)
     units = UnitSettings.model_validate({"energy": energy_unit.value, "length": length_unit.value})
-    report = pack_files(
-        inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite
-    )
+    report = pack_files(inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite)
     console.print(report.table())
 
 
@@ -156,10 +155,12 @@ def train(
 def evaluate(
     model: Model,
     data: Annotated[
-        list[Path] | None, typer.Argument(help="labelled packs; none: what the recipe of the run MODEL held out")
+        list[Path] | None,
+        typer.Argument(help="labelled packs; none: what the recipe of the run MODEL held out"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder for evaluation.json, predictions.npz  [default: MODEL]")
+        Path | None,
+        typer.Option("--output", "-o", help="folder for evaluation.json, predictions.npz  [default: MODEL]"),
     ] = None,
     device: Device = "cpu",
 ) -> None:

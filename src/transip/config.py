@@ -34,29 +34,36 @@ class DomainSettings(Settings):
 
     domain: Domain = Field(description="which molecules to draw; the names are OMol25's")
     structures: PositiveInt = Field(description="labelled structures wanted from this domain")
-    max_atoms: PositiveInt = Field(60, description="skip molecules with more atoms than this")
-    conformers: PositiveInt = Field(4, description="conformers embedded per molecule, at most")
+    max_atoms: PositiveInt = Field(default=60, description="skip molecules with more atoms than this")
+    conformers: PositiveInt = Field(default=4, description="conformers embedded per molecule, at most")
     displacement: Literal["thermal", "gaussian"] = Field(
-        "thermal", description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom"
+        default="thermal",
+        description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom",
     )
-    temperatures: tuple[float, ...] = Field((300.0, 600.0, 1000.0), description="K, one drawn per structure")
+    temperatures: tuple[float, ...] = Field(default=(300.0, 600.0, 1000.0), description="K, one drawn per structure")
     sigmas: tuple[float, ...] = Field(
-        (0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
+        default=(0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
     )
-    max_force: float = Field(50.0, gt=0, description="eV/Å; structures with a larger force on any atom are dropped")
+    max_force: float = Field(
+        default=50.0, gt=0, description="eV/Å; structures with a larger force on any atom are dropped"
+    )
 
 
 class LabelSettings(Settings):
     """A labelling campaign: molecules → geometries → reference energies and forces (`transip data build`)."""
 
     method: Literal["gfn2-xtb", "wb97m-v"] = Field(
-        "gfn2-xtb", description="gfn2-xtb through tblite; wb97m-v/def2-TZVPD through PySCF (extra `dft`)"
+        default="gfn2-xtb", description="gfn2-xtb through tblite; wb97m-v/def2-TZVPD through PySCF (extra `dft`)"
     )
     domains: tuple[DomainSettings, ...] = Field(description="what to label, domain by domain")
-    seed: int = Field(0, description="seed of molecules, conformers and displacements")
-    workers: int = Field(-1, description="processes; -1 uses every core")
-    backend: Literal["loky", "dask", "ray"] = Field("loky", description="joblib backend; dask and ray for clusters")
-    chunk: PositiveInt = Field(64, description="structures between two points from which a killed campaign resumes")
+    seed: int = Field(default=0, description="seed of molecules, conformers and displacements")
+    workers: int = Field(default=-1, description="processes; -1 uses every core")
+    backend: Literal["loky", "dask", "ray"] = Field(
+        default="loky", description="joblib backend; dask and ray for clusters"
+    )
+    chunk: PositiveInt = Field(
+        default=64, description="structures between two points from which a killed campaign resumes"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -65,42 +72,50 @@ class LabelSettings(Settings):
 class KeySettings(Settings):
     """Where labels are found in a file; None looks in the calculator results, then under the usual names."""
 
-    energy: str | None = Field(None, description="key of the total energy; usual: energy, REF_energy")
-    forces: str | None = Field(None, description="key of the forces; usual: forces, REF_forces")
-    charge: str = Field("charge", description="key of the total charge in `atoms.info`")
-    spin: str = Field("spin", description="key of the multiplicity 2S+1 in `atoms.info`")
-    domain: str = Field("data_id", description="key of the chemical domain in `atoms.info`; optional in the file")
-    source: str = Field("source", description="key of the identifier in `atoms.info`; optional in the file")
+    energy: str | None = Field(default=None, description="key of the total energy; usual: energy, REF_energy")
+    forces: str | None = Field(default=None, description="key of the forces; usual: forces, REF_forces")
+    charge: str = Field(default="charge", description="key of the total charge in `atoms.info`")
+    spin: str = Field(default="spin", description="key of the multiplicity 2S+1 in `atoms.info`")
+    domain: str = Field(
+        default="data_id", description="key of the chemical domain in `atoms.info`; optional in the file"
+    )
+    source: str = Field(default="source", description="key of the identifier in `atoms.info`; optional in the file")
 
 
 class UnitSettings(Settings):
     """Units in which a file's numbers are written; stored and predicted numbers are always eV and Å."""
 
-    energy: Literal["eV", "hartree", "kcal/mol", "kJ/mol"] = Field("eV", description="unit of energies")
-    length: Literal["angstrom", "bohr"] = Field("angstrom", description="unit of positions")
+    energy: Literal["eV", "hartree", "kcal/mol", "kJ/mol"] = Field(default="eV", description="unit of energies")
+    length: Literal["angstrom", "bohr"] = Field(default="angstrom", description="unit of positions")
 
 
 class DataSettings(Settings):
     """Training data: packed stores, and how they are split."""
 
     train: tuple[str, ...] = Field(description="packed stores (NAME.pack)")
-    validation: tuple[str, ...] = Field((), description="packed stores; empty: split off `train` by composition")
-    validation_fraction: Fraction = Field(0.1, description="share of compositions held out of `train`")
-    max_validation: PositiveInt = Field(1000, description="structures used for evaluation during training, at most")
-    max_train: int | None = Field(None, gt=0, description="train on a random subset of this many structures")
-    seed: int = Field(0, description="seed of the split and of subsets")
+    validation: tuple[str, ...] = Field(
+        default=(), description="packed stores; empty: split off `train` by composition"
+    )
+    validation_fraction: Fraction = Field(default=0.1, description="share of compositions held out of `train`")
+    max_validation: PositiveInt = Field(
+        default=1000, description="structures used for evaluation during training, at most"
+    )
+    max_train: int | None = Field(default=None, gt=0, description="train on a random subset of this many structures")
+    seed: int = Field(default=0, description="seed of the split and of subsets")
 
 
 class BatchSettings(Settings):
     """How structures are put into batches: whichever limit is met first closes a batch."""
 
-    structures: PositiveInt = Field(16, description="structures in a batch, at most, per process")
-    atoms: PositiveInt = Field(4096, description="atoms in a batch, at most, per process")
+    structures: PositiveInt = Field(default=16, description="structures in a batch, at most, per process")
+    atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
     pairs: PositiveInt = Field(
-        1_000_000, description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention"
+        default=1_000_000,
+        description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention",
     )
     window: PositiveInt = Field(
-        1, description="sort by size within windows of this many batches: less padding, slightly less random batches"
+        default=1,
+        description="sort by size within windows of this many batches: less padding, slightly less random batches",
     )
 
 
@@ -111,22 +126,25 @@ class ModelSettings(Settings):
     """The Transformer. `preset` and `size` fill in whatever is not given."""
 
     preset: Literal["default", "paper"] = Field(
-        "default", description="default: translation-exact, the best known; paper: plain backbone, absolute coordinates"
+        default="default",
+        description="default: translation-exact, the best known; paper: plain backbone, absolute coordinates",
     )
-    size: Literal["XS", "S", "M", "L"] = Field("S", description="fills in width, depth and heads")
-    width: PositiveInt = Field(128, description="features per atom")
-    depth: PositiveInt = Field(6, description="attention blocks")
-    heads: PositiveInt = Field(8, description="attention heads; width / heads must be even")
+    size: Literal["XS", "S", "M", "L"] = Field(default="S", description="fills in width, depth and heads")
+    width: PositiveInt = Field(default=128, description="features per atom")
+    depth: PositiveInt = Field(default=6, description="attention blocks")
+    heads: PositiveInt = Field(default=8, description="attention heads; width / heads must be even")
     forces: Literal["direct", "gradient"] = Field(
-        "direct", description="direct: a head, fast; gradient: −∂E/∂x, energy-conserving"
+        default="direct", description="direct: a head, fast; gradient: −∂E/∂x, energy-conserving"
     )
-    rotary_values: bool = Field(True, description="rotate values too, so that directions reach them")
-    distance_bias: bool = Field(True, description="add a learned function of distance to the attention logits")
-    absolute_features: bool = Field(False, description="Fourier features of the centred positions in the embedding")
-    min_frequency: float = Field(0.3, gt=0, description="rad/Å, shortest initial frequency vector")
-    max_frequency: float = Field(6.0, gt=0, description="rad/Å, longest initial frequency vector")
+    rotary_values: bool = Field(default=True, description="rotate values too, so that directions reach them")
+    distance_bias: bool = Field(default=True, description="add a learned function of distance to the attention logits")
+    absolute_features: bool = Field(
+        default=False, description="Fourier features of the centred positions in the embedding"
+    )
+    min_frequency: float = Field(default=0.3, gt=0, description="rad/Å, shortest initial frequency vector")
+    max_frequency: float = Field(default=6.0, gt=0, description="rad/Å, longest initial frequency vector")
     fixed_representation: bool = Field(
-        False, description="read the last embedding as ¼ scalars and ¾ vectors (for `latent.action: fixed`)"
+        default=False, description="read the last embedding as ¼ scalars and ¾ vectors (for `latent.action: fixed`)"
     )
 
     @model_validator(mode="before")
@@ -164,30 +182,40 @@ PRESETS: dict[str, dict[str, bool]] = {
 class LatentSettings(Settings):
     """Latent equivariance: a network predicts the embedding of a rotated view from the unrotated one's."""
 
-    weight: NonNegative = Field(0.0, description="weight of the loss; 0 switches it off")
-    level: Literal["atoms", "pooled"] = Field("atoms", description="per atom, or the mean over atoms (the paper)")
-    layers: tuple[int, ...] = Field((-1,), description="blocks after which embeddings are compared; -1 is the last")
-    distance: Literal["mse", "cosine", "infonce"] = Field("mse", description="between predicted and found embedding")
-    temperature: float = Field(0.1, gt=0, description="of InfoNCE")
-    action: Literal["mlp", "fixed"] = Field(
-        "mlp", description="mlp: learned from the rotation; fixed: scalars stay, vectors are rotated"
+    weight: NonNegative = Field(default=0.0, description="weight of the loss; 0 switches it off")
+    level: Literal["atoms", "pooled"] = Field(
+        default="atoms", description="per atom, or the mean over atoms (the paper)"
     )
-    rotation: Literal["matrix", "6d", "quaternion"] = Field("matrix", description="how the MLP sees the rotation")
-    hidden: PositiveInt = Field(256, description="hidden width of the MLP")
-    stop_gradient: bool = Field(False, description="treat the rotated view's embedding as a constant target")
-    warmup: Fraction = Field(0.0, description="share of training over which the weight rises from 0")
+    layers: tuple[int, ...] = Field(
+        default=(-1,), description="blocks after which embeddings are compared; -1 is the last"
+    )
+    distance: Literal["mse", "cosine", "infonce"] = Field(
+        default="mse", description="between predicted and found embedding"
+    )
+    temperature: float = Field(default=0.1, gt=0, description="of InfoNCE")
+    action: Literal["mlp", "fixed"] = Field(
+        default="mlp", description="mlp: learned from the rotation; fixed: scalars stay, vectors are rotated"
+    )
+    rotation: Literal["matrix", "6d", "quaternion"] = Field(
+        default="matrix", description="how the MLP sees the rotation"
+    )
+    hidden: PositiveInt = Field(default=256, description="hidden width of the MLP")
+    stop_gradient: bool = Field(default=False, description="treat the rotated view's embedding as a constant target")
+    warmup: Fraction = Field(default=0.0, description="share of training over which the weight rises from 0")
 
 
 class ObjectiveSettings(Settings):
     """What training minimises. One set of switches gives the method and every control."""
 
-    augment: bool = Field(True, description="rotate each structure at random in each view")
-    views: Literal[1, 2] = Field(1, description="2: each structure is seen in two orientations a step")
-    second_view: Fraction = Field(1.0, description="share of the batch that gets the second view")
-    energy: NonNegative = Field(8.0, description="weight of |ΔE| / atoms / scale")
-    forces: NonNegative = Field(1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
-    equigrad: NonNegative = Field(0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only")
-    latent: LatentSettings = Field(LatentSettings(), description="latent equivariance; needs two views")
+    augment: bool = Field(default=True, description="rotate each structure at random in each view")
+    views: Literal[1, 2] = Field(default=1, description="2: each structure is seen in two orientations a step")
+    second_view: Fraction = Field(default=1.0, description="share of the batch that gets the second view")
+    energy: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")
+    forces: NonNegative = Field(default=1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
+    equigrad: NonNegative = Field(
+        default=0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only"
+    )
+    latent: LatentSettings = Field(default_factory=LatentSettings, description="latent equivariance; needs two views")
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveSettings:
@@ -204,32 +232,42 @@ class ObjectiveSettings(Settings):
 class OptimizerSettings(Settings):
     """Muon for the matrices inside the blocks, AdamW for everything else."""
 
-    name: Literal["muon", "adamw"] = Field("muon", description="adamw uses AdamW for the matrices too")
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
-    muon_learning_rate: float = Field(0.02, gt=0, description="Muon's peak learning rate")
-    momentum: Fraction = Field(0.95, description="Muon's momentum")
-    weight_decay: NonNegative = Field(0.0, description="decoupled weight decay of matrices")
-    warmup: Fraction = Field(0.02, description="share of training with linearly rising learning rate")
-    floor: Fraction = Field(0.01, description="final learning rate as a share of the peak, reached along a cosine")
-    clip: float = Field(10.0, gt=0, description="largest gradient norm")
+    name: Literal["muon", "adamw"] = Field(default="muon", description="adamw uses AdamW for the matrices too")
+    learning_rate: float = Field(default=2e-3, gt=0, description="AdamW's peak learning rate")
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="Muon's peak learning rate")
+    momentum: Fraction = Field(default=0.95, description="Muon's momentum")
+    weight_decay: NonNegative = Field(default=0.0, description="decoupled weight decay of matrices")
+    warmup: Fraction = Field(default=0.02, description="share of training with linearly rising learning rate")
+    floor: Fraction = Field(
+        default=0.01, description="final learning rate as a share of the peak, reached along a cosine"
+    )
+    clip: float = Field(default=10.0, gt=0, description="largest gradient norm")
 
 
 class TrainingSettings(Settings):
     """How long, how fast, and how often to look."""
 
-    steps: int | None = Field(None, gt=0, description="optimiser steps; None: until `minutes` are over")
-    minutes: float | None = Field(None, gt=0, description="wall-time budget; the schedule follows it if `steps` is None")
-    batch: BatchSettings = Field(BatchSettings(), description="what goes into one step")
-    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="optimiser and schedule")
-    accumulate: PositiveInt = Field(1, description="batches per optimiser step")
-    ema: Fraction = Field(0.99, description="decay of the averaged weights that are evaluated and saved; 0: none")
-    evaluate_every: PositiveInt = Field(500, description="steps between evaluations")
-    checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
-    log_every: PositiveInt = Field(20, description="steps between lines of metrics.jsonl")
-    patience: int | None = Field(None, gt=0, description="stop after this many evaluations without a better force MAE")
-    precision: Literal["no", "bf16"] = Field("no", description="bf16: autocast matrix products (angles stay float32)")
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="also log there (extras)")
-    seed: int = Field(0, description="seed of weights, batches and rotations")
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps; None: until `minutes` are over")
+    minutes: float | None = Field(
+        default=None, gt=0, description="wall-time budget; the schedule follows it if `steps` is None"
+    )
+    batch: BatchSettings = Field(default_factory=BatchSettings, description="what goes into one step")
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, description="optimiser and schedule")
+    accumulate: PositiveInt = Field(default=1, description="batches per optimiser step")
+    ema: Fraction = Field(
+        default=0.99, description="decay of the averaged weights that are evaluated and saved; 0: none"
+    )
+    evaluate_every: PositiveInt = Field(default=500, description="steps between evaluations")
+    checkpoint_every: PositiveInt = Field(default=500, description="steps between checkpoints")
+    log_every: PositiveInt = Field(default=20, description="steps between lines of metrics.jsonl")
+    patience: int | None = Field(
+        default=None, gt=0, description="stop after this many evaluations without a better force MAE"
+    )
+    precision: Literal["no", "bf16"] = Field(
+        default="no", description="bf16: autocast matrix products (angles stay float32)"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="also log there (extras)")
+    seed: int = Field(default=0, description="seed of weights, batches and rotations")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSettings:
@@ -242,9 +280,10 @@ class ReferenceSettings(Settings):
     """Element energies that are subtracted before and added after the network."""
 
     kind: Literal["least-squares", "given", "omol25"] = Field(
-        "least-squares", description="fitted to the training data in float64, given in `values`, or OMol25's table"
+        default="least-squares",
+        description="fitted to the training data in float64, given in `values`, or OMol25's table",
     )
-    values: dict[str, float] = Field({}, description="element symbol → eV, for kind `given`")
+    values: dict[str, float] = Field(default={}, description="element symbol → eV, for kind `given`")
 
 
 class Recipe(Settings):
@@ -252,9 +291,9 @@ class Recipe(Settings):
 
     name: str = Field(description="of the run; its folder is runs/NAME unless given")
     data: DataSettings = Field(description="what to learn from")
-    model: ModelSettings = Field(ModelSettings(), description="the network")
-    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="the loss and its controls")
-    references: ReferenceSettings = Field(ReferenceSettings(), description="element energies")
+    model: ModelSettings = Field(default_factory=ModelSettings, description="the network")
+    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="the loss and its controls")
+    references: ReferenceSettings = Field(default_factory=ReferenceSettings, description="element energies")
     training: TrainingSettings = Field(description="the run")
 
     @model_validator(mode="after")

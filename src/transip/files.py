@@ -58,5 +58,7 @@ def read_json(source: str | Path) -> Any:
         raise InputError(f"cannot be read ({error.strerror})", where=str(source)) from error
     except ValueError as error:
         raise InputError(
-            f"is not valid JSON ({error})", where=str(source), remedy="the file is truncated or corrupt; recreate it"
+            f"is not valid JSON ({error})",
+            where=str(source),
+            remedy="the file is truncated or corrupt; recreate it",
         ) from error

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ase
+import ase.data
+import ase.formula
 import numpy as np
 from jaxtyping import Float64, Int64
 
@@ -59,13 +61,14 @@ class Structure:
         _check_numbers(self.numbers, where)
         _check_finite(self, where)
         _check_overlap(self.positions, self.numbers, where)
-        check_parity(self.numbers, self.charge, self.spin, where)
+        check_parity(self.numbers.tolist(), self.charge, self.spin, where)
         return self
 
     def to_atoms(self) -> ase.Atoms:
         """Return a new `ase.Atoms` with ``info["charge"]`` and ``info["spin"]``; labels are not attached."""
-        info = {"charge": self.charge, "spin": self.spin, "data_id": self.domain, "source": self.source}
-        return ase.Atoms(self.numbers, self.positions, info=info)
+        names = {"data_id": self.domain, "source": self.source}
+        known = {key: name for key, name in names.items() if name}  # extxyz garbles empty text
+        return ase.Atoms(self.numbers, self.positions, info={"charge": self.charge, "spin": self.spin, **known})
 
     @classmethod
     def from_atoms(
@@ -147,9 +150,9 @@ def _check_finite(structure: Structure, where: str) -> None:
 
 
 def _check_overlap(positions: np.ndarray, numbers: np.ndarray, where: str) -> None:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    pairs = cKDTree(positions).query_pairs(MIN_DISTANCE, output_type="ndarray")
+    pairs = KDTree(positions).query_pairs(MIN_DISTANCE, output_type="ndarray")
     if len(pairs):
         i, j = (int(k) for k in pairs[0])
         distance = float(np.linalg.norm(positions[i] - positions[j]))

@@ -31,7 +31,10 @@ class Dataset:
     """
 
     def __init__(
-        self, packs: Sequence[Pack], pack_of: Integer[np.ndarray, "structures"], row_of: Integer[np.ndarray, "structures"]
+        self,
+        packs: Sequence[Pack],
+        pack_of: Integer[np.ndarray, "structures"],
+        row_of: Integer[np.ndarray, "structures"],
     ):
         self._packs, self._pack_of, self._row_of = tuple(packs), pack_of, row_of
 
@@ -88,7 +91,7 @@ class Dataset:
         return self._per_structure([pack.spin for pack in self._packs])
 
     def compositions(self) -> Int64[np.ndarray, "structures"]:
-        """An id per structure that two structures share iff they have the same atoms; see `Pack.compositions`."""
+        """An id per structure, shared iff two structures have the same atoms; see `Pack.compositions`."""
         return self._per_structure([pack.compositions() for pack in self._packs])
 
     def elements(self) -> list[int]:
@@ -144,8 +147,8 @@ class Dataset:
 def split_by_composition(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split into (train, held out) so that no composition is in both.
 
-    Compositions are drawn at random until about `fraction` of the structures is held out. The choice depends on
-    the set of compositions and their sizes, not on the order of the structures.
+    Compositions are drawn at random until about `fraction` of the structures is held out. The choice depends
+    on the set of compositions and their sizes, not on the order of the structures.
 
     Raises:
         InputError: a split with structures on both sides is asked for, but there is only one composition.
@@ -210,8 +213,8 @@ def _warn_of_overlap(train: Dataset, validation: Dataset) -> None:
     shared = np.isin(validation.compositions(), train.compositions()).sum()
     if shared:
         warnings.warn(
-            f"{shared} of {len(validation)} validation structures have a composition that is also trained on: "
-            "their errors say little about unseen molecules",
+            f"{shared} of {len(validation)} validation structures have a composition that is "
+            "also trained on: their errors say little about unseen molecules",
             InputWarning,
             stacklevel=3,
         )

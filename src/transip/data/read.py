@@ -1,22 +1,21 @@
 """Labelled structures from extxyz files, ASE databases, OMol25's `.aselmdb` shards and packed datasets.
 
-Readers differ only in how they turn a file into `Record`s; what is a label, a charge or an error is decided once.
-Nothing is unpickled and no input is written to.
+Readers differ only in how they turn a file into `Record`s; what is a label, a charge or an error is decided
+once. Nothing is unpickled and no input is written to.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float64
 
 from transip.config import KeySettings, UnitSettings
 from transip.data.store import Pack
@@ -26,6 +25,7 @@ from transip.structure import Structure, whole_number
 
 Labels = Literal["required", "optional"]
 USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forces")}
+DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
 SAMPLE = 64  # structures by which units are judged
 
 
@@ -54,40 +54,47 @@ class Record:
 
 def read_structures(
     path: str | Path,
-    keys: KeySettings | None = None,
-    units: UnitSettings | None = None,
+    keys: KeySettings = DEFAULT_KEYS,
+    units: UnitSettings = DEFAULT_UNITS,
     *,
     labels: Labels = "required",
+    charge: int | None = None,
+    spin: int | None = None,
 ) -> Iterator[Structure]:
     """Structures of a file or folder one after another, in eV and Å, each checked.
 
     Args:
-        path: `.xyz` / `.extxyz`, an ASE database (`.db`, `.json`), an `.aselmdb` shard, a folder of shards, or a pack.
+        path: `.xyz` / `.extxyz`, an ASE database (`.db`, `.json`), an `.aselmdb` shard, a folder of shards,
+            or a pack.
         keys: where labels, charge and spin are stored; not used for packs.
         units: in which the file is written; not used for packs.
         labels: whether a structure without energy or forces is an error.
+        charge: total charge of every structure, in place of what the file says; not used for packs.
+        spin: multiplicity of every structure, likewise.
 
     Raises:
-        InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is periodic or
-            impossible; charge, spin or a required label is missing or ambiguous; the units cannot be right.
+        InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is
+            periodic or impossible; charge, spin or a required label is missing or ambiguous; the units cannot
+            be right.
     """
-    path, keys, units = Path(path), keys or KeySettings(), units or UnitSettings()
+    path = Path(path)
     if is_pack(path):
         yield from _from_pack(Pack.open(path), path, labels)
         return
-    structures = (_structure(record, keys, units, labels, where) for where, record in _records(path))
+    given = {key: value for key, value in ((keys.charge, charge), (keys.spin, spin)) if value is not None}
+    records = ((where, replace(record, info=record.info | given)) for where, record in _records(path))
+    structures = (_structure(record, keys, units, labels, where) for where, record in records)
     sample = list(islice(structures, SAMPLE))
     check_units(sample, units, str(path))
     yield from chain(sample, structures)
 
 
-def keys_found(path: str | Path, keys: KeySettings | None = None) -> dict[str, list[str]]:
+def keys_found(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str, list[str]]:
     """Which keys of a file stand for what, by its first structure; ``"unused"`` lists the others.
 
     Raises:
         InputError: as `read_structures`.
     """
-    keys = keys or KeySettings()
     _, record = next(_records(Path(path)))
     wanted = {label: [name for name, _ in record.values(getattr(keys, label), label)] for label in USUAL_KEYS}
     wanted |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
@@ -133,14 +140,14 @@ def _whole_number(record: Record, name: str, keys: tuple[str, ...], where: str) 
         raise InputError(
             f"{name} is missing: there is no {keys[0]!r}",
             where=where,
-            remedy=f"add it, or name its key in keys.{name}; keys that exist: {_listing(record)}",
+            remedy=f"add it or name its key (--{name}-key, keys.{name}); keys that exist: {_listing(record)}",
         )
     return whole_number(value, name, where)
 
 
 def _label(
     record: Record, key: str | None, label: str, shape: tuple[int, ...], labels: Labels, where: str
-) -> Float64[np.ndarray, "..."] | None:
+) -> np.ndarray | None:
     found = record.values(key, label)
     if not found:
         if labels == "optional" and key is None:
@@ -148,13 +155,13 @@ def _label(
         raise InputError(
             f"has no {label}: there is no {' or '.join(map(repr, (key,) if key else USUAL_KEYS[label]))}",
             where=where,
-            remedy=f"name the key in keys.{label}; keys that exist: {_listing(record)}",
+            remedy=f"name its key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
         )
     if any(not np.array_equal(value, found[0][1]) for _, value in found):
         raise InputError(
             f"{label} is ambiguous: {' and '.join(dict.fromkeys(repr(name) for name, _ in found))} differ",
             where=where,
-            remedy=f"say which one to use in keys.{label}, and remove the other if both have the same name",
+            remedy=f"say which one to use (--{label}-key, keys.{label}), or remove one of equal name",
         )
     try:
         return np.array(found[0][1], dtype=np.float64).reshape(shape)
@@ -162,7 +169,7 @@ def _label(
         raise InputError(
             f"{label} ({found[0][0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
             where=where,
-            remedy=f"name another key in keys.{label}; keys that exist: {_listing(record)}",
+            remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
         ) from None
 
 
@@ -203,7 +210,7 @@ def _records(path: Path) -> Iterator[tuple[str, Record]]:
 def _files(path: Path) -> list[Path]:
     """The files to read: `path` itself or, of a folder, its shards in the order of their numbers."""
     if path.is_dir():
-        shards = sorted(path.glob("*.aselmdb"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.stem)])
+        shards = sorted(path.glob("*.aselmdb"), key=_shard_number)
         if not shards:
             raise InputError("is a folder without .aselmdb files", where=str(path), remedy="name the files to read")
         return shards
@@ -220,20 +227,25 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
+def _shard_number(file: Path) -> tuple[list[int], str]:
+    return [int(digits) for digits in re.findall(r"\d+", file.stem)], file.stem
+
+
 def _read_extxyz(path: Path) -> Iterator[Record]:
     from ase.io.extxyz import read_extxyz
 
+    number = 0
     with path.open(encoding="utf-8") as handle:
         try:
-            for number, atoms in enumerate(read_extxyz(handle, slice(None))):
+            for atoms in read_extxyz(handle, index=slice(None)):  # pyright: ignore[reportArgumentType]
                 results = dict(atoms.calc.results) if atoms.calc else {}
-                yield Record(
-                    atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results
-                )
+                periodic = bool(atoms.pbc.any())
+                yield Record(atoms.numbers, atoms.positions, periodic, atoms.info, dict(atoms.arrays), results)
+                number += 1
         except KeyError as error:
             raise InputError(
                 f"has an unknown element or column type {error}",
-                where=f"{path}, structure {number + 1 if 'number' in locals() else 0}",
+                where=f"{path}, structure {number}",
                 remedy="use element symbols H to Rn",
             ) from error
         if handle.read().strip():  # ASE takes an empty line for the end of the file
@@ -273,7 +285,7 @@ def _read_rows(path: Path, kind: str, **options: Any) -> Iterator[Record]:
     from ase.calculators.calculator import all_properties
 
     database = ase.db.connect(path, type=kind, use_lock_file=False, **options)
-    for row in _rows(database):
+    for row in database.select():
         yield Record(
             row.numbers,
             row.positions,
@@ -281,10 +293,6 @@ def _read_rows(path: Path, kind: str, **options: Any) -> Iterator[Record]:
             info=row.key_value_pairs | dict(row.data),
             results={name: row[name] for name in all_properties if name in row},
         )
-
-
-def _rows(database: Any) -> Iterable[Any]:
-    return database.select()
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record]]] = {

@@ -52,8 +52,8 @@ class References:
     def fit(cls, dataset: Dataset) -> References:
         """Least-squares fit of the energies by the numbers of atoms, in float64.
 
-        Elements that do not occur get 0; where the data do not determine the values (two elements always in the same
-        proportion) the solution of least norm is taken.
+        Elements that do not occur get 0; where the data do not determine the values (two elements always in
+        the same proportion) the solution of least norm is taken.
 
         Raises:
             InputError: the dataset is unlabelled.
@@ -63,11 +63,11 @@ class References:
         # where normal equations would square the condition number
         r = np.zeros((0, MAX_ATOMIC_NUMBER + 2))
         for batch in dataset.blocks():
-            rows = np.zeros((len(batch), r.shape[1]))
-            np.add.at(rows, (batch.structure.numpy(), batch.numbers.numpy()), 1.0)
             assert batch.energy is not None
+            entries = batch.structure.numpy() * r.shape[1] + batch.numbers.numpy()
+            rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
-            r = np.linalg.qr(np.vstack([r, rows]), mode="r")
+            r = np.linalg.qr(np.vstack([r, rows])).R
         return cls(np.linalg.lstsq(r[:, :-1], r[:, -1])[0])
 
     @classmethod
@@ -100,7 +100,9 @@ class References:
         """
         if settings.values and settings.kind != "given":
             raise InputError(
-                f"values are given, but kind is {settings.kind!r}", where="references", remedy="set kind: given"
+                f"values are given, but kind is {settings.kind!r}",
+                where="references",
+                remedy="set kind: given",
             )
         if settings.kind == "least-squares":
             return cls.fit(dataset)
@@ -109,7 +111,7 @@ class References:
         return cls.from_symbols(
             OMOL25,
             dataset,
-            remedy="the built-in OMol25 table is partial; set references.kind: given and list all elements in values",
+            remedy="the table is partial; set references.kind: given and list all elements in values",
         )
 
 

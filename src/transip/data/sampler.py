@@ -17,8 +17,8 @@ Indices = Int64[np.ndarray, "batch"]
 class AtomBudgetSampler:
     """Random *global* batches, of which process `rank` works on ``batch[rank::processes]``.
 
-    The limits of `settings` hold for each process's share. The batches are a pure function of (counts, settings,
-    seed, processes, epoch), so training can go on at any batch by its number alone.
+    The limits of `settings` hold for each process's share. The batches are a pure function of (counts,
+    settings, seed, processes, epoch), so training can go on at any batch by its number alone.
 
     Args:
         counts: atoms per structure.
@@ -42,8 +42,8 @@ class AtomBudgetSampler:
     def epoch(self, e: int) -> list[Indices]:
         """The global batches of epoch `e`: every structure once.
 
-        Only the last batch filled can have fewer structures than there are processes; it is left out then (at most
-        `processes` − 1 structures of an epoch), so that no process is ever without work.
+        Only the last batch filled can have fewer structures than there are processes; it is left out then (at
+        most `processes` − 1 structures of an epoch), so that no process is ever without work.
         """
         generator = np.random.default_rng((self._seed, e))
         order = generator.permutation(len(self._counts))

@@ -1,17 +1,6 @@
 """The packed dataset `NAME.pack/`: flat memory-mapped arrays and a `meta.json`, readable with NumPy alone.
 
-=================  =========  ===================================================================
-`positions.npy`    float32    Å, (atoms, 3)
-`forces.npy`       float32    eV/Å, (atoms, 3); absent if the pack is unlabelled
-`numbers.npy`      uint8      atomic numbers, (atoms,)
-`offsets.npy`      int64      first atom of each structure, then the number of atoms, (structures + 1,)
-`energy.npy`       float64    total energies in eV, (structures,); absent if the pack is unlabelled
-`charge.npy`       int16      e, (structures,)
-`spin.npy`         int16      multiplicity 2S + 1, (structures,)
-`domain.npy`       int16      index into `domains` of `meta.json`, (structures,)
-`source.npy`       uint8      identifiers in UTF-8, one after another
-`source_ends.npy`  int64      where each identifier ends, (structures,)
-=================  =========  ===================================================================
+The arrays are described in `transip.data.columns`.
 """
 
 from __future__ import annotations
@@ -22,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from transip.batch import Batch
+from transip.data.columns import Column, column_names, load_column
 from transip.errors import InputError
 from transip.files import read_json, write_json
 from transip.structure import ELEMENTS, Structure
@@ -38,21 +28,9 @@ from transip.structure import ELEMENTS, Structure
 FORMAT = "transip-pack"
 VERSION = 1
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "charge": "e", "spin": "multiplicity 2S+1"}
+MAX_DOMAINS = 1000  # more are identifiers taken for domains
 BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
 
-_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of one entry
-    "positions": ("<f4", (3,)),
-    "forces": ("<f4", (3,)),
-    "numbers": ("|u1", ()),
-    "offsets": ("<i8", ()),
-    "energy": ("<f8", ()),
-    "charge": ("<i2", ()),
-    "spin": ("<i2", ()),
-    "domain": ("<i2", ()),
-    "source": ("|u1", ()),
-    "source_ends": ("<i8", ()),
-}
-_LABELS = ("energy", "forces")
 # one random 64-bit number per element: a composition's id is the sum over its atoms, modulo 2⁶⁴
 _ELEMENT_KEYS = np.random.default_rng(20250527).integers(0, 2**64, size=256, dtype=np.uint64)
 
@@ -77,7 +55,7 @@ class Pack:
             problem = "is not a packed dataset" if path.exists() else "does not exist"
             raise InputError(problem, where=str(path), remedy="make one with `transip data pack IN... -o NAME.pack`")
         meta = _read_meta(path)
-        arrays = {name: _load(path, name) for name in _columns(meta["labelled"])}
+        arrays = {name: load_column(path, name) for name in column_names(meta["labelled"])}
         _check_sizes(path, meta, arrays)
         return cls(path, meta, arrays)
 
@@ -237,52 +215,19 @@ def atoms_of(
 # ---------------------------------------------------------------------------------------------- writing
 
 
-class _Column:
-    """A .npy file that grows: its header is written with length 0 and corrected on closing."""
-
-    def __init__(self, folder: Path, name: str):
-        self._dtype, self._entry = np.dtype(_COLUMNS[name][0]), _COLUMNS[name][1]
-        self._length, self._name = 0, name
-        self._handle: BinaryIO = (folder / f"{name}.npy").open("wb")
-        self._write_header()
-
-    def extend(self, values: Any) -> None:
-        """Append entries."""
-        array = np.asarray(values).astype(self._dtype)
-        self._handle.write(array.tobytes())
-        self._length += len(array)
-
-    def __enter__(self) -> _Column:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._handle.seek(0)
-                self._write_header()  # NumPy pads headers so that a longer first axis still fits
-                self._handle.flush()
-                os.fsync(self._handle.fileno())
-        finally:
-            self._handle.close()
-
-    def _write_header(self) -> None:
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length, *self._entry)}
-        np.lib.format.write_array_header_1_0(self._handle, header)
-
-
 def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> dict[str, Any]:
     """Stream `structures` into the arrays of a pack; return what `meta.json` says about them."""
     elements, domains = np.zeros(len(ELEMENTS), dtype=np.int64), {}
     atoms = bytes_of_sources = number = 0
     labelled = None
     with ExitStack() as stack:
-        columns: dict[str, _Column] = {}
+        columns: dict[str, Column] = {}
         for number, structure in enumerate(structures, start=1):
             where = f"{name}, structure {number - 1}" + (f" ({structure.source})" if structure.source else "")
             structure.check(where)
             if labelled is None:
                 labelled = structure.energy is not None
-                columns = {c: stack.enter_context(_Column(folder, c)) for c in _columns(labelled)}
+                columns = {c: stack.enter_context(Column(folder, c)) for c in column_names(labelled)}
                 columns["offsets"].extend([0])
             _check_labels(structure, labelled, where)
             source = structure.source.encode("utf-8")
@@ -294,7 +239,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
                 "offsets": [atoms],
                 "charge": [structure.charge],
                 "spin": [structure.spin],
-                "domain": [domains.setdefault(structure.domain, len(domains))],
+                "domain": [_domain_code(structure.domain, domains, where)],
                 "source": np.frombuffer(source, dtype=np.uint8),
                 "source_ends": [bytes_of_sources],
                 "energy": [structure.energy],
@@ -311,6 +256,17 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
         "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
         "domains": list(domains),
     }
+
+
+def _domain_code(name: str, codes: dict[str, int], where: str) -> int:
+    code = codes.setdefault(name, len(codes))
+    if code >= MAX_DOMAINS:
+        raise InputError(
+            f"there are more than {MAX_DOMAINS} chemical domains, lastly {name!r}",
+            where=where,
+            remedy="what was read as domain looks like an identifier: name another key (--domain-key)",
+        )
+    return code
 
 
 def _check_labels(structure: Structure, labelled: bool, where: str) -> None:
@@ -333,7 +289,12 @@ def _atomic_folder(target: Path) -> Iterator[Path]:
         yield partial
         if target.exists():
             target.rename(previous)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:
+            if previous.exists():
+                previous.rename(target)
+            raise
     except OSError as error:
         raise InputError(
             f"cannot be written ({error.strerror or error})",
@@ -356,10 +317,6 @@ def _sha256(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------- opening
 
 
-def _columns(labelled: bool) -> list[str]:
-    return [name for name in _COLUMNS if labelled or name not in _LABELS]
-
-
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
     meta = read_json(file)
@@ -375,24 +332,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
     if missing := needed - meta.keys():
         raise InputError(f"lacks {', '.join(sorted(missing))}", where=str(file), remedy="pack the data again")
     return meta
-
-
-def _load(path: Path, name: str) -> np.ndarray:
-    """Map one array of a pack; never unpickles."""
-    file = path / f"{name}.npy"
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        problem = "is missing" if isinstance(error, FileNotFoundError) else f"is truncated or corrupt ({error})"
-        raise InputError(problem, where=str(file), remedy="copy the pack again or pack the data again") from error
-    dtype, entry = _COLUMNS[name]
-    if array.dtype != np.dtype(dtype) or array.shape[1:] != entry or array.ndim != 1 + len(entry):
-        raise InputError(
-            f"holds {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {('n', *entry)}",
-            where=str(file),
-            remedy="pack the data again",
-        )
-    return np.asarray(array)  # a plain view of the map: indexing np.memmap itself is several times slower
 
 
 def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ import ase.data
 import ase.units
 import numpy as np
 from jaxtyping import Float64
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from transip.config import UnitSettings
 from transip.errors import InputError, InputWarning
@@ -23,8 +23,19 @@ ENERGY = {  # unit → eV
 }
 LENGTH = {"angstrom": 1.0, "bohr": ase.units.Bohr}  # unit → Å
 
-# All-electron energies of atoms in hartree. Chemistry changes them by less than 2 %, levels of theory by less than 1 %.
-_ATOMS = {1: -0.5, 2: -2.9, 5: -24.6, 6: -37.8, 7: -54.6, 8: -75.1, 9: -99.7, 14: -289.4, 15: -341.3, 16: -398.1}
+# All-electron energies of atoms in hartree: chemistry and levels of theory change them by less than 2 %
+_ATOMS = {
+    1: -0.5,
+    2: -2.9,
+    5: -24.6,
+    6: -37.8,
+    7: -54.6,
+    8: -75.1,
+    9: -99.7,
+    14: -289.4,
+    15: -341.3,
+    16: -398.1,
+}
 _ATOMS |= {17: -460.1, 35: -2574.0}
 _ALWAYS_BONDED = (1, 6, 7, 8)
 _TOTAL = (0.985, 1.02)  # all-electron total energy of a molecule over the sum of its atoms
@@ -51,10 +62,10 @@ def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: s
         return
     low, typical = np.quantile(ratios, (0.1, 0.5))
     problem = (
-        f"neighbouring H, C, N and O atoms are typically {typical:.2f} × the sum of their covalent radii apart, "
-        f"with lengths declared in {declared.length}"
+        f"neighbouring H, C, N and O atoms are typically {typical:.2f} × the sum of their covalent radii "
+        f"apart, with lengths declared in {declared.length}"
     )
-    # bohr taken for Å gives about 1.9, the reverse 0.5; molecules far apart can reach the upper limit only in part
+    # bohr taken for Å gives about 1.9, the reverse 0.5; dissociation can reach the upper limit only in part
     if len(ratios) >= _ENOUGH and (typical < 0.65 or low > 1.5):
         other = "angstrom" if declared.length == "bohr" else "bohr"
         raise InputError(problem, where=where, remedy=f"declare the right unit: units.length is probably {other}")
@@ -66,7 +77,7 @@ def _bond_ratios(structure: Structure) -> Float64[np.ndarray, "bonded"]:
     """Distance of each H, C, N, O atom to its nearest neighbour over the sum of their covalent radii."""
     if len(structure) < 2:
         return np.zeros(0)
-    distances, neighbours = cKDTree(structure.positions).query(structure.positions, k=2)
+    distances, neighbours = (np.asarray(x) for x in KDTree(structure.positions).query(structure.positions, k=2))
     radii = ase.data.covalent_radii[structure.numbers]
     ratios = distances[:, 1] / (radii + radii[neighbours[:, 1]])
     return ratios[np.isin(structure.numbers, _ALWAYS_BONDED)]
@@ -88,7 +99,7 @@ def _check_energies(sample: Sequence[Structure], declared: UnitSettings, where: 
             warnings.warn(f"{where}: it seems that {problem}", InputWarning, stacklevel=5)
     if np.median(ratios) > _BELOW:
         raise InputError(
-            f"energies declared in {declared.energy} are {np.median(ratios):.1f} × the total energy of all electrons",
+            f"energies declared in {declared.energy} are {np.median(ratios):.1f} × those of all electrons",
             where=where,
             remedy=f"declare the right unit: units.energy is one of {', '.join(ENERGY)}",
         )

@@ -81,7 +81,9 @@ def evaluate(
             str(domain): metrics_from(torch.from_numpy(terms[dataset.domains == domain].sum(0)))
             for domain in np.unique(dataset.domains)
         },
-        symmetry=_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model)) if symmetry else None,
+        symmetry=_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model))
+        if symmetry
+        else None,
         cost=_cost(dataset, seconds, _device(model)),
         predictions=arrays,
     )
@@ -236,6 +238,4 @@ def evaluate_saved(model: str | Path, packs: Sequence[str | Path] = (), *, devic
 def budget_for(data: Dataset) -> BatchSettings:
     """Batches for inference: the default budget, raised if a single structure exceeds it."""
     default, largest = BatchSettings(structures=128), int(data.counts.max(initial=0))
-    return default.model_copy(
-        update={"atoms": max(default.atoms, largest), "pairs": max(default.pairs, largest**2)}
-    )
+    return default.model_copy(update={"atoms": max(default.atoms, largest), "pairs": max(default.pairs, largest**2)})

@@ -69,7 +69,5 @@ def examine(
     order = batches_in_order(sample.counts, budget_for(sample))
     batches = (sample.batch(indices).to(device) for indices in order)
     layers = tuple(range(potential.settings.depth))
-    found = measure_symmetry(
-        potential, batches, rotations=rotations, layers=layers, latent=latent, seed=seed
-    )
+    found = measure_symmetry(potential, batches, rotations=rotations, layers=layers, latent=latent, seed=seed)
     return SymmetryFindings({"structures": len(sample), "rotations": rotations, **found})

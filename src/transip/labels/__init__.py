@@ -1,0 +1,1 @@
+"""Labelling: molecules by chemical domain → geometries → reference energies and forces (`transip data build`)."""

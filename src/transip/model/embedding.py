@@ -1,4 +1,4 @@
-"""What an atom knows before it looks at others: its element, the molecule's charge and multiplicity, perhaps its place."""
+"""What an atom knows before it looks at others: element, the molecule's charge and multiplicity, perhaps its place."""
 
 import torch
 from jaxtyping import Float, Int64

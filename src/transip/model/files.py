@@ -152,7 +152,7 @@ def model_card(model: Potential) -> str:
         json.dumps({key: card.get(key) for key in ("training", "validation") if key in card}, indent=2),
         "```",
         "",
-        "Use: `TransIPCalculator(\"path/to/this/folder\")`, or `transip predict`, `relax`, `md`.",
+        'Use: `TransIPCalculator("path/to/this/folder")`, or `transip predict`, `relax`, `md`.',
         "Do not use it for elements, charges or multiplicities that it has not seen, nor for periodic systems.",
     ]
     return "\n".join(lines) + "\n"

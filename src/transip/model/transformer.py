@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from transip.batch import Batch
 from transip.config import ModelSettings
-from transip.model.rotary import Phases, RotaryCoordinates, turn, turn_back
+from transip.model.rotary import RotaryCoordinates, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
 Logits = Float[Tensor, "B H N N"]
@@ -86,9 +86,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.output.weight)
         self.query_norm = nn.RMSNorm(features)
         self.key_norm = nn.RMSNorm(features)
-        self.rotary = RotaryCoordinates(
-            self.heads, features // 2, settings.min_frequency, settings.max_frequency
-        )
+        self.rotary = RotaryCoordinates(self.heads, features // 2, settings.min_frequency, settings.max_frequency)
         self.bias = DistanceBias(self.heads) if settings.distance_bias else None
         self.rotary_values = settings.rotary_values
 

@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -75,9 +75,7 @@ class Training:
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.device = self.accelerator.device
         self.data, self.validation = prepare(recipe.data)
-        self.sampler = AtomBudgetSampler(
-            self.data.counts, self.settings.batch, self.settings.seed, self.processes
-        )
+        self.sampler = AtomBudgetSampler(self.data.counts, self.settings.batch, self.settings.seed, self.processes)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, self.data)
@@ -211,21 +209,25 @@ class Training:
         out_of_patience = patience is not None and self.progress.evaluations_without_gain >= patience
         done = torch.tensor(float(out_of_patience or self._done() >= 1.0))
         if self.settings.minutes is not None and self.processes > 1:  # clocks differ: all stop when one does
-            done = self.accelerator.reduce(done.to(self.device), "sum")
+            done = self._summed(done.to(self.device))
         return bool(done > 0)
 
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over the processes."""
+        return cast(Tensor, self.accelerator.reduce(values, "sum"))
+
     def _line(self, sums: Tensor, norm: float, rate: float, speed: float) -> dict[str, Any]:
-        total, energy, forces, latent, equigrad = self.accelerator.reduce(sums, "mean").tolist()
+        means = dict(zip(Losses._fields, (self._summed(sums) / self.processes).tolist(), strict=True))
         progress = self.progress
         return {
             "kind": "train",
             "step": progress.step,
             "time_s": progress.seconds,
-            "loss": total,
-            "energy_loss": energy,
-            "force_loss": forces,
-            "latent_loss": latent,
-            "equigrad_loss": equigrad,
+            "loss": means["total"],
+            "energy_loss": means["energy"],
+            "force_loss": means["forces"],
+            "latent_loss": means["latent"],
+            "equigrad_loss": means["equigrad"],
             "gradient_norm": norm,
             "learning_rate": rate,
             "atoms_per_second": speed,
@@ -250,7 +252,7 @@ class Training:
             self.settings.batch,
             rank=self.rank,
             processes=self.processes,
-            reduce=lambda sums: self.accelerator.reduce(sums, "sum"),  # type: ignore[return-value]
+            reduce=self._summed,
         )
         self._clock += time.perf_counter() - began  # looking is not training: it is outside the budget
         progress = self.progress
@@ -313,12 +315,13 @@ def build_potential(recipe: Recipe, data: Dataset) -> Potential:
 
 
 def averaged_weights(potential: Potential, decay: float) -> AveragedModel:
-    """An exponential moving average of the weights; its memory grows with training, so early steps are forgotten."""
+    """An exponential moving average of the weights; its memory grows, so early steps are forgotten."""
 
     @torch.no_grad()
     def move(averaged: Any, current: Any, steps: Tensor | int) -> None:
         weight = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
-        torch._foreach_lerp_(list(averaged), list(current), weight)
+        for old, new in zip(averaged, current, strict=True):
+            old.lerp_(new, weight)
 
     return AveragedModel(potential, multi_avg_fn=move)
 

@@ -51,7 +51,12 @@ class Objective(nn.Module):
         self.latent = LatentEquivariance(settings.latent, potential.settings.width) if wanted else None
 
     def forward(
-        self, batch: Batch, turns: Float[Tensor, "views structures 3 3"], paired: int, share: Share, progress: float
+        self,
+        batch: Batch,
+        turns: Float[Tensor, "views structures 3 3"],
+        paired: int,
+        share: Share,
+        progress: float,
     ) -> Losses:
         """Loss of one process's batch.
 

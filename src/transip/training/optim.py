@@ -21,7 +21,10 @@ class Optimizers:
         matrices = [p for name, p in named if is_block_matrix(name, p)]
         others = [p for name, p in named if not is_block_matrix(name, p)]
         decayed, plain = [p for p in others if p.dim() > 1], [p for p in others if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.parts: dict[str, Optimizer] = {}
         if settings.name == "muon" and matrices:
             self.parts["muon"] = Muon(

@@ -1,0 +1,141 @@
+"""A transip potential as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, equal
+from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
+from rich.progress import track
+
+from transip.calculators.inference import INFERENCE, Precision, check_finite, evaluate, predict, prepare
+from transip.calculators.scope import Scope, Unseen
+from transip.config import BatchSettings
+from transip.errors import InputError
+from transip.model.potential import Potential
+from transip.structure import Structure
+
+CONDITIONS = ("charge", "spin", "spin_multiplicity")  # what `atoms.info` tells a model beside the geometry
+
+
+class TransIPCalculator(Calculator):
+    """Energies (eV) and forces (eV/Å) of molecules.
+
+    Every molecule needs a total charge (e) and a multiplicity (2S + 1): from ``atoms.info["charge"]`` and
+    ``atoms.info["spin"]`` (or ``"spin_multiplicity"``), or from the arguments here, which take precedence.
+    They are never guessed, and the atoms handed in are never changed.
+
+    Args:
+        model: folder of a model, or a model in memory (copied).
+        charge: total charge of every molecule; None: from `atoms.info`.
+        spin: multiplicity of every molecule; None: from `atoms.info`.
+        device: a torch device, such as ``"cuda"``.
+        dtype: precision of the network; total energies are summed in float64 either way.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+
+    Raises:
+        InputError: the model cannot be loaded; later, at calculation, a molecule cannot be used: periodic, charge or
+            spin missing or impossible, atoms overlapping, unseen and refused.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces"]  # noqa: RUF012
+    default_parameters = {"charge": None, "spin": None}  # noqa: RUF012
+    ignored_changes = {"cell", "initial_charges", "initial_magmoms"}  # noqa: RUF012
+    discard_results_on_any_change = True  # calculator.set(charge=1)
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        *,
+        charge: int | None = None,
+        spin: int | None = None,
+        device: str = "cpu",
+        dtype: Precision = "float32",
+        unseen: Unseen = "warn",
+    ):
+        super().__init__(charge=charge, spin=spin)
+        self.model = prepare(model, device, dtype)
+        self.scope = Scope(self.model, unseen)
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill ``results``: everything in one forward pass, whatever was asked for."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise InputError("there is no molecule to calculate", remedy="set atoms.calc, or pass atoms")
+        structure = self.structure(self.atoms)
+        prediction = evaluate(self.model, [structure])
+        energy, forces = float(prediction.energy), prediction.forces.cpu().numpy().astype(np.float64)
+        check_finite(energy, forces, structure.source or structure.formula)
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction.energies.cpu().numpy(),
+            "forces": forces,
+        }
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation; unlike plain ASE, also charge and spin in `atoms.info`."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is not None:
+            before, now = self.atoms.info, atoms.info
+            changes += [key for key in CONDITIONS if not equal(before.get(key), now.get(key))]
+        return changes
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As in ASE; asking for a stress says why there is none."""
+        if name == "stress":
+            raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
+        return super().get_property(name, atoms, allow_calculation)
+
+    def structure(self, atoms: ase.Atoms, where: str = "structure") -> Structure:
+        """Read `atoms` as the model will see them, with this calculator's charge and spin if it has any.
+
+        Raises:
+            InputError: see the class.
+        """
+        if atoms.pbc.any():
+            raise InputError(
+                "is periodic; transip models are for molecules",
+                where=where,
+                remedy="set atoms.pbc = False if it is one",
+            )
+        own = self.parameters or {}
+        given = Structure.from_atoms(atoms, charge=own.get("charge"), spin=own.get("spin"), where=where)
+        return self.scope.check(given, where)
+
+    def predict(
+        self, structures: Sequence[ase.Atoms], batch: BatchSettings = INFERENCE, progress: bool = False
+    ) -> list[ase.Atoms]:
+        """Predict many molecules, much faster than one by one.
+
+        Returns:
+            Copies of `structures`, in their order, each with charge and spin in its ``info`` and a calculator that
+            holds energy (eV) and forces (eV/Å).
+        """
+        read = (self.structure(atoms, f"structure {i}") for i, atoms in enumerate(structures))
+        labelled = track(
+            predict(self.model, read, batch, self.scope),
+            "predict",
+            total=len(structures),
+            console=Console(stderr=True),
+            disable=not progress,
+        )
+        return [attach(atoms.copy(), result) for atoms, result in zip(structures, labelled, strict=True)]
+
+
+def attach(atoms: ase.Atoms, labelled: Structure) -> ase.Atoms:
+    """Give `atoms` (changed in place, returned) the charge, spin, energy and forces of `labelled`."""
+    atoms.info |= {"charge": labelled.charge, "spin": labelled.spin}
+    results = {"energy": labelled.energy, "free_energy": labelled.energy, "forces": labelled.forces}
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms

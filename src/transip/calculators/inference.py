@@ -1,0 +1,135 @@
+"""From structures to labelled structures: in batches, in constant memory, in the order given."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import nn
+
+from transip.batch import Batch, Prediction
+from transip.calculators.scope import Scope
+from transip.config import BatchSettings
+from transip.data.sampler import batches_in_order
+from transip.errors import InputError, InputWarning
+from transip.model.files import load_model
+from transip.model.potential import Potential
+from transip.structure import Structure
+
+Precision = Literal["float32", "float64"]
+
+CHUNK = 2048  # structures held at a time, and sorted by size among themselves
+# Attention's temporaries stay below 0.1 GB.
+INFERENCE = BatchSettings(structures=256, atoms=4096, pairs=200_000)
+
+
+def prepare(model: str | Path | Potential, device: str | torch.device, dtype: Precision) -> Potential:
+    """Load a model, or copy one that is already there, ready for inference on `device` in `dtype`.
+
+    Raises:
+        InputError: the model cannot be read, or the device or precision is not available.
+    """
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype is {dtype!r}", remedy="choose float32 or float64")
+    # A copy: neither must the caller's model change here, nor these results when it is trained further.
+    own = copy.deepcopy(model) if isinstance(model, Potential) else load_model(model)
+    try:
+        return own.to(torch.device(device), getattr(torch, dtype)).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used: {reason}", remedy="use device='cpu'") from error
+
+
+def predict(
+    model: nn.Module,
+    structures: Iterable[Structure],
+    batch: BatchSettings = INFERENCE,
+    scope: Scope | None = None,
+) -> Iterator[Structure]:
+    """Yield each of `structures` with predicted energy (eV) and forces (eV/Å), in the order given.
+
+    Reads `CHUNK` structures ahead and never holds more. A structure larger than the limits of `batch` is
+    predicted all the same; the limits then grow to its size.
+
+    Raises:
+        InputError: a structure is outside `scope`, does not fit into memory, or has no finite energy.
+    """
+    scope = scope or Scope(model, "ignore")
+    remaining = iter(structures)
+    while chunk := [scope.check(structure) for structure in islice(remaining, CHUNK)]:
+        counts = np.array([len(structure) for structure in chunk])
+        largest = int(counts.max())
+        limits = {"atoms": max(batch.atoms, largest), "pairs": max(batch.pairs, largest**2)}
+        labelled: list[Structure | None] = [None] * len(chunk)
+        for indices in batches_in_order(counts, batch.model_copy(update=limits)):
+            for i, result in zip(indices, predict_batch(model, [chunk[i] for i in indices]), strict=True):
+                labelled[i] = result
+        yield from (structure for structure in labelled if structure is not None)
+
+
+def predict_batch(model: nn.Module, structures: list[Structure]) -> list[Structure]:
+    """Label `structures` in one forward pass; in two halves, and so on, if the device's memory is too small.
+
+    Raises:
+        InputError: one structure alone does not fit into memory, or its energy or forces are not finite.
+    """
+    try:
+        prediction = evaluate(model, structures)
+    except torch.OutOfMemoryError:
+        if len(structures) == 1:
+            raise InputError(
+                f"{len(structures[0])} atoms do not fit into the device's memory",
+                where=structures[0].source,
+                remedy="use a device with more memory or device='cpu'",
+            ) from None
+        prediction = None
+    if prediction is None:  # not inside `except`, where the traceback keeps the tensors alive
+        half = len(structures) // 2
+        return predict_batch(model, structures[:half]) + predict_batch(model, structures[half:])
+    ends = np.cumsum([len(structure) for structure in structures])[:-1]
+    forces = np.split(prediction.forces.double().cpu().numpy(), ends)
+    labelled = []
+    for structure, energy, force in zip(structures, prediction.energy.tolist(), forces, strict=True):
+        check_finite(energy, force, structure.source or structure.formula)
+        labelled.append(replace(structure, energy=energy, forces=force))
+    return labelled
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, structures: list[Structure]) -> Prediction:
+    """One forward pass, on the model's device and in its precision."""
+    weight = next(model.parameters())
+    return model(Batch.collate(structures, weight.dtype).to(weight.device))
+
+
+def check_finite(energy: float, forces: Float64[np.ndarray, "atoms 3"], where: str) -> None:
+    """Check predicted labels.
+
+    Raises:
+        InputError: NaN or infinity.
+    """
+    if not (np.isfinite(energy) and np.isfinite(forces).all()):
+        raise InputError(
+            "the model's energy or forces are not finite",
+            where=where,
+            remedy="the geometry is far from what the model was trained on, or the model is damaged",
+        )
+
+
+def warn_if_direct(model: Potential) -> None:
+    """Warn that forces of a direct model only approximate the derivative of its energy."""
+    if model.settings.forces == "direct":
+        warnings.warn(
+            "this model predicts forces directly: they are not exactly the derivative of its energy, so relaxations "
+            "may not settle and energy drifts in NVE; models with gradient forces do not have this limit",
+            InputWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,194 @@
+"""`transip md`: molecular dynamics of one structure."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import ase
+import numpy as np
+from ase import units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_extxyz
+from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.verlet import VelocityVerlet
+from jaxtyping import Float64
+
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.inference import Precision, warn_if_direct
+from transip.calculators.predict import counted
+from transip.calculators.scope import Unseen
+from transip.config import KeySettings
+from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.errors import InputError
+
+Ensemble = Literal["nve", "nvt"]
+FRICTION = 0.01  # 1/fs, of the Langevin thermostat
+
+
+def md_file(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    steps: int,
+    temperature: float = 300.0,
+    timestep: float = 0.5,
+    ensemble: Ensemble = "nvt",
+    interval: int = 10,
+    seed: int = 0,
+    keys: KeySettings = DEFAULT_KEYS,
+    charge: int | None = None,
+    spin: int | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    unseen: Unseen = "warn",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Simulate the first structure of `source` and write its trajectory to extxyz `output`.
+
+    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs). Until the end they are in
+    ``NAME.partial.xyz`` beside `output`, each written at once; they stay there if the simulation is stopped.
+
+    Args:
+        model: folder of a model.
+        source: any file that `transip.data.read` reads.
+        output: the trajectory.
+        steps: of the integration.
+        temperature: K; velocities are drawn from it, and ``nvt`` keeps it.
+        timestep: fs.
+        ensemble: ``nve`` (velocity Verlet) or ``nvt`` (Langevin).
+        interval: steps between frames.
+        seed: of velocities and thermostat.
+        keys: where charge and spin are stored in `source`.
+        charge: total charge, in place of what `source` says.
+        spin: multiplicity, likewise.
+        device: torch device.
+        dtype: precision of the network.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        progress: show a progress bar.
+
+    Returns:
+        ``steps``, ``frames``, ``time`` (fs), ``mean_temperature`` (K), ``energy_drift`` (meV/atom/ps: slope
+        of the total energy; None unless ``nve``), ``output``.
+
+    Raises:
+        InputError: a setting, the model, the structure or the output cannot be used, or the simulation broke down.
+    """
+    _check_settings(steps, temperature, timestep, ensemble, interval)
+    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen)
+    warn_if_direct(calculator.model)
+    atoms = next(read_structures(source, keys, labels="optional", charge=charge, spin=spin)).to_atoms()
+    atoms.calc = calculator
+    generator = np.random.default_rng(seed)
+    draw_velocities(atoms, temperature, generator)
+    dynamics: MolecularDynamics = (
+        VelocityVerlet(atoms, timestep * units.fs)
+        if ensemble == "nve"
+        else Langevin(
+            atoms,
+            timestep * units.fs,
+            temperature_K=temperature,
+            friction=FRICTION / units.fs,
+            fixcm=False,
+            rng=generator,
+        )
+    )
+    energies = np.empty((steps + 1, 2))  # potential, kinetic
+    frames = 0
+    with _trajectory(Path(output)) as (write, partial):
+        try:
+            for step, _ in enumerate(counted(dynamics.irun(steps), "md", progress, total=steps + 1)):
+                energies[step] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+                if step % interval == 0:
+                    write(_frame(atoms, step * timestep))
+                    frames += 1
+        except InputError as error:
+            raise InputError(
+                f"the simulation broke down after step {dynamics.nsteps}: {error.problem}",
+                where=str(source),
+                remedy=f"use a shorter timestep, a relaxed start or a better model; frames so far are in {partial}",
+            ) from error
+    # Velocity Verlet keeps total and angular momentum at zero; the thermostat heats every degree of freedom.
+    freedom = 3 * len(atoms) - (_rigid_motions(atoms).shape[1] if ensemble == "nve" else 0)
+    return {
+        "steps": steps,
+        "frames": frames,
+        "time": steps * timestep,
+        "mean_temperature": float(2 * energies[:, 1].mean() / (units.kB * max(freedom, 1))),
+        "energy_drift": energy_drift(energies.sum(1), timestep, len(atoms)) if ensemble == "nve" else None,
+        "output": str(output),
+    }
+
+
+def draw_velocities(atoms: ase.Atoms, temperature: float, generator: np.random.Generator) -> None:
+    """Give `atoms` thermal momenta (K), without motion or rotation of the whole; a lone atom rests."""
+    masses = atoms.get_masses()[:, None]
+    weighted = generator.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature)  # p / √m
+    rigid = _rigid_motions(atoms)
+    flat = weighted.ravel()
+    atoms.set_momenta((flat - rigid @ (rigid.T @ flat)).reshape(-1, 3) * np.sqrt(masses))
+
+
+def energy_drift(energies: Float64[np.ndarray, "steps"], timestep: float, atoms: int) -> float:
+    """Slope in meV/atom/ps of total energies in eV that are `timestep` fs apart."""
+    if len(energies) < 2:
+        return 0.0
+    picoseconds = np.arange(len(energies)) * timestep / 1000
+    return float(np.polyfit(picoseconds, energies - energies[0], 1)[0] * 1000 / atoms)
+
+
+def _rigid_motions(atoms: ase.Atoms) -> Float64[np.ndarray, "coordinates motions"]:
+    """Orthonormal translations and rotations in mass-weighted coordinates; six, five if linear, three for an atom."""
+    root = np.sqrt(atoms.get_masses())[:, None]
+    arms = atoms.positions - atoms.get_center_of_mass()
+    axes = np.eye(3)
+    motions = [root * axis for axis in axes] + [root * np.cross(axis, arms) for axis in axes]
+    vectors, sizes, _ = np.linalg.svd(np.stack([m.ravel() for m in motions], 1), full_matrices=False)
+    return vectors[:, sizes > 1e-6 * sizes[0]]
+
+
+def _frame(atoms: ase.Atoms, time: float) -> ase.Atoms:
+    frame = atoms.copy()
+    frame.info["time"] = time
+    frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+    return frame
+
+
+@contextmanager
+def _trajectory(output: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield a function that appends a frame in one write; the file gets its name when all are there."""
+    partial = output.with_name(f"{output.stem}.partial.xyz")
+
+    def write(frame: ase.Atoms) -> None:
+        text = io.StringIO()
+        write_extxyz(text, [frame])
+        handle.write(text.getvalue().encode())
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb", buffering=0) as handle:
+            yield write, partial
+            os.fsync(handle.fileno())
+        os.replace(partial, output)
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(output),
+            remedy=f"free some space or choose another output; frames so far are in {partial}",
+        ) from error
+
+
+def _check_settings(steps: int, temperature: float, timestep: float, ensemble: str, interval: int) -> None:
+    if ensemble not in ("nve", "nvt"):
+        raise InputError(f"ensemble is {ensemble!r}", remedy="choose nve or nvt")
+    if steps < 1 or interval < 1 or not (timestep > 0 and temperature >= 0):
+        raise InputError(
+            f"steps {steps}, interval {interval}, timestep {timestep} fs, temperature {temperature} K cannot be",
+            remedy="steps, interval and timestep must be positive, the temperature at least 0",
+        )

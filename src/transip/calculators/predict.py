@@ -1,0 +1,83 @@
+"""`transip predict`: label every structure of a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from ase.io.extxyz import write_extxyz
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from transip.calculators.ase import attach
+from transip.calculators.inference import INFERENCE, Precision, predict, prepare
+from transip.calculators.scope import Scope, Unseen
+from transip.config import BatchSettings, KeySettings
+from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.files import atomic_path
+from transip.structure import Structure
+
+Item = TypeVar("Item")
+
+
+def predict_file(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    keys: KeySettings = DEFAULT_KEYS,
+    charge: int | None = None,
+    spin: int | None = None,
+    batch: BatchSettings = INFERENCE,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    unseen: Unseen = "warn",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Write the structures of `source` to extxyz with predicted energies (eV) and forces (eV/Å).
+
+    Memory does not grow with the file; `output` appears when it is complete.
+
+    Args:
+        model: folder of a model.
+        source: any file that `transip.data.read` reads; labels in it are ignored.
+        output: extxyz; each frame has charge, spin, energy and forces.
+        keys: where charge and spin are stored in `source`.
+        charge: total charge of every structure, in place of what `source` says.
+        spin: multiplicity of every structure, likewise.
+        batch: limits of a batch.
+        device: torch device.
+        dtype: precision of the network.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        progress: show a progress bar.
+
+    Returns:
+        ``structures``, ``atoms``, ``seconds``, ``output``.
+
+    Raises:
+        InputError: the model, a structure or the output cannot be used.
+    """
+    network = prepare(model, device, dtype)
+    scope = Scope(network, unseen)
+    structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
+    begin, count, atoms = time.perf_counter(), 0, 0
+    with atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
+        for labelled in counted(predict(network, structures, batch, scope), "predict", progress):
+            write_frame(handle, labelled)
+            count, atoms = count + 1, atoms + len(labelled)
+    seconds = time.perf_counter() - begin
+    return {"structures": count, "atoms": atoms, "seconds": seconds, "output": str(output)}
+
+
+def write_frame(handle: IO[str], labelled: Structure) -> None:
+    """Append one structure with its labels to an open extxyz file."""
+    write_extxyz(handle, [attach(labelled.to_atoms(), labelled)])
+
+
+def counted(items: Iterable[Item], title: str, progress: bool, total: int | None = None) -> Iterator[Item]:
+    """Pass `items` on, counting them on the terminal's error stream if `progress` is true."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(items, total=total, description=title)

@@ -1,0 +1,343 @@
+"""The report's figures as inline SVG that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Integer
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from transip.evaluation.result import NO_DOMAIN, Evaluation
+from transip.evaluation.runs import Line, Run
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
+PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
+REFERENCE = "#009e73"
+# Stand-ins that become CSS colours, so that figures change with the page.
+INK, GRID = "#010203", "#040506"
+CSS_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--run-{k})" for k, c in enumerate(PALETTE)}
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names of runs and domains may hold a $
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.8,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.transparent": True,
+}
+PER_ATOM = ("forces", "reference_forces", "numbers", "positions")
+BINS = 8  # of molecule sizes
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number in a log or an evaluation, and how it is shown: value × factor, in `unit`."""
+
+    key: str
+    name: str
+    unit: str = ""
+    factor: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for an axis."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+STEPS = Quantity("step", "Optimiser steps")
+PASSES = Quantity("forward_passes", "Forward passes", "structures")
+MINUTES = Quantity("time_s", "Training time", "min", 1 / 60)
+FORCE_MAE = Quantity("force_mae", "Force MAE", "meV/Å", 1e3)
+ENERGY_MAE = Quantity("energy_mae_per_atom", "Energy MAE", "meV/atom", 1e3)
+ROTATION_ERROR = Quantity("force_rotation_error", "Force rotation error", "meV/Å", 1e3)
+
+
+def colour_of(run: int) -> str:
+    """Colour of run number `run`, everywhere on the page."""
+    return PALETTE[run % len(PALETTE)]
+
+
+def learning_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
+    """A validation metric of every run against steps, time or forward passes; empty if no run has it."""
+
+    def draw(axes: Axes) -> bool:
+        drawn = False
+        for k, run in enumerate(runs):
+            points = _series(run.validation, x, y)
+            if len(points):
+                mark = "o" if len(points) <= 30 else ""
+                axes.plot(*points.T, **_line_style(k), marker=mark, markersize=3.5)
+                drawn = True
+        _name_axes(axes, x, y)
+        _log_scale(axes)
+        return drawn
+
+    return _figure(draw)
+
+
+def loss_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
+    """A training loss of every run, a running mean over the raw values; empty if it is 0 throughout."""
+
+    def draw(axes: Axes) -> bool:
+        drawn = False
+        for k, run in enumerate(runs):
+            points = _series(run.training, x, y)
+            if len(points) and points[:, 1].any():
+                style = _line_style(k)
+                axes.plot(*points.T, color=style["color"], linewidth=0.6, alpha=0.3)
+                axes.plot(points[:, 0], _running_mean(points[:, 1], max(1, len(points) // 25)), **style)
+                drawn = True
+        _name_axes(axes, x, y)
+        _log_scale(axes)
+        return drawn
+
+    return _figure(draw)
+
+
+def parity(
+    true: Float[np.ndarray, "values"], found: Float[np.ndarray, "values"], colour: str, what: str, unit: str
+) -> str:
+    """Predicted against reference values, as the density of points on a logarithmic scale of shades."""
+
+    def draw(axes: Axes) -> bool:
+        low, high = float(min(true.min(), found.min())), float(max(true.max(), found.max()))
+        margin = 0.04 * (high - low) or 1.0
+        limits = (low - margin, high + margin)
+        shades = LinearSegmentedColormap.from_list("density", [to_rgba(colour, 0.25), to_rgba(colour, 1.0)])
+        extent = (*limits, *limits)
+        axes.plot(limits, limits, color=INK, linewidth=0.7, alpha=0.6, zorder=1)
+        density = axes.hexbin(
+            true, found, gridsize=55, bins="log", mincnt=1, cmap=shades, extent=extent, linewidths=0.1
+        )
+        density.set_rasterized(True)
+        density.set_zorder(2)
+        axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"Reference {what} ({unit})")
+        axes.set_ylabel(f"Predicted {what} ({unit})")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+        return True
+
+    return _figure(draw, size=(3.7, 3.5))
+
+
+def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
+    """A metric in each chemical domain, a dot per run; empty if there are fewer than two domains."""
+    evaluated = [(k, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
+    domains = sorted({domain for _, evaluation in evaluated for domain in evaluation.domains})
+    if len(domains) < 2:
+        return ""
+
+    def draw(axes: Axes) -> bool:
+        for place, (k, evaluation) in enumerate(evaluated):
+            rows = [row for row, domain in enumerate(domains) if domain in evaluation.domains]
+            values = [y.factor * evaluation.domains[domains[row]][y.key] for row in rows]
+            offset = 0.12 * (place - (len(evaluated) - 1) / 2)
+            axes.plot(values, np.array(rows) + offset, "o", color=colour_of(k), markersize=6)
+        axes.set_yticks(range(len(domains)), [_short(domain or NO_DOMAIN) for domain in domains])
+        axes.set(xlabel=y.label, xlim=(0, None), ylim=(len(domains) - 0.5, -0.5))
+        return True
+
+    return _figure(draw, size=(4.6, 1.2 + 0.42 * len(domains)))
+
+
+def error_by_size(runs: Sequence[Run], y: Quantity) -> str:
+    """Force or energy error against atoms per molecule, in bins that hold equally many structures."""
+
+    def draw(axes: Axes) -> bool:
+        drawn = False
+        for k, run in enumerate(runs):
+            if run.evaluation is None:
+                continue
+            sizes, values = _binned_by_size(run.evaluation, y.key)
+            axes.plot(sizes, y.factor * values, **_line_style(k), marker="o", markersize=4)
+            drawn = True
+        axes.set(xlabel="Atoms in the molecule", ylabel=y.label, ylim=(0, None))
+        return drawn
+
+    return _figure(draw)
+
+
+def rotation_errors(runs: Sequence[Run]) -> str:
+    """Force rotation error (dot) beside the force MAE (ring) of each run."""
+
+    def draw(axes: Axes) -> bool:
+        drawn = False
+        for row, run in enumerate(runs):
+            mae, rotation = (run.metrics.get(q.key) for q in (FORCE_MAE, ROTATION_ERROR))
+            if mae is None or rotation is None:
+                continue
+            ends = [1e3 * rotation, 1e3 * mae]
+            axes.plot(ends, [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
+            axes.plot(ends[0], row, "o", color=colour_of(row), markersize=8)
+            axes.plot(ends[1], row, "o", color=colour_of(row), markersize=8, fillstyle="none", markeredgewidth=1.6)
+            drawn = True
+        axes.set_yticks(range(len(runs)), [_short(run.name) for run in runs])
+        axes.set(xlabel="●  rotation error      ○  MAE      (meV/Å)", xlim=(0, None), ylim=(len(runs) - 0.5, -0.5))
+        return drawn
+
+    return _figure(draw, size=(4.6, 1.2 + 0.42 * len(runs)))
+
+
+def layer_profile(runs: Sequence[Run], y: Quantity) -> str:
+    """Invariant share or latent error of the embedding after each layer; empty if no run has it."""
+
+    def draw(axes: Axes) -> bool:
+        drawn = False
+        for k, run in enumerate(runs):
+            symmetry = run.evaluation.symmetry if run.evaluation is not None else None
+            layers = symmetry["layers"] if symmetry is not None else []
+            points = _series(layers, Quantity("layer", "Layer"), y)
+            if len(points):
+                axes.plot(points[:, 0] + 1, points[:, 1], **_line_style(k), marker="o", markersize=5)
+                drawn = True
+        axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return drawn
+
+    return _figure(draw)
+
+
+def relative_energies(
+    numbers: Integer[np.ndarray, "atoms"], counts: Integer[np.ndarray, "structures"], *energies: np.ndarray
+) -> list[np.ndarray]:
+    """Energies per atom beyond a sum of element energies fitted to the first of `energies` (eV).
+
+    Totals span thousands of eV by composition alone; what is left is what a potential has to learn.
+    """
+    elements, column = np.unique(numbers, return_inverse=True)
+    composition = np.zeros((len(counts), len(elements)))
+    np.add.at(composition, (np.repeat(np.arange(len(counts)), counts), column), 1.0)
+    fitted = composition @ np.linalg.lstsq(composition, energies[0], rcond=None)[0]
+    return [(energy - fitted) / counts for energy in energies]
+
+
+def thinned(arrays: dict[str, np.ndarray], structures: int) -> dict[str, np.ndarray]:
+    """The arrays of `Evaluation.predictions` for at most `structures` of them, evenly spaced."""
+    counts = arrays["natoms"]
+    every = -(-len(counts) // structures)
+    kept = np.arange(len(counts)) % every == 0
+    atoms = np.repeat(kept, counts)
+    return {name: array[atoms if name in PER_ATOM else kept] for name, array in arrays.items()}
+
+
+def force_error_sums(evaluation: Evaluation) -> Float[np.ndarray, "structures"]:
+    """Sum of the absolute errors of the force components of each structure, in eV/Å."""
+    arrays = evaluation.predictions
+    error = np.abs(arrays["forces"].astype(np.float64) - arrays["reference_forces"]).sum(1)
+    return np.add.reduceat(error, np.cumsum(arrays["natoms"]) - arrays["natoms"])
+
+
+def _binned_by_size(evaluation: Evaluation, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean size and error of about equally many structures each; equal sizes stay together."""
+    arrays = evaluation.predictions
+    sizes = arrays["natoms"]
+    if key == FORCE_MAE.key:
+        total, weight = force_error_sums(evaluation), 3 * sizes
+    else:
+        total, weight = np.abs(arrays["energy"] - arrays["reference_energy"]) / sizes, np.ones(len(sizes))
+    edges = np.unique(np.quantile(sizes, np.linspace(0, 1, BINS + 1)[1:-1]))
+    code = np.unique(np.searchsorted(edges, sizes), return_inverse=True)[1]
+    structures = np.bincount(code)
+    return np.bincount(code, sizes) / structures, np.bincount(code, total) / np.bincount(code, weight)
+
+
+def _series(lines: Sequence[Line], x: Quantity, y: Quantity) -> Float[np.ndarray, "points 2"]:
+    points = [(line.get(x.key), line.get(y.key)) for line in lines]
+    numbers = [pair for pair in points if all(isinstance(value, int | float) for value in pair)]
+    return np.array(numbers, dtype=float).reshape(-1, 2) * [x.factor, y.factor]
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over the last `width` values, over fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    begin = np.maximum(end - width, 0)
+    return (sums[end] - sums[begin]) / (end - begin)
+
+
+def _line_style(run: int) -> dict[str, Any]:
+    dashes = ("-", "--", ":")[run // len(PALETTE) % 3]
+    return {"color": colour_of(run), "linestyle": dashes}
+
+
+def _name_axes(axes: Axes, x: Quantity, y: Quantity) -> None:
+    axes.set_xlabel(x.label)
+    axes.set_ylabel(y.label)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers, enough of them even within one decade."""
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else FixedLocator(_round_ticks(low, high)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    return list(MaxNLocator(4).tick_values(low, high))
+
+
+def _short_number(value: float, _: int | None = None) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _figure(draw: Callable[[Axes], bool], size: tuple[float, float] = (4.1, 3.0)) -> str:
+    """Let `draw` fill one pair of axes; the SVG, or nothing if it says that there is nothing to see."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained", dpi=144)
+        if not draw(figure.add_subplot()):
+            return ""
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    return _inline(buffer.getvalue())
+
+
+def _inline(svg: str) -> str:
+    """Strip what only a file of its own needs, and let CSS choose the colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and ids must be unique on a page
+    head, tail = svg.split(">", 1)
+    svg = re.sub(r' (?:width|height|version)="[^"]*"', "", head) + ">" + tail  # the view box stays
+    for stand_in, colour in CSS_COLOURS.items():
+        svg = svg.replace(stand_in, colour)
+    return svg

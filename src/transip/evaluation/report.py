@@ -1,0 +1,185 @@
+"""One HTML page about one or several runs that opens without a network and loads nothing from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from transip.evaluation import plots, tables
+from transip.evaluation.plots import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
+from transip.evaluation.runs import Run, read_runs
+from transip.evaluation.viewer import safe_json, viewer_data
+from transip.files import write_text
+
+LOSSES = (
+    Quantity("loss", "Training loss"),
+    Quantity("energy_loss", "Energy loss"),
+    Quantity("force_loss", "Force loss"),
+    Quantity("latent_loss", "Latent loss"),
+    Quantity("equigrad_loss", "Equigrad loss"),
+)
+INVARIANT_SHARE = Quantity("invariant_share", "Invariant share")
+LATENT_ERROR = Quantity("latent_error", "Latent error, relative")
+SHOWN_STRUCTURES = 20_000  # at most this many, evenly spaced, make up a parity plot
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
+    """Write a self-contained HTML page that shows `runs` side by side.
+
+    Args:
+        runs: run folders; those not evaluated yet are shown as far as their log goes.
+        output: the HTML file.
+
+    Returns:
+        `output`.
+
+    Raises:
+        InputError: a folder is no run, a file in it is corrupt, or `output` cannot be written.
+    """
+    write_text(output, render(read_runs(runs)))
+    return Path(output)
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page."""
+    sections = {
+        "summary": ("Summary", _summary(runs)),
+        "learning": ("Learning curves", _learning(runs)),
+        "parity": ("Predicted against reference", _parity(runs)),
+        "domains": ("Errors by domain and size", _domains(runs)),
+        "symmetry": ("Learned symmetry", _symmetry(runs)),
+        "structures": ("Structures and forces", _viewer(runs)),
+        "recipes": ("Recipes", _recipes(runs)),
+    }
+    shown = {key: (title, body) for key, (title, body) in sections.items() if body}
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
+    return Template(_asset("report.html")).substitute(
+        title=escape(title),
+        style=_asset("report.css"),
+        version=escape(version("transip")),
+        navigation="".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items()),
+        legend=tables.legend(runs),
+        sections="".join(
+            f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, (title, body) in shown.items()
+        ),
+        scripts=_scripts(runs),
+    )
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    notes = "".join(f"<li>{remark}</li>" for remark in tables.remarks(runs))
+    return (f'<ul class="remarks">{notes}</ul>' if notes else "") + tables.summary_table(runs)
+
+
+def _learning(runs: Sequence[Run]) -> str:
+    tabs = []
+    for x in (PASSES, STEPS, MINUTES):
+        validation = [plots.learning_curve(runs, x, y) for y in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR)]
+        training = [plots.loss_curve(runs, x, y) for y in LOSSES]
+        body = _figures(validation, "Validation") + _figures(training, "Training; thin: every logged step")
+        tabs.append((f"against {x.name.lower()}", body))
+    return _tabs("axis", tabs) if any(body for _, body in tabs) else ""
+
+
+def _parity(runs: Sequence[Run]) -> str:
+    forces, energies = {}, {}
+    for k, run in enumerate(runs):
+        if run.evaluation is None:
+            continue
+        shown = plots.thinned(run.evaluation.predictions, SHOWN_STRUCTURES)
+        colour, true, found = plots.colour_of(k), shown["reference_forces"].ravel(), shown["forces"].ravel()
+        forces[run.name] = plots.parity(true, found, colour, "force component", "eV/Å")
+        true, found = plots.relative_energies(
+            shown["numbers"], shown["natoms"], shown["reference_energy"], shown["energy"]
+        )
+        energies[run.name] = plots.parity(true, found, colour, "energy", "eV/atom")
+    if not forces:
+        return ""
+    explanation = (
+        "<p>Darker means more points, on a logarithmic scale. Energies are per atom and relative to element "
+        "energies fitted to the reference, without which composition would hide every error.</p>"
+    )
+    return explanation + "".join(
+        f'<h3>{title}</h3><div class="figures">{"".join(_captioned(*item) for item in figures.items())}</div>'
+        for title, figures in (("Forces", forces), ("Energies", energies))
+    )
+
+
+def _captioned(name: str, figure: str) -> str:
+    return f'<figure class="square">{figure}<figcaption>{escape(name)}</figcaption></figure>'
+
+
+def _domains(runs: Sequence[Run]) -> str:
+    domains = [plots.error_by_domain(runs, y) for y in (FORCE_MAE, ENERGY_MAE)]
+    sizes = [plots.error_by_size(runs, y) for y in (FORCE_MAE, ENERGY_MAE)]
+    table = "".join(tables.domain_table(runs, y) for y in (FORCE_MAE, ENERGY_MAE))
+    return _figures(domains, "By chemical domain") + table + _figures(sizes, "By size")
+
+
+def _symmetry(runs: Sequence[Run]) -> str:
+    figures = _figures(
+        [
+            plots.rotation_errors(runs),
+            plots.layer_profile(runs, INVARIANT_SHARE),
+            plots.layer_profile(runs, LATENT_ERROR),
+        ]
+    )
+    explanation = (
+        "<p>Nothing in the network knows about rotations; it has to learn them. The <b>force rotation error</b> is how "
+        "far a force component strays when the molecule is turned and the forces are turned back. Close to the force "
+        "MAE, orientation itself is the main error, and averaging over orientations pays; far below it, symmetry "
+        "is learned well. The <b>invariant share</b> of a layer is the part of its embeddings’ variance that survives "
+        "averaging over orientations: at 1 the embedding carries no direction. The <b>latent error</b> is that of the "
+        "learned action, relative to predicting the mean embedding.</p>"
+    )
+    return explanation + figures if figures else ""
+
+
+def _viewer(runs: Sequence[Run]) -> str:
+    return _asset("viewer.html") if any(run.evaluation is not None for run in runs) else ""
+
+
+def _recipes(runs: Sequence[Run]) -> str:
+    texts = [
+        f"<details><summary>{escape(run.name)}</summary><pre>{escape(run.recipe_text)}</pre></details>"
+        for run in runs
+        if run.recipe_text
+    ]
+    return tables.differences_table(runs) + "".join(texts)
+
+
+def _scripts(runs: Sequence[Run]) -> str:
+    data = viewer_data(runs)
+    if data is None:
+        return ""
+    return (
+        f'<script type="application/json" id="viewer-data">{safe_json(data)}</script>'
+        f"<script>{_asset('3Dmol-min.js')}</script><script>{_asset('report.js')}</script>"
+    )
+
+
+def _figures(figures: Sequence[str], caption: str = "") -> str:
+    """Figures side by side under a caption (HTML); nothing if all are empty."""
+    shown = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
+    heading = f"<h3>{caption}</h3>" if caption else ""
+    return f'{heading}<div class="figures">{shown}</div>' if shown else ""
+
+
+def _tabs(name: str, tabs: Sequence[tuple[str, str]]) -> str:
+    """Bodies of which one is seen at a time; works without a script."""
+    parts = []
+    for k, (label, body) in enumerate(tabs):
+        checked = " checked" if k == 0 else ""
+        parts.append(
+            f'<input type="radio" name="{name}" id="{name}-{k}"{checked}><label for="{name}-{k}">{label}</label>'
+            f'<div class="tab">{body}</div>'
+        )
+    return f'<div class="tabs">{"".join(parts)}</div>'
+
+
+def _asset(name: str) -> str:
+    return (files("transip.evaluation") / "assets" / name).read_text(encoding="utf-8")

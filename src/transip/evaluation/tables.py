@@ -1,0 +1,236 @@
+"""The report's tables and remarks, as HTML in which everything that comes from data is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Literal
+
+from transip.evaluation.plots import (
+    ENERGY_MAE,
+    FORCE_MAE,
+    MINUTES,
+    PASSES,
+    ROTATION_ERROR,
+    STEPS,
+    Quantity,
+    colour_of,
+)
+from transip.evaluation.result import NO_DOMAIN
+from transip.evaluation.runs import Run
+
+RELATIVE_ROTATION_ERROR = Quantity("relative_rotation_error", "Rotation error / force MAE")
+ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
+    (FORCE_MAE, "low"),
+    (Quantity("force_rmse", "Force RMSE", "meV/Å", 1e3), "low"),
+    (Quantity("force_cosine", "Force cosine"), "high"),
+    (ENERGY_MAE, "low"),
+    (Quantity("energy_rmse_per_atom", "Energy RMSE", "meV/atom", 1e3), "low"),
+    (Quantity("energy_mae", "Energy MAE, total", "meV", 1e3), "low"),
+    (Quantity("efwt", "EFwT", "%", 100), "high"),
+)
+SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
+    (ROTATION_ERROR, "low"),
+    (RELATIVE_ROTATION_ERROR, "low"),
+    (Quantity("energy_rotation_spread_per_atom", "Energy rotation spread", "meV/atom", 1e3), "low"),
+)
+COST = (STEPS, PASSES, Quantity("atoms_seen", "Atoms seen"), MINUTES)
+UNEQUAL = 1.05  # forward passes that differ by more than this factor are not equal compute
+
+
+def summary_table(runs: Sequence[Run]) -> str:
+    """Errors, symmetry and cost, a column per run; the best error of each row in bold."""
+    rows = [_group_row("Errors", runs), *(_error_row(runs, q, best) for q, best in ERRORS)]
+    rows += [_group_row("Learned symmetry", runs), *(_error_row(runs, q, best) for q, best in SYMMETRY)]
+    rows += [_group_row("Cost of training", runs), *(_row(q.label, [_cost(run, q) for run in runs]) for q in COST)]
+    speeds = [_speed(run) for run in runs]
+    memory = [max((line.get("memory_mb") or 0 for line in run.training), default=0) for run in runs]
+    rows += [
+        _row("Training speed (atoms/s)", speeds),
+        _row("Peak memory (MB)", [f"{value:,.0f}" if value else "–" for value in memory]),
+    ]
+    rows += [_group_row("Evaluation", runs), *_evaluation_rows(runs)]
+    return f'<div class="scroll"><table><thead>{_heading(runs)}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
+    """A metric per domain and run; empty if no run has been evaluated."""
+    domains = sorted({name for run in runs if run.evaluation is not None for name in run.evaluation.domains})
+    if not domains:
+        return ""
+    rows = []
+    for domain in domains:
+        values = [run.evaluation.domains.get(domain, {}) if run.evaluation is not None else {} for run in runs]
+        structures = max(value.get("structures", 0) for value in values)
+        cells = _best_in_bold([_scaled(value.get(quantity.key), quantity) for value in values], "low", [True] * len(runs))
+        rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
+    head = _heading(runs, quantity.label)
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def differences_table(runs: Sequence[Run]) -> str:
+    """Settings in which the recipes differ; empty if there are none."""
+    flat = [_flatten(run.recipe) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    differing = [key for key in keys if key != "name" and len({repr(settings.get(key)) for settings in flat}) > 1]
+    if not differing:
+        return ""
+    rows = [
+        _row(key, [escape(str(settings[key])) if key in settings else "–" for settings in flat]) for key in differing
+    ]
+    head = _heading(runs, "Setting")
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def legend(runs: Sequence[Run]) -> str:
+    """The runs and their colours, shared by all figures."""
+    entries = [f"<li>{_swatch(k)}{escape(run.name)}</li>" for k, run in enumerate(runs)]
+    return f'<ul class="legend">{"".join(entries)}</ul>'
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """What a careful reader should be told before comparing the numbers; HTML."""
+    found = []
+    waiting = [escape(run.name) for run in runs if run.evaluation is None]
+    if waiting:
+        found.append(
+            f"Not evaluated yet: {', '.join(waiting)}. Numbers are those of the last validation during training; "
+            "<code>transip evaluate</code> gives the rest."
+        )
+    if len(runs) > 1:
+        found += _comparison(runs) + _unequal_compute(runs) + _unequal_data(runs)
+    return found
+
+
+def _comparison(runs: Sequence[Run]) -> list[str]:
+    """The best run that is no control against the best control."""
+    scored = [run for run in _comparable(runs) if isinstance(run.metrics.get(FORCE_MAE.key), int | float)]
+    controls = [run for run in scored if run.objective.startswith("control")]
+    methods = [run for run in scored if run.objective and run not in controls]
+    if not controls or not methods:
+        return []
+    method, control = (min(group, key=lambda run: run.metrics[FORCE_MAE.key]) for group in (methods, controls))
+    change = method.metrics[FORCE_MAE.key] / control.metrics[FORCE_MAE.key] - 1
+    direction = "below" if change < 0 else "above"
+    return [
+        f"The force MAE of {escape(method.name)} ({escape(method.objective)}) is {abs(change):.1%} {direction} that of "
+        f"the best control, {escape(control.name)}. One seed each: a few per cent may be chance."
+    ]
+
+
+def _unequal_compute(runs: Sequence[Run]) -> list[str]:
+    passes = [run.compute.get(PASSES.key) for run in runs]
+    counted = [value for value in passes if isinstance(value, int | float) and value > 0]
+    if len(counted) < 2 or max(counted) <= UNEQUAL * min(counted):
+        return []
+    return [
+        f"Not equal compute: forward passes differ by a factor of {max(counted) / min(counted):.2f}. "
+        "Compare the curves at equal forward passes."
+    ]
+
+
+def _unequal_data(runs: Sequence[Run]) -> list[str]:
+    sets = {tuple(run.evaluation.predictions["ids"]) for run in runs if run.evaluation is not None}
+    return ["The runs were evaluated on different structures: errors do not compare."] if len(sets) > 1 else []
+
+
+def _heading(runs: Sequence[Run], first: str = "") -> str:
+    cells = [
+        f'<th scope="col">{_swatch(k)}{escape(run.name)}<small>{escape(run.objective)}</small></th>'
+        for k, run in enumerate(runs)
+    ]
+    return f'<tr><th scope="col">{escape(first)}</th>{"".join(cells)}</tr>'
+
+
+def _group_row(name: str, runs: Sequence[Run]) -> str:
+    return f'<tr class="group"><th scope="rowgroup" colspan="{len(runs) + 1}">{escape(name)}</th></tr>'
+
+
+def _row(label: str, cells: Sequence[str], note: str = "") -> str:
+    values = "".join(f"<td>{cell}</td>" for cell in cells)
+    remark = f"<small>{escape(note)}</small>" if note else ""
+    return f'<tr><th scope="row">{escape(label)}{remark}</th>{values}</tr>'
+
+
+def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> str:
+    if quantity is RELATIVE_ROTATION_ERROR:
+        values = [_relative_rotation_error(run) for run in runs]
+    else:
+        values = [_scaled(run.metrics.get(quantity.key), quantity) for run in runs]
+    compared = [run in _comparable(runs) for run in runs]
+    return _row(quantity.label, _best_in_bold(values, best, compared))
+
+
+def _comparable(runs: Sequence[Run]) -> list[Run]:
+    """Evaluated runs; a validation during training, on other structures, does not compete with them."""
+    evaluated = [run for run in runs if run.evaluation is not None]
+    return evaluated or list(runs)
+
+
+def _relative_rotation_error(run: Run) -> float | None:
+    rotation, mae = run.metrics.get(ROTATION_ERROR.key), run.metrics.get(FORCE_MAE.key)
+    return rotation / mae if isinstance(rotation, int | float) and mae else None
+
+
+def _scaled(value: Any, quantity: Quantity) -> float | None:
+    return quantity.factor * value if isinstance(value, int | float) else None
+
+
+def _best_in_bold(
+    values: Sequence[float | None], best: Literal["low", "high"], compared: Sequence[bool]
+) -> list[str]:
+    known = [value for value in values if value is not None]
+    decimals = _decimals(max(known, key=abs, default=0.0))
+    texts = ["–" if value is None else f"{value:,.{decimals}f}" for value in values]
+    rivals = {
+        text: value for text, value, competes in zip(texts, values, compared, strict=True) if competes and value is not None
+    }
+    if len(rivals) < 2:  # one run, or all look equal
+        return texts
+    winner = (min if best == "low" else max)(rivals, key=lambda text: rivals[text])
+    return [f"<b>{t}</b>" if competes and t == winner else t for t, competes in zip(texts, compared, strict=True)]
+
+
+def _decimals(largest: float) -> int:
+    """Decimals that leave a row's largest number about four digits."""
+    magnitude = abs(largest)
+    return 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 1.5 else 3
+
+
+def _cost(run: Run, quantity: Quantity) -> str:
+    value = _scaled(run.compute.get(quantity.key), quantity)
+    return "–" if value is None else f"{value:,.1f}" if quantity is MINUTES else f"{value:,.0f}"
+
+
+def _speed(run: Run) -> str:
+    atoms, seconds = (run.compute.get(key) for key in ("atoms_seen", "time_s"))
+    return f"{atoms / seconds:,.0f}" if atoms and seconds else "–"
+
+
+def _evaluation_rows(runs: Sequence[Run]) -> list[str]:
+    costs = [run.evaluation.cost if run.evaluation is not None else {} for run in runs]
+
+    def row(label: str, key: str) -> str:
+        values = [cost.get(key) for cost in costs]
+        return _row(label, [f"{v:,.0f}" if isinstance(v, int | float) else escape(str(v or "–")) for v in values])
+
+    versions = [cost.get("versions") or {} for cost in costs]
+    told = [", ".join(f"{name} {number}" for name, number in each.items()) or "–" for each in versions]
+    return [
+        row("Structures", "forward_passes"),
+        row("Atoms", "atoms"),
+        row("Speed (atoms/s)", "atoms_per_second"),
+        row("Hardware", "hardware"),
+        _row("Versions", [escape(text) for text in told]),
+    ]
+
+
+def _swatch(run: int) -> str:
+    return f'<i class="swatch" style="background:var(--run-{run % 6})" title="{colour_of(run)}"></i>'
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,107 @@
+"""Structures for the report's interactive viewer: a handful, the worst among them, with true and predicted forces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import ase.formula
+import numpy as np
+
+from transip.evaluation.plots import REFERENCE, colour_of, force_error_sums
+from transip.evaluation.result import Evaluation
+from transip.evaluation.runs import Run
+from transip.structure import ELEMENTS
+
+WORST_FORCES, WORST_ENERGIES = 4, 2
+
+
+def viewer_data(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What the page's script shows; None if no run has predictions.
+
+    Structures are chosen by the errors of the first run that was evaluated; other runs add their forces where
+    they have predicted the same structure.
+    """
+    evaluated = [(k, run, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
+    if not evaluated:
+        return None
+    first = evaluated[0][2]
+    found = {k: _index(evaluation) for k, _, evaluation in evaluated}
+    return {
+        "reference": REFERENCE,
+        "chosenBy": evaluated[0][1].name,
+        "runs": {str(k): {"name": run.name, "colour": colour_of(k)} for k, run, _ in evaluated},
+        "structures": [
+            {"reason": reason, **_structure(first, i)}
+            | {"predicted": {str(k): _prediction(e, found[k], first, i) for k, _, e in evaluated}}
+            for i, reason in _chosen(first)
+        ],
+    }
+
+
+def safe_json(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it closes the element or opens another."""
+    return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _chosen(evaluation: Evaluation) -> list[tuple[int, str]]:
+    arrays = evaluation.predictions
+    by_force = np.argsort(-force_error_sums(evaluation) / arrays["natoms"], kind="stable")
+    by_energy = np.argsort(-np.abs(arrays["energy"] - arrays["reference_energy"]) / arrays["natoms"], kind="stable")
+    wanted = [(i, "large force error") for i in by_force[:WORST_FORCES]]
+    wanted += [(i, "large energy error") for i in by_energy[:WORST_ENERGIES]]
+    wanted += [(by_force[len(by_force) // 2], "typical force error"), (by_force[-1], "smallest force error")]
+    chosen: dict[int, str] = {}
+    for i, reason in wanted:
+        chosen.setdefault(int(i), reason)
+    return list(chosen.items())
+
+
+def _structure(evaluation: Evaluation, i: int) -> dict[str, Any]:
+    arrays, atoms = evaluation.predictions, _atoms(evaluation, i)
+    symbols = [ELEMENTS[z] for z in arrays["numbers"][atoms]]
+    return {
+        "id": str(arrays["ids"][i]),
+        "domain": str(arrays["domain"][i]),
+        "formula": ase.formula.Formula.from_list(symbols).format("hill"),
+        "symbols": symbols,
+        "positions": _rounded(arrays["positions"][atoms]),
+        "forces": _rounded(arrays["reference_forces"][atoms]),
+    }
+
+
+def _prediction(
+    evaluation: Evaluation, index: dict[str, int], chosen_from: Evaluation, i: int
+) -> dict[str, Any] | None:
+    """Forces and errors of the run for structure `i` of `chosen_from`; None if it has not predicted it."""
+    j = i if evaluation is chosen_from else index.get(str(chosen_from.predictions["ids"][i]))
+    if j is None or not _same(evaluation, j, chosen_from, i):
+        return None
+    arrays, atoms = evaluation.predictions, _atoms(evaluation, j)
+    error = np.abs(arrays["forces"][atoms] - arrays["reference_forces"][atoms]).mean()
+    energy = (arrays["energy"][j] - arrays["reference_energy"][j]) / arrays["natoms"][j]
+    return {
+        "forces": _rounded(arrays["forces"][atoms]),
+        "forceError": f"{1e3 * error:.1f}",
+        "energyError": f"{1e3 * energy:+.2f}",
+    }
+
+
+def _same(a: Evaluation, i: int, b: Evaluation, j: int) -> bool:
+    x, y = a.predictions["positions"][_atoms(a, i)], b.predictions["positions"][_atoms(b, j)]
+    return x.shape == y.shape and np.allclose(x, y, atol=1e-4)
+
+
+def _index(evaluation: Evaluation) -> dict[str, int]:
+    return {str(name): i for i, name in enumerate(evaluation.predictions["ids"])}
+
+
+def _atoms(evaluation: Evaluation, i: int) -> slice:
+    counts = evaluation.predictions["natoms"]
+    begin = int(counts[:i].sum())
+    return slice(begin, begin + int(counts[i]))
+
+
+def _rounded(values: np.ndarray) -> list[list[float]]:
+    return values.astype(float).round(4).tolist()

@@ -1,0 +1,243 @@
+"""A labelling campaign: parallel, killable at any moment, and the same to the last bit however it was run.
+
+Chunk i of a domain depends only on the settings and i. Finished chunks wait as files in a work folder beside the
+output; when every domain has enough, they are written in order as one pack and the work folder goes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import count
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from transip.config import LabelSettings
+from transip.data.store import Pack, write_pack
+from transip.errors import InputError
+from transip.files import read_json, write_json
+from transip.labels.chunks import Chunk, label_chunk
+from transip.labels.methods import level_of_theory
+from transip.labels.molecules import need
+from transip.structure import Structure
+
+BARREN = 16  # chunks of a domain without a single structure, after which it is given up
+NOT_RESULT = {"workers", "backend"}  # settings that change how a campaign runs, not what comes out
+
+
+def build(settings: LabelSettings, output: str | Path, *, progress: bool = True) -> Pack:
+    """Label what `settings` ask for and write it as a pack; continue where a killed campaign stopped.
+
+    Args:
+        settings: domains, method, seed and how to run.
+        output: the pack to write, `NAME.pack`.
+        progress: show a progress bar and, at the end, a table of failures and the rate, on standard error.
+
+    Raises:
+        InputError: `output` exists, a work folder of other settings is in the way, a dependency is missing, or a
+            domain cannot yield what is asked of it.
+    """
+    output = Path(output)
+    if output.exists():
+        raise InputError("exists already", where=str(output), remedy="choose another output or remove it")
+    _check_dependencies(settings)
+    work = _Work(settings, output)
+    console = Console(stderr=True, quiet=not progress)
+    started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
+    with _bar(settings, work, console) as update:
+        while wave := work.missing():
+            for entry, number, chunk in _label_all(settings, wave):
+                work.keep(entry, number, chunk)
+                update()
+    pack = write_pack(
+        output,
+        work.structures(),
+        level_of_theory=level_of_theory(settings.method),
+        provenance=work.provenance(),
+    )
+    seconds = time.perf_counter() - started
+    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - found_before) / seconds))
+    work.remove()
+    return pack
+
+
+class _Work:
+    """The work folder `.NAME.pack.work/`: one file per finished chunk, and whose settings they belong to."""
+
+    def __init__(self, settings: LabelSettings, output: Path):
+        self.settings = settings
+        self.folder = output.with_name(f".{output.name}.work")
+        self.identity = _identity(settings)
+        fingerprint = self.folder / "settings.json"
+        if not fingerprint.exists():
+            write_json(fingerprint, self.identity)
+        elif read_json(fingerprint) != self.identity:
+            raise InputError(
+                "an interrupted campaign with other settings (or other versions of tblite or RDKit) is here",
+                where=str(self.folder),
+                remedy="resume it with its own settings, choose another output, or remove the folder",
+            )
+        self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
+        for file in self.folder.glob("*.npz"):
+            entry, number = map(int, file.stem.split("-"))
+            self._note(entry, number, Chunk.load(file))
+
+    def keep(self, entry: int, number: int, chunk: Chunk) -> None:
+        """Store a finished chunk."""
+        chunk.save(self._file(entry, number))
+        self._note(entry, number, chunk)
+
+    def sizes(self) -> list[list[int]]:
+        """Structures per finished chunk, per domain."""
+        return [[size for size, _ in found.values()] for found in self._found]
+
+    def missing(self) -> list[tuple[int, int]]:
+        """(domain, chunk) pairs to label next: as many as the yield so far suggests, none when all is there.
+
+        Raises:
+            InputError: a domain yields nothing.
+        """
+        return [(entry, number) for entry in range(len(self._found)) for number in self._missing(entry)]
+
+    def structures(self) -> Iterator[Structure]:
+        """All that was asked for, in order."""
+        for entry, wanted in enumerate(self.settings.domains):
+            left = wanted.structures
+            for number in self._used(entry):
+                structures = Chunk.load(self._file(entry, number)).structures[:left]
+                left -= len(structures)
+                yield from structures
+
+    def failures(self, entry: int) -> dict[str, int]:
+        """Failures by reason in the chunks that are used, the most frequent first."""
+        total: Counter[str] = Counter()
+        for number in self._used(entry):
+            total.update(self._found[entry][number][1])
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+    def provenance(self) -> dict[str, Any]:
+        """What the pack says about where it comes from."""
+        failures = [
+            {"domain": wanted.domain, "failures": self.failures(entry)}
+            for entry, wanted in enumerate(self.settings.domains)
+        ]
+        return {**self.identity, "failures": failures}
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder)
+
+    def _note(self, entry: int, number: int, chunk: Chunk) -> None:
+        self._found[entry][number] = len(chunk.structures), chunk.failures
+
+    def _file(self, entry: int, number: int) -> Path:
+        return self.folder / f"{entry}-{number}.npz"
+
+    def _used(self, entry: int) -> range:
+        """The leading chunks that hold what is wanted, as far as they are finished."""
+        found, left = self._found[entry], self.settings.domains[entry].structures
+        for number in count():
+            if left <= 0 or number not in found:
+                return range(number)
+            left -= found[number][0]
+        raise AssertionError
+
+    def _missing(self, entry: int) -> list[int]:
+        wanted, found, used = self.settings.domains[entry], self._found[entry], self._used(entry)
+        left = wanted.structures - sum(found[number][0] for number in used)
+        if left <= 0:
+            return []
+        per_chunk = sum(size for size, _ in found.values()) / len(found) if found else self.settings.chunk
+        if not per_chunk and len(found) >= BARREN:
+            raise InputError(
+                f"{len(found)} chunks gave no structure at all: {self.failures(entry)}",
+                where=wanted.domain,
+                remedy="raise max_force or max_atoms, or lower temperatures or sigmas",
+            )
+        more = ceil(left / per_chunk) if per_chunk else BARREN - len(found)
+        return [number for number in range(len(used), len(used) + more) if number not in found]
+
+
+def _identity(settings: LabelSettings) -> dict[str, Any]:
+    """What decides the result: settings and the versions of what computes it."""
+    packages = ["rdkit", "tblite"] + (["pyscf"] if settings.method == "wb97m-v" else [])
+    described = settings.model_dump(mode="json", exclude=NOT_RESULT)
+    return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
+
+
+def _check_dependencies(settings: LabelSettings) -> None:
+    need("rdkit.Chem"), need("tblite.interface"), need("joblib")
+    if settings.method == "wb97m-v":
+        need("pyscf.dft", "dft")
+    module = {"dask": "distributed", "ray": "ray.util.joblib"}.get(settings.backend)
+    if module is not None:
+        try:
+            need(module)
+        except InputError:
+            raise InputError(
+                f"backend {settings.backend!r} needs the package {settings.backend}",
+                where="backend",
+                remedy=f"install {module.partition('.')[0]}, or use backend: loky",
+            ) from None
+
+
+def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
+    """Label chunks in parallel, one thread per process; yields them as they are finished."""
+    joblib = need("joblib")
+    if settings.backend == "ray":
+        need("ray.util.joblib").register_ray()
+    tasks = (joblib.delayed(_numbered)(settings, entry, number) for entry, number in wave)
+    threads = {"inner_max_num_threads": 1} if settings.backend == "loky" else {}
+    with joblib.parallel_config(settings.backend, n_jobs=settings.workers, **threads):
+        yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
+
+
+def _numbered(settings: LabelSettings, entry: int, number: int) -> tuple[int, int, Chunk]:
+    return entry, number, label_chunk(settings, entry, number)
+
+
+@contextmanager
+def _bar(settings: LabelSettings, work: _Work, console: Console) -> Iterator[Any]:
+    """A progress bar over labelled structures; yields a function that brings it up to date."""
+    wanted = [domain.structures for domain in settings.domains]
+    started = time.perf_counter()
+    columns = (
+        TextColumn("labelling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+    def labelled() -> int:
+        return sum(min(sum(sizes), most) for sizes, most in zip(work.sizes(), wanted, strict=True))
+
+    before = labelled()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=sum(wanted), completed=before, rate=0.0)
+
+        def update() -> None:
+            done = labelled()
+            bar.update(task, completed=done, rate=(done - before) / (time.perf_counter() - started))
+
+        yield update
+
+
+def _table(settings: LabelSettings, work: _Work, rate: float) -> Table:
+    """Structures and failures per domain."""
+    table = Table("domain", "structures", "failures", title=f"{rate:.0f} labels/s")
+    for entry, wanted in enumerate(settings.domains):
+        failures = ", ".join(f"{reason} {n}" for reason, n in work.failures(entry).items())
+        table.add_row(wanted.domain, str(wanted.structures), failures or "none")
+    return table

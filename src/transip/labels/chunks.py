@@ -1,0 +1,107 @@
+"""A chunk: what one worker labels in one go, and what a killed campaign finds again on disk."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.distance import pdist
+
+from transip.config import DomainSettings, LabelSettings
+from transip.files import atomic_path
+from transip.labels import geometries, methods, sources
+from transip.labels.molecules import Failed
+from transip.structure import MIN_DISTANCE, Structure
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Labelled structures, and how many geometries or molecules failed, by reason."""
+
+    structures: list[Structure]
+    failures: dict[str, int]
+
+    def save(self, path: Path) -> None:
+        """Write to `path`, a NumPy archive without pickled objects."""
+        found = self.structures
+        texts = {
+            "failures": self.failures,
+            "domain": [s.domain for s in found],
+            "source": [s.source for s in found],
+        }
+        arrays = {
+            "counts": np.array([len(s) for s in found], dtype=np.int64),
+            "charge": np.array([s.charge for s in found], dtype=np.int64),
+            "spin": np.array([s.spin for s in found], dtype=np.int64),
+            "energy": np.array([s.energy for s in found], dtype=np.float64),
+            "numbers": np.concatenate([np.empty(0, dtype=np.int64), *(s.numbers for s in found)]),
+            "positions": np.concatenate([np.empty((0, 3)), *(s.positions for s in found)]),
+            "forces": np.concatenate([np.empty((0, 3)), *(s.forces for s in found if s.forces is not None)]),
+            "texts": np.array(json.dumps(texts)),
+        }
+        with atomic_path(path) as partial, partial.open("wb") as handle:
+            np.savez(handle, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Chunk:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        texts = json.loads(str(arrays["texts"]))
+        ends = np.cumsum(arrays["counts"])[:-1]
+        per_atom = [np.split(arrays[name], ends) for name in ("numbers", "positions", "forces")]
+        per_structure = [arrays[name].tolist() for name in ("charge", "spin", "energy")]
+        rows = zip(*per_atom, *per_structure, texts["domain"], texts["source"], strict=True)
+        structures = (
+            [
+                Structure(numbers, positions, charge, spin, energy, forces, domain, source)
+                for numbers, positions, forces, charge, spin, energy, domain, source in rows
+            ]
+            if len(arrays["counts"])
+            else []
+        )
+        return cls(structures, texts["failures"])
+
+
+def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
+    """Label chunk number `chunk` of ``settings.domains[entry]``; depends on nothing but the arguments.
+
+    Raises:
+        InputError: a dependency is missing, or the domain has no molecule small enough.
+    """
+    wanted = settings.domains[entry]
+    molecules = ceil(settings.chunk / wanted.conformers)
+    structures: list[Structure] = []
+    failures: Counter[str] = Counter()
+    for index in range(chunk * molecules, (chunk + 1) * molecules):
+        seed = (settings.seed, entry)
+        try:
+            molecule = sources.draw(wanted, seed, index)
+            for geometry in geometries.sample(molecule, wanted, np.random.default_rng([*seed, 1, index])):
+                try:
+                    structures.append(_label(geometry, wanted, settings.method))
+                except Failed as failed:
+                    failures[failed.reason] += 1
+        except Failed as failed:  # of the whole molecule
+            failures[failed.reason] += 1
+    return Chunk(structures, dict(failures))
+
+
+def _label(structure: Structure, settings: DomainSettings, method: str) -> Structure:
+    """Return `structure` with the labels of `method`.
+
+    Raises:
+        Failed: atoms overlap, the SCF does not converge, or an atom's force exceeds `settings.max_force`.
+    """
+    if len(structure) > 1 and pdist(structure.positions).min() < MIN_DISTANCE:
+        raise Failed("atoms overlap")
+    if structure.energy is None or method != "gfn2-xtb":
+        structure = methods.method(method)(structure)
+    assert structure.forces is not None
+    if np.linalg.norm(structure.forces, axis=1).max() > settings.max_force:
+        raise Failed("force above max_force")
+    return structure.check()

@@ -1,0 +1,80 @@
+"""Small rigid species, and their assembly in space without overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from ase.data import covalent_radii
+from jaxtyping import Float64, Int64
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
+
+from transip.labels.molecules import atomic_numbers, need
+from transip.labels.organics import quiet
+
+METALS = frozenset((3, 11, 12, 19, 20, *range(21, 31), *range(39, 49), *range(72, 81)))
+GAP = 1.2  # Å between covalent spheres of atoms that do not bind; a metal ion touches its neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Fragment:
+    """A rigid species: atomic numbers (atoms,), positions in Å (atoms, 3), charge in e."""
+
+    numbers: Int64[np.ndarray, "atoms"]
+    positions: Float64[np.ndarray, "atoms 3"]
+    charge: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def moved(self, rotation: Rotation, shift: Float64[np.ndarray, "3"]) -> Fragment:
+        """Rotated about the origin, then shifted."""
+        return Fragment(self.numbers, rotation.apply(self.positions) + shift, self.charge)
+
+
+@cache
+def fragment(smiles: str) -> Fragment:
+    """The species of a SMILES at a force field's minimum, its first atom at the origin; always the same."""
+    chem, embed = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom")
+    fields = need("rdkit.Chem.rdForceFieldHelpers")
+    with quiet():
+        bonds = chem.AddHs(chem.MolFromSmiles(smiles))
+        embed.EmbedMolecule(bonds, randomSeed=1)
+        if fields.MMFFHasAllMoleculeParams(bonds):
+            fields.MMFFOptimizeMolecule(bonds)
+        elif len(bonds.GetAtoms()) > 1:
+            fields.UFFOptimizeMolecule(bonds)
+    positions = bonds.GetConformer().GetPositions()
+    return Fragment(atomic_numbers(bonds), positions - positions[0], chem.GetFormalCharge(bonds))
+
+
+def joined(parts: list[Fragment]) -> Fragment:
+    """Several species as one."""
+    return Fragment(
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+        sum(part.charge for part in parts),
+    )
+
+
+def clearance(a: Fragment, b: Fragment) -> float:
+    """Distance (Å) by which the closest atoms of `a` and `b` are further apart than they should be."""
+    metal = np.isin(a.numbers, list(METALS))[:, None] | np.isin(b.numbers, list(METALS))[None, :]
+    contact = covalent_radii[a.numbers][:, None] + covalent_radii[b.numbers][None, :] + np.where(metal, 0.1, GAP)
+    return float((cdist(a.positions, b.positions) - contact).min())
+
+
+def beside(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fragment:
+    """`species`, turned at random, moved along a random direction until it touches `cluster`."""
+    rotation = Rotation.random(rng=rng)
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    near, far = 0.0, 50.0
+    while far - near > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
+        middle = (near + far) / 2
+        near, far = (
+            (near, middle) if clearance(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
+        )
+    return species.moved(rotation, far * direction)

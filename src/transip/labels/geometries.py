@@ -1,0 +1,140 @@
+"""Geometries of a molecule: conformers or a relaxed start, displaced thermally or at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ase.units import kB, kcal, mol
+from jaxtyping import Float64
+
+from transip.config import DomainSettings
+from transip.labels import dynamics
+from transip.labels.methods import GFN2
+from transip.labels.molecules import Failed, Molecule, atomic_numbers, need
+from transip.labels.organics import quiet
+from transip.structure import Structure
+
+MINIMIZE_STEPS = 200
+DISTINCT = 0.1  # Å; conformers closer than this (root mean square) are one
+SOFTEST = 0.5  # eV/Å²; softer modes are torsions, which straight displacements would tear
+STIFF = 1e6  # eV/Å²; of translations and rotations, so that they are never displaced
+STEP = 1e-3  # Å, of finite differences
+
+
+def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generator) -> Iterator[Structure]:
+    """Yield up to `settings.conformers` geometries; those from molecular dynamics are GFN2-xTB-labelled already.
+
+    Raises:
+        Failed: RDKit cannot embed the molecule or has no force field for it, or GFN2-xTB fails.
+    """
+    if molecule.bonds is None:
+        frames = _assembled(molecule, settings, rng)
+    else:
+        frames = ((x, None, None) for x in _bonded(molecule.bonds, settings, rng))
+    start = atomic_numbers(molecule.bonds) if molecule.numbers is None else molecule.numbers
+    for k, (positions, energy, forces) in enumerate(frames):
+        numbers = start
+        if molecule.edit is not None:
+            numbers, positions = molecule.edit(numbers, positions)
+            energy = forces = None
+        yield Structure(
+            numbers=numbers,
+            positions=positions - positions.mean(0),
+            charge=molecule.charge,
+            spin=molecule.spin,
+            energy=energy,
+            forces=forces,
+            domain=molecule.domain,
+            source=f"{molecule.source} {k}",
+        )
+
+
+def _bonded(bonds: Any, settings: DomainSettings, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for field in conformers(bonds, settings.conformers, int(rng.integers(2**31))):
+        field.Minimize(maxIts=MINIMIZE_STEPS)
+        minimum = np.array(field.Positions()).reshape(-1, 3)
+        if settings.displacement == "thermal":
+            yield minimum + thermal(hessian(field), minimum, float(rng.choice(settings.temperatures)), rng)
+        else:
+            yield minimum + rng.normal(scale=rng.choice(settings.sigmas), size=minimum.shape)
+
+
+def _assembled(
+    molecule: Molecule, settings: DomainSettings, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, float | None, np.ndarray | None]]:
+    assert molecule.numbers is not None and molecule.positions is not None
+    potential = GFN2(molecule.numbers, molecule.charge, molecule.spin)
+    relaxed = dynamics.relax(potential, molecule.positions)
+    if settings.displacement == "thermal":
+        temperature = float(rng.choice(settings.temperatures))
+        yield from dynamics.langevin(potential, relaxed, temperature, settings.conformers, rng)
+    else:
+        for _ in range(settings.conformers):
+            yield relaxed + rng.normal(scale=rng.choice(settings.sigmas), size=relaxed.shape), None, None
+
+
+def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
+    """Yield an RDKit force field per distinct ETKDG conformer, `number` at most: MMFF94, or UFF where it has gaps.
+
+    `bonds` is not touched.
+
+    Raises:
+        Failed: no conformer could be embedded, or neither force field knows the molecule.
+    """
+    chem, embed, fields = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom"), need("rdkit.Chem.rdForceFieldHelpers")
+    bonds = chem.Mol(bonds)
+    how = embed.ETKDGv3()
+    how.randomSeed, how.pruneRmsThresh, how.maxIterations, how.numThreads = seed, DISTINCT, 20, 1
+    with quiet():
+        found = list(embed.EmbedMultipleConfs(bonds, number, how))
+        if not found:
+            raise Failed("embedding failed")
+        parameters = fields.MMFFGetMoleculeProperties(bonds)
+        if parameters is None and not fields.UFFHasAllMoleculeParams(bonds):
+            raise Failed("no force field")
+        for conformer in found:
+            if parameters is None:
+                yield fields.UFFGetMoleculeForceField(bonds, confId=conformer)
+            else:
+                yield fields.MMFFGetMoleculeForceField(bonds, parameters, confId=conformer)
+
+
+def hessian(field: Any) -> Float64[np.ndarray, "3*atoms 3*atoms"]:
+    """Second derivatives of an RDKit force field at its positions, in eV/Å², by central differences."""
+    x = np.array(field.Positions()).ravel()
+    rows = np.empty((len(x), len(x)))
+    for k, step in enumerate(np.eye(len(x)) * STEP):
+        rows[k] = np.subtract(field.CalcGrad((x + step).tolist()), field.CalcGrad((x - step).tolist()))
+    rows *= kcal / mol / (2 * STEP)
+    return (rows + rows.T) / 2
+
+
+def thermal(
+    hessian: Float64[np.ndarray, "3*atoms 3*atoms"],
+    positions: Float64[np.ndarray, "atoms 3"],
+    temperature: float,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "atoms 3"]:
+    """Draw a displacement (Å) from the classical harmonic ensemble, p ∝ exp(−½ xᵀHx / kT).
+
+    Where atoms are does not depend on masses, so the modes are those of H itself. Translations and rotations
+    are not displaced, and modes softer than `SOFTEST` are treated as that stiff.
+    """
+    rigid = _rigid_motions(positions)
+    inside = np.eye(len(hessian)) - rigid @ rigid.T
+    stiffness, modes = np.linalg.eigh(inside @ hessian @ inside + STIFF * rigid @ rigid.T)
+    amplitudes = np.sqrt(kB * temperature / stiffness.clip(min=SOFTEST))
+    return (modes @ (amplitudes * rng.normal(size=len(amplitudes)))).reshape(-1, 3)
+
+
+def _rigid_motions(positions: np.ndarray) -> np.ndarray:
+    """Orthonormal basis of translations and rotations, (3·atoms, 6); 5 if linear, 3 for one atom."""
+    from scipy.linalg import orth
+
+    axes = np.eye(3)
+    centred = positions - positions.mean(0)
+    shifts = [np.tile(axis, len(positions)) for axis in axes]
+    turns = [np.cross(axis, centred).ravel() for axis in axes]
+    return orth(np.array(shifts + turns).T, rcond=1e-6)

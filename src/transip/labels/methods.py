@@ -1,0 +1,122 @@
+"""Reference methods: energy (eV) and forces (eV/Å) of a structure from quantum chemistry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ase.units import Bohr, Hartree
+from jaxtyping import Float64, Int64
+
+from transip.labels.molecules import Failed, need
+from transip.structure import Structure
+
+SCF_FAILED = "SCF did not converge"
+
+
+class GFN2:
+    """GFN2-xTB of one molecule at changing positions; each calculation starts from the last density.
+
+    With unpaired electrons the spin-polarisation term is on, so that multiplicity changes the energy and not
+    only the occupation; without them the term is exactly zero and left out.
+
+    Args:
+        numbers: atomic numbers, (atoms,).
+        charge: total charge in e.
+        spin: multiplicity 2S + 1.
+    """
+
+    def __init__(self, numbers: Int64[np.ndarray, "atoms"], charge: int, spin: int):
+        self._kind = need("tblite.interface").Calculator
+        self._numbers, self._charge, self._spin = numbers, charge, spin
+        self._calculator: Any = None
+        self._last: Any = None
+
+    def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
+        """Energy in eV and forces in eV/Å at `positions` (Å).
+
+        Raises:
+            Failed: the self-consistent field did not converge.
+        """
+        try:
+            if self._calculator is None:
+                self._calculator = self._start(positions / Bohr)
+            else:
+                self._calculator.update(positions / Bohr)
+            self._last = self._calculator.singlepoint(self._last)
+        except RuntimeError:
+            raise Failed(SCF_FAILED) from None
+        energy, gradient = float(self._last.get("energy")), self._last.get("gradient")
+        if not (np.isfinite(energy) and np.isfinite(gradient).all()):
+            raise Failed(SCF_FAILED)
+        return energy * Hartree, -gradient * Hartree / Bohr
+
+    def _start(self, positions: np.ndarray) -> Any:
+        unpaired = self._spin - 1
+        calculator = self._kind("GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired)
+        calculator.set("verbosity", 0)
+        if unpaired:
+            calculator.add("spin-polarization", 1.0)
+        return calculator
+
+
+def gfn2_xtb(structure: Structure) -> Structure:
+    """Label `structure` with GFN2-xTB.
+
+    Raises:
+        Failed: the self-consistent field did not converge.
+        InputError: tblite is not installed.
+    """
+    energy, forces = GFN2(structure.numbers, structure.charge, structure.spin)(structure.positions)
+    return replace(structure, energy=energy, forces=forces)
+
+
+def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bool = True) -> Structure:
+    """Label `structure` with ωB97M-V, OMol25's functional, through PySCF.
+
+    The VV10 non-local correlation enters the self-consistent field, the energy and the gradient. The gradient
+    includes the response of the integration grid, so that forces are the derivative of the energy.
+
+    Args:
+        structure: what to label.
+        basis: def2-TZVPD is OMol25's.
+        density_fitting: fit Coulomb and exchange integrals in def2-universal-jkfit; much faster, errors of
+            about 0.1 meV per atom.
+
+    Raises:
+        Failed: the self-consistent field did not converge.
+        InputError: PySCF is not installed.
+    """
+    gto, dft = need("pyscf.gto", "dft"), need("pyscf.dft", "dft")
+    ecp = basis if (structure.numbers > 36).any() else None
+    molecule = gto.M(
+        atom=[(int(z), x) for z, x in zip(structure.numbers, structure.positions, strict=True)],
+        basis=basis,
+        ecp=ecp,
+        charge=structure.charge,
+        spin=structure.spin - 1,
+        verbose=0,
+    )
+    field = (dft.RKS if structure.spin == 1 else dft.UKS)(molecule, xc="wb97m-v")
+    if density_fitting:
+        field = field.density_fit(auxbasis="def2-universal-jkfit")
+    field.nlc, field.conv_tol = "vv10", 1e-9
+    field.grids.level, field.nlcgrids.level = 4, 3
+    energy = field.kernel()
+    if not field.converged:
+        raise Failed(SCF_FAILED)
+    gradient = field.nuc_grad_method()
+    gradient.grid_response = True
+    return replace(structure, energy=float(energy) * Hartree, forces=-gradient.kernel() * Hartree / Bohr)
+
+
+def method(name: str) -> Callable[[Structure], Structure]:
+    """The labelling function of the setting `method`."""
+    return {"gfn2-xtb": gfn2_xtb, "wb97m-v": wb97m_v}[name]
+
+
+def level_of_theory(name: str) -> str:
+    """What a pack says about labels of the setting `method`."""
+    return {"gfn2-xtb": "GFN2-xTB (spin-polarised)", "wb97m-v": "ωB97M-V/def2-TZVPD"}[name]

@@ -1,0 +1,71 @@
+"""Neutral organics: the 5,000 molecules of the National Cancer Institute's open set that come with RDKit."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transip.errors import InputError
+from transip.labels.molecules import Molecule, need
+
+ELEMENTS = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53))
+
+
+def draw(seed: tuple[int, ...], index: int, max_atoms: int) -> Molecule:
+    """The molecule at place `index` of an endless sequence of reshuffled passes over the set.
+
+    Raises:
+        InputError: no molecule of the set is as small as `max_atoms`.
+    """
+    molecules = small(max_atoms)
+    turn, place = divmod(index, len(molecules))
+    order = np.random.default_rng([*seed, turn]).permutation(len(molecules))
+    smiles, bonds = molecules[order[place]]
+    return Molecule("neutral_organics", smiles, charge=0, spin=1, bonds=bonds)
+
+
+@cache
+def small(max_atoms: int) -> list[tuple[str, Any]]:
+    """SMILES and RDKit molecules with at most `max_atoms` atoms, hydrogens included.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [(smiles, bonds) for smiles, bonds in _all().items() if bonds.GetNumAtoms() <= max_atoms]
+    if not found:
+        raise InputError(
+            f"no organic molecule has at most {max_atoms} atoms", where="max_atoms", remedy="set a larger max_atoms"
+        )
+    return found
+
+
+@cache
+def _all() -> dict[str, Any]:
+    """Canonical SMILES → molecule: neutral, one fragment, closed shell, elements of `ELEMENTS`."""
+    chem, config = need("rdkit.Chem"), need("rdkit.RDConfig")
+    found = {}
+    with quiet():
+        for line in (Path(config.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines():
+            bonds = chem.MolFromSmiles(line.split()[0])
+            if bonds is not None and _wanted(chem.AddHs(bonds)):
+                found[chem.MolToSmiles(bonds)] = chem.AddHs(bonds)
+    return found
+
+
+def _wanted(bonds: Any) -> bool:
+    chem = need("rdkit.Chem")
+    atoms = list(bonds.GetAtoms())
+    return (
+        bool(atoms)
+        and len(chem.GetMolFrags(bonds)) == 1
+        and chem.GetFormalCharge(bonds) == 0
+        and all(atom.GetAtomicNum() in ELEMENTS and not atom.GetNumRadicalElectrons() for atom in atoms)
+    )
+
+
+def quiet() -> Any:
+    """A context in which RDKit does not comment on every molecule it dislikes."""
+    return need("rdkit.rdBase").BlockLogs()

@@ -1,0 +1,99 @@
+"""Reactivity: bonds on the way to breaking, radicals, and the ions of proton and electron transfer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from transip.labels import organics
+from transip.labels.molecules import Edit, Molecule, atomic_numbers, need
+
+STRETCH = (1.15, 2.2)  # of a breaking bond, relative to where it was
+BOND_TO_PROTON = 1.02  # Å, N–H
+CHANGES = ("stretch", "abstract", "deprotonate", "protonate", "ionise", "attach")
+
+
+def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+    """A small organic molecule and one elementary change, applied to its finished geometry."""
+    parents = organics.small(max_atoms - 1)  # a proton may come on top
+    smiles, bonds = parents[rng.integers(len(parents))]
+    numbers = atomic_numbers(bonds)
+    change = str(rng.choice(CHANGES))
+    edit, charge, triplet = None, 0, False
+    if change == "stretch":
+        edit = _stretch(bonds, rng)
+        triplet = bool(rng.random() < 0.5)  # a breaking bond has both states
+    elif change == "abstract":
+        edit = _remove_hydrogen(bonds, rng, acidic=False)
+    elif change == "deprotonate":
+        edit, charge = _remove_hydrogen(bonds, rng, acidic=True), -1
+    elif change == "protonate":
+        edit = _protonate(bonds, rng)
+        charge = 1
+    if edit is None:  # no such site in this molecule: it can always lose or gain an electron
+        change = change if change in ("ionise", "attach") else "ionise"
+        charge, triplet = (1 if change == "ionise" else -1), False
+    gained = {"abstract": -1, "deprotonate": -1, "protonate": 1}.get(change, 0)
+    electrons = int(numbers.sum()) + gained - charge
+    spin = 3 if triplet else 1 + electrons % 2
+    return Molecule("reactivity", f"{smiles} {change}", charge, spin, bonds=bonds, edit=edit)
+
+
+def _stretch(bonds: Any, rng: np.random.Generator) -> Edit | None:
+    """Pull the two sides of an acyclic single bond apart along it."""
+    chem = need("rdkit.Chem")
+    single = [b for b in bonds.GetBonds() if not b.IsInRing() and b.GetBondType() == chem.BondType.SINGLE]
+    if not single:
+        return None
+    bond = single[rng.integers(len(single))]
+    first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+    pieces = chem.GetMolFrags(chem.FragmentOnBonds(bonds, [bond.GetIdx()], addDummies=False))
+    moving = list(next(piece for piece in pieces if second in piece))
+    factor = rng.uniform(*STRETCH)
+
+    def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        positions = positions.copy()
+        positions[moving] += (factor - 1) * (positions[second] - positions[first])
+        return numbers, positions
+
+    return edit
+
+
+def _remove_hydrogen(bonds: Any, rng: np.random.Generator, acidic: bool) -> Edit | None:
+    """Remove a hydrogen; an acidic one, on N, O or S, if there is any and it is asked for."""
+    hydrogens = [a for a in bonds.GetAtoms() if a.GetAtomicNum() == 1]
+    if acidic:
+        polar = [a for a in hydrogens if a.GetNeighbors()[0].GetAtomicNum() in (7, 8, 16)]
+        hydrogens = polar or hydrogens
+    if not hydrogens or bonds.GetNumAtoms() < 3:
+        return None
+    gone = hydrogens[rng.integers(len(hydrogens))].GetIdx()
+
+    def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.delete(numbers, gone), np.delete(positions, gone, axis=0)
+
+    return edit
+
+
+def _protonate(bonds: Any, rng: np.random.Generator) -> Edit | None:
+    """Put a proton where the lone pair of an N, O or S is: away from the atom's neighbours."""
+    chem = need("rdkit.Chem")
+    pattern = chem.MolFromSmarts("[#7X1,#7X2,#7X3,#8,#16X2;+0]")
+    sites = [place for (place,) in bonds.GetSubstructMatches(pattern)]
+    if not sites:
+        return None
+    site = int(rng.choice(sites))
+    neighbours = [atom.GetIdx() for atom in bonds.GetAtomWithIdx(site).GetNeighbors()]
+    tilt = rng.normal(scale=0.3, size=3)  # an sp² oxygen's lone pairs are not opposite to its one neighbour
+
+    def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        arms = positions[neighbours] - positions[site]
+        away = -(arms / np.linalg.norm(arms, axis=1, keepdims=True)).sum(0)
+        if np.linalg.norm(away) < 0.3:  # flat: the lone pair stands on the plane
+            away = np.cross(arms[0], arms[-1])
+        away = away / (np.linalg.norm(away) + 1e-9) + tilt
+        proton = positions[site] + BOND_TO_PROTON * away / np.linalg.norm(away)
+        return np.append(numbers, 1), np.vstack([positions, proton])
+
+    return edit
