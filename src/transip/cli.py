@@ -57,11 +57,32 @@ class Ensemble(StrEnum):
     NVT = "nvt"
 
 
+class UnseenChoice(StrEnum):
+    """What to do about elements, charges and multiplicities that a model was not trained on."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+    IGNORE = "ignore"
+
+
+class Precision(StrEnum):
+    """Precision of the network; total energies are summed in float64 either way."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
 class Relaxer(StrEnum):
     """ASE optimisers."""
 
     LBFGS = "LBFGS"
     FIRE = "FIRE"
+
+
+Unseen = Annotated[
+    UnseenChoice, typer.Option(help="elements, charges, multiplicities that the model was not trained on")
+]
+Dtype = Annotated[Precision, typer.Option(help="precision of the network")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -196,13 +217,101 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, shown side by side")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML  [default: RUN/report.html]")] = None,
 ) -> None:
-    """One self-contained HTML page about one or several runs."""
+    """Compare runs: a table here, and one self-contained HTML page."""
+    from transip.evaluation.compare import comparison
     from transip.evaluation.report import write_report
+    from transip.evaluation.runs import read_runs
 
+    console.print(comparison(read_runs(runs)))
     console.print(f"report: {write_report(runs, output or runs[0] / 'report.html')}")
 
 
 # ---------------------------------------------------------------------------------------------- use
+
+
+@app.command()
+def predict(
+    model: Model,
+    structures: Input,
+    output: Output,
+    charge: Charge = None,
+    spin: Spin = None,
+    unseen: Unseen = UnseenChoice.WARN,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.FLOAT32,
+) -> None:
+    """Energies and forces of every structure of a file, in batches; written to extxyz."""
+    from transip.calculators.predict import predict_file
+
+    found = predict_file(
+        model, structures, output, charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value
+    )
+    console.print(
+        f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
+    )
+
+
+@app.command()
+def relax(
+    model: Model,
+    structures: Input,
+    output: Output,
+    fmax: Annotated[float, typer.Option(help="converged when no atom's force is larger, eV/Å")] = 0.05,
+    steps: Annotated[int, typer.Option(help="per structure, at most")] = 500,
+    optimizer: Annotated[Relaxer, typer.Option(help="of ASE")] = Relaxer.LBFGS,
+    charge: Charge = None,
+    spin: Spin = None,
+    unseen: Unseen = UnseenChoice.WARN,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.FLOAT32,
+) -> None:
+    """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
+    from transip.calculators.relax import relax_file
+
+    found = relax_file(
+        model, structures, output, fmax=fmax, steps=steps, optimizer=optimizer.value,
+        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+    )  # fmt: skip
+    for row in found["rows"]:
+        console.print(
+            f"{row['source'] or row['formula']}: {row['final_energy'] - row['initial_energy']:+.3f} eV, largest force "
+            f"{row['initial_fmax']:.2f} → {row['final_fmax']:.2f} eV/Å in {row['steps']} steps"
+            + ("" if row["converged"] else f", not converged {row['note']}".rstrip()),
+            highlight=False,
+        )
+    console.print(f"{found['converged']} of {found['structures']} converged: {found['output']}")
+
+
+@app.command()
+def md(
+    model: Model,
+    structures: Annotated[Path, typer.Argument(help="extxyz or another file of structures; the first is simulated")],
+    output: Output,
+    steps: Annotated[int, typer.Option(help="of the integration")] = 1000,
+    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
+    ensemble: Annotated[Ensemble, typer.Option(help="nve: velocity Verlet; nvt: Langevin thermostat")] = Ensemble.NVT,
+    interval: Annotated[int, typer.Option(help="steps between frames")] = 10,
+    seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
+    charge: Charge = None,
+    spin: Spin = None,
+    unseen: Unseen = UnseenChoice.WARN,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.FLOAT32,
+) -> None:
+    """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
+    from transip.calculators.md import md_file
+
+    found = md_file(
+        model, structures, output, steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value,
+        interval=interval, seed=seed, charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+    )  # fmt: skip
+    drift = found["energy_drift"]
+    console.print(
+        f"{found['time']:g} fs, mean temperature {found['mean_temperature']:.0f} K"
+        + ("" if drift is None else f", energy drift {drift:.1f} meV/atom/ps")
+        + f", {found['frames']} frames: {found['output']}"
+    )
 
 
 @app.command()

@@ -114,7 +114,7 @@ class BatchSettings(Settings):
         description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention",
     )
     window: PositiveInt = Field(
-        default=1,
+        default=8,
         description="sort by size within windows of this many batches: less padding, slightly less random batches",
     )
 

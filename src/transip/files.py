@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             remedy="free some space or choose another output; what was there before is unchanged",
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # not there (any more), or never could be
+            partial.unlink()
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from transip.batch import Batch
 from transip.config import KeySettings, UnitSettings
 from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, is_pack, keys_found, read_structures
-from transip.data.store import BLOCK, UNITS, Pack, write_pack
+from transip.data.store import BLOCK, Pack, write_pack
 from transip.errors import InputError
 from transip.structure import ELEMENTS, Structure
 
@@ -164,8 +164,12 @@ def _describe_pack(pack: Pack) -> ReadReport:
         rows = np.arange(start, min(start + BLOCK, len(pack)))
         tally.add(pack.batch(rows), names[pack.domain_codes[rows]].tolist())
     found = pack.meta.get("provenance", {}).get("keys", {})
-    units = {name: UNITS[name] for name in ("energy", "length")}
-    return tally.report(str(pack.path), level_of_theory=pack.meta["level_of_theory"], keys=found, units=units)
+    return tally.report(
+        str(pack.path),
+        level_of_theory=pack.meta["level_of_theory"],
+        keys=found,
+        units=DEFAULT_UNITS.model_dump(),
+    )
 
 
 def _blocks(structures: Iterable[Structure]) -> Iterator[list[Structure]]:

@@ -157,7 +157,7 @@ def _label(
             where=where,
             remedy=f"name its key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
         )
-    if any(not np.array_equal(value, found[0][1]) for _, value in found):
+    if any(not np.array_equal(value, found[0][1]) for _, value in found[1:]):
         raise InputError(
             f"{label} is ambiguous: {' and '.join(dict.fromkeys(repr(name) for name, _ in found))} differ",
             where=where,

@@ -68,7 +68,10 @@ class References:
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
             r = np.linalg.qr(np.vstack([r, rows])).R
-        return cls(np.linalg.lstsq(r[:, :-1], r[:, -1])[0])
+        values = np.zeros(MAX_ATOMIC_NUMBER + 1)
+        present = np.flatnonzero(r[:, :-1].any(axis=0))
+        values[present] = np.linalg.lstsq(r[:, present], r[:, -1])[0]
+        return cls(values)
 
     @classmethod
     def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> References:

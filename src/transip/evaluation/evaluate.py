@@ -22,7 +22,7 @@ from transip.data.dataset import Dataset, prepare
 from transip.data.sampler import batches_in_order
 from transip.data.store import atoms_of
 from transip.errors import InputError
-from transip.evaluation.metrics import TERMS, ErrorSums, error_terms, metrics_from
+from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
 from transip.model.files import load_model, model_folder
 from transip.symmetry.latent import LatentEquivariance, load_latent
@@ -98,7 +98,7 @@ def metrics_on(
     processes: int = 1,
     reduce: Callable[[Tensor], Tensor] | None = None,
     symmetry_structures: int = 64,
-) -> dict[str, float]:
+) -> Metrics:
     """The metrics of `metrics_from`, and the rotation errors of `measure_symmetry`, for evaluation during training.
 
     Args:
@@ -123,8 +123,8 @@ def metrics_on(
 
 
 def _predictions(
-    model: nn.Module, dataset: Dataset, batches: Sequence[Int64[np.ndarray, "batch"]]
-) -> Iterator[tuple[Int64[np.ndarray, "batch"], Batch, Prediction]]:
+    model: nn.Module, dataset: Dataset, batches: Sequence[Int64[np.ndarray, "_"]]
+) -> Iterator[tuple[Int64[np.ndarray, "_"], Batch, Prediction]]:
     device = _device(model)
     for indices in batches:
         labelled = dataset.batch(indices).to(device)
@@ -170,7 +170,11 @@ def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def _fill(
-    arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.ndarray, batch: Batch, prediction: Prediction
+    arrays: dict[str, np.ndarray],
+    indices: np.ndarray,
+    atoms: np.ndarray,
+    batch: Batch,
+    prediction: Prediction,
 ) -> None:
     assert batch.energy is not None and batch.forces is not None  # or there were no error terms
     arrays["energy"][indices] = prediction.energy.detach().cpu().numpy()

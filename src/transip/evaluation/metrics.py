@@ -10,6 +10,8 @@ from torch.nn import functional
 from transip.batch import Batch, Prediction, sum_by_structure
 from transip.errors import InputError
 
+Metrics = dict[str, int | float]
+
 # Both within: "energy and forces within threshold", as fairchem's evaluator has it.
 ENERGY_THRESHOLD, FORCE_THRESHOLD = 0.02, 0.03  # eV, eV/Å
 
@@ -67,7 +69,7 @@ def error_terms(batch: Batch, prediction: Prediction) -> Float64[Tensor, "struct
     return torch.stack([*columns, force, force_squared, cosine, magnitude, within], -1)
 
 
-def metrics_from(sums: Float64[Tensor, "terms"]) -> dict[str, float]:
+def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
     """Metrics from sums of `error_terms` over structures; energies in eV, forces in eV/Å.
 
     Returns:
@@ -111,6 +113,6 @@ class ErrorSums:
         """Count what `other` has counted, too."""
         self.totals = self.totals + other.totals.to(self.totals.device)
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> Metrics:
         """The metrics of everything counted so far; see `metrics_from`."""
         return metrics_from(self.totals)

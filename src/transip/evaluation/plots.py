@@ -25,7 +25,7 @@ REFERENCE = "#009e73"
 # Stand-ins that become CSS colours, so that figures change with the page.
 INK, GRID = "#010203", "#040506"
 CSS_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--run-{k})" for k, c in enumerate(PALETTE)}
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of runs and domains may hold a $
     "font.size": 10,
@@ -161,10 +161,10 @@ def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
             offset = 0.12 * (place - (len(evaluated) - 1) / 2)
             axes.plot(values, np.array(rows) + offset, "o", color=colour_of(k), markersize=6)
         axes.set_yticks(range(len(domains)), [_short(domain or NO_DOMAIN) for domain in domains])
-        axes.set(xlabel=y.label, xlim=(0, None), ylim=(len(domains) - 0.5, -0.5))
+        axes.set(xlabel=y.label, xlim=_from_zero(axes), ylim=(len(domains) - 0.5, -0.5))
         return True
 
-    return _figure(draw, size=(4.6, 1.2 + 0.42 * len(domains)))
+    return _figure(draw, size=(4.1, 1.2 + 0.42 * len(domains)))
 
 
 def error_by_size(runs: Sequence[Run], y: Quantity) -> str:
@@ -199,10 +199,10 @@ def rotation_errors(runs: Sequence[Run]) -> str:
             axes.plot(ends[1], row, "o", color=colour_of(row), markersize=8, fillstyle="none", markeredgewidth=1.6)
             drawn = True
         axes.set_yticks(range(len(runs)), [_short(run.name) for run in runs])
-        axes.set(xlabel="●  rotation error      ○  MAE      (meV/Å)", xlim=(0, None), ylim=(len(runs) - 0.5, -0.5))
+        axes.set(xlabel="● rotation error, ○ MAE (meV/Å)", xlim=_from_zero(axes), ylim=(len(runs) - 0.5, -0.5))
         return drawn
 
-    return _figure(draw, size=(4.6, 1.2 + 0.42 * len(runs)))
+    return _figure(draw, size=(4.1, 1.2 + 0.42 * len(runs)))
 
 
 def layer_profile(runs: Sequence[Run], y: Quantity) -> str:
@@ -306,6 +306,11 @@ def _log_scale(axes: Axes) -> None:
 
 def _round_ticks(low: float, high: float) -> list[float]:
     return list(MaxNLocator(4).tick_values(low, high))
+
+
+def _from_zero(axes: Axes) -> tuple[float, float]:
+    """Limits of an x axis from 0 to a little beyond the data."""
+    return 0.0, 1.07 * max(float(axes.dataLim.x1), 1e-9)
 
 
 def _short_number(value: float, _: int | None = None) -> str:

@@ -100,7 +100,7 @@ def _parity(runs: Sequence[Run]) -> str:
     if not forces:
         return ""
     explanation = (
-        "<p>Darker means more points, on a logarithmic scale. Energies are per atom and relative to element "
+        "<p>Stronger colour means more points, on a logarithmic scale. Energies are per atom and relative to element "
         "energies fitted to the reference, without which composition would hide every error.</p>"
     )
     return explanation + "".join(

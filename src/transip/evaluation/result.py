@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transip.errors import InputError
-from transip.evaluation.metrics import METRICS
+from transip.evaluation.metrics import METRICS, Metrics
 from transip.files import atomic_path, read_json, write_json
 
 FORMAT = 1
@@ -35,8 +35,8 @@ class Evaluation:
             ``reference_energy``, ``reference_forces``, ``numbers`` and ``positions`` in Å.
     """
 
-    overall: dict[str, float]
-    domains: dict[str, dict[str, float]]
+    overall: Metrics
+    domains: dict[str, Metrics]
     symmetry: dict[str, Any] | None
     cost: dict[str, Any]
     predictions: dict[str, np.ndarray]
@@ -46,7 +46,12 @@ class Evaluation:
         folder = Path(folder)
         with atomic_path(folder / PREDICTIONS_FILE) as partial, partial.open("wb") as handle:
             np.savez(handle, **self.predictions)  # type: ignore[arg-type]
-        sections = {"overall": self.overall, "domains": self.domains, "symmetry": self.symmetry, "cost": self.cost}
+        sections = {
+            "overall": self.overall,
+            "domains": self.domains,
+            "symmetry": self.symmetry,
+            "cost": self.cost,
+        }
         write_json(folder / METRICS_FILE, {"format": FORMAT, **sections})
 
     @classmethod
@@ -97,7 +102,7 @@ class Evaluation:
         )
 
 
-def _cells(metrics: dict[str, float]) -> list[str]:
+def _cells(metrics: Metrics) -> list[str]:
     return [
         f"{metrics['structures']:,}",
         f"{1e3 * metrics['energy_mae_per_atom']:.2f}",
@@ -121,11 +126,15 @@ def _check_sections(values: Any, source: Path) -> None:
         if values["symmetry"] is not None:
             numbers += [values["symmetry"][name] for name in ROTATION_ERRORS]
             numbers += [layer["invariant_share"] for layer in values["symmetry"]["layers"]]
-        if not all(isinstance(number, int | float) for number in numbers) or not isinstance(values["cost"], dict):
+        if not all(isinstance(number, int | float) for number in numbers) or not isinstance(
+            values["cost"].get("versions", {}), dict
+        ):
             raise TypeError
     except (KeyError, TypeError, AttributeError):
         raise InputError(
-            "is not an evaluation by transip", where=str(source), remedy="write it again with `transip evaluate`"
+            "is not an evaluation by transip",
+            where=str(source),
+            remedy="write it again with `transip evaluate`",
         ) from None
 
 
@@ -144,6 +153,8 @@ def _read_predictions(source: Path) -> dict[str, np.ndarray]:
         raise InputError("is missing", where=str(source), remedy="write it with `transip evaluate`") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"is truncated or corrupt ({error})", where=str(source), remedy="write it again with `transip evaluate`"
+            f"is truncated or corrupt ({error})",
+            where=str(source),
+            remedy="write it again with `transip evaluate`",
         ) from error
     return arrays

@@ -27,7 +27,7 @@ ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (ENERGY_MAE, "low"),
     (Quantity("energy_rmse_per_atom", "Energy RMSE", "meV/atom", 1e3), "low"),
     (Quantity("energy_mae", "Energy MAE, total", "meV", 1e3), "low"),
-    (Quantity("efwt", "EFwT", "%", 100), "high"),
+    (Quantity("efwt", "EFwT", "%", 100.0), "high"),
 )
 SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (ROTATION_ERROR, "low"),
@@ -35,22 +35,25 @@ SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (Quantity("energy_rotation_spread_per_atom", "Energy rotation spread", "meV/atom", 1e3), "low"),
 )
 COST = (STEPS, PASSES, Quantity("atoms_seen", "Atoms seen"), MINUTES)
+MISSING = "–"
+Row = tuple[str, list[str]]  # label, and a cell of HTML per run
 UNEQUAL = 1.05  # forward passes that differ by more than this factor are not equal compute
 
 
 def summary_table(runs: Sequence[Run]) -> str:
     """Errors, symmetry and cost, a column per run; the best error of each row in bold."""
-    rows = [_group_row("Errors", runs), *(_error_row(runs, q, best) for q, best in ERRORS)]
-    rows += [_group_row("Learned symmetry", runs), *(_error_row(runs, q, best) for q, best in SYMMETRY)]
-    rows += [_group_row("Cost of training", runs), *(_row(q.label, [_cost(run, q) for run in runs]) for q in COST)]
-    speeds = [_speed(run) for run in runs]
     memory = [max((line.get("memory_mb") or 0 for line in run.training), default=0) for run in runs]
-    rows += [
-        _row("Training speed (atoms/s)", speeds),
-        _row("Peak memory (MB)", [f"{value:,.0f}" if value else "–" for value in memory]),
-    ]
-    rows += [_group_row("Evaluation", runs), *_evaluation_rows(runs)]
-    return f'<div class="scroll"><table><thead>{_heading(runs)}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    cost = [(quantity.label, [_cost(run, quantity) for run in runs]) for quantity in COST]
+    cost.append(("Training speed (atoms/s)", [_speed(run) for run in runs]))
+    cost.append(("Peak memory (MB)", [f"{value:,.0f}" if value else MISSING for value in memory]))
+    groups = {
+        "Errors": [_error_row(runs, quantity, best) for quantity, best in ERRORS],
+        "Learned symmetry": [_error_row(runs, quantity, best) for quantity, best in SYMMETRY],
+        "Cost of training": cost,
+        "Evaluation": _evaluation_rows(runs),
+    }
+    body = "".join(_group(name, rows, len(runs)) for name, rows in groups.items())
+    return f'<div class="scroll"><table><thead>{_heading(runs)}</thead><tbody>{body}</tbody></table></div>'
 
 
 def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
@@ -62,7 +65,9 @@ def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
     for domain in domains:
         values = [run.evaluation.domains.get(domain, {}) if run.evaluation is not None else {} for run in runs]
         structures = max(value.get("structures", 0) for value in values)
-        cells = _best_in_bold([_scaled(value.get(quantity.key), quantity) for value in values], "low", [True] * len(runs))
+        cells = _best_in_bold(
+            [_scaled(value.get(quantity.key), quantity) for value in values], "low", [True] * len(runs)
+        )
         rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
     head = _heading(runs, quantity.label)
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -76,7 +81,8 @@ def differences_table(runs: Sequence[Run]) -> str:
     if not differing:
         return ""
     rows = [
-        _row(key, [escape(str(settings[key])) if key in settings else "–" for settings in flat]) for key in differing
+        _row(key, [escape(str(settings[key])) if key in settings else MISSING for settings in flat])
+        for key in differing
     ]
     head = _heading(runs, "Setting")
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -142,8 +148,11 @@ def _heading(runs: Sequence[Run], first: str = "") -> str:
     return f'<tr><th scope="col">{escape(first)}</th>{"".join(cells)}</tr>'
 
 
-def _group_row(name: str, runs: Sequence[Run]) -> str:
-    return f'<tr class="group"><th scope="rowgroup" colspan="{len(runs) + 1}">{escape(name)}</th></tr>'
+def _group(name: str, rows: Sequence[Row], columns: int) -> str:
+    """Rows under a heading; those that no run has a value for are left out."""
+    shown = [_row(label, cells) for label, cells in rows if set(cells) != {MISSING}]
+    heading = f'<tr class="group"><th scope="rowgroup" colspan="{columns + 1}">{escape(name)}</th></tr>'
+    return heading + "".join(shown) if shown else ""
 
 
 def _row(label: str, cells: Sequence[str], note: str = "") -> str:
@@ -152,13 +161,13 @@ def _row(label: str, cells: Sequence[str], note: str = "") -> str:
     return f'<tr><th scope="row">{escape(label)}{remark}</th>{values}</tr>'
 
 
-def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> str:
+def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> Row:
     if quantity is RELATIVE_ROTATION_ERROR:
         values = [_relative_rotation_error(run) for run in runs]
     else:
         values = [_scaled(run.metrics.get(quantity.key), quantity) for run in runs]
     compared = [run in _comparable(runs) for run in runs]
-    return _row(quantity.label, _best_in_bold(values, best, compared))
+    return quantity.label, _best_in_bold(values, best, compared)
 
 
 def _comparable(runs: Sequence[Run]) -> list[Run]:
@@ -176,14 +185,14 @@ def _scaled(value: Any, quantity: Quantity) -> float | None:
     return quantity.factor * value if isinstance(value, int | float) else None
 
 
-def _best_in_bold(
-    values: Sequence[float | None], best: Literal["low", "high"], compared: Sequence[bool]
-) -> list[str]:
+def _best_in_bold(values: Sequence[float | None], best: Literal["low", "high"], compared: Sequence[bool]) -> list[str]:
     known = [value for value in values if value is not None]
     decimals = _decimals(max(known, key=abs, default=0.0))
-    texts = ["–" if value is None else f"{value:,.{decimals}f}" for value in values]
+    texts = [MISSING if value is None else f"{value:,.{decimals}f}" for value in values]
     rivals = {
-        text: value for text, value, competes in zip(texts, values, compared, strict=True) if competes and value is not None
+        text: value
+        for text, value, competes in zip(texts, values, compared, strict=True)
+        if competes and value is not None
     }
     if len(rivals) < 2:  # one run, or all look equal
         return texts
@@ -199,29 +208,28 @@ def _decimals(largest: float) -> int:
 
 def _cost(run: Run, quantity: Quantity) -> str:
     value = _scaled(run.compute.get(quantity.key), quantity)
-    return "–" if value is None else f"{value:,.1f}" if quantity is MINUTES else f"{value:,.0f}"
+    return MISSING if value is None else f"{value:,.1f}" if quantity is MINUTES else f"{value:,.0f}"
 
 
 def _speed(run: Run) -> str:
     atoms, seconds = (run.compute.get(key) for key in ("atoms_seen", "time_s"))
-    return f"{atoms / seconds:,.0f}" if atoms and seconds else "–"
+    return f"{atoms / seconds:,.0f}" if atoms and seconds else MISSING
 
 
-def _evaluation_rows(runs: Sequence[Run]) -> list[str]:
+def _evaluation_rows(runs: Sequence[Run]) -> list[Row]:
     costs = [run.evaluation.cost if run.evaluation is not None else {} for run in runs]
+    versions = [cost.get("versions", {}) for cost in costs]
 
-    def row(label: str, key: str) -> str:
+    def row(label: str, key: str) -> Row:
         values = [cost.get(key) for cost in costs]
-        return _row(label, [f"{v:,.0f}" if isinstance(v, int | float) else escape(str(v or "–")) for v in values])
+        return label, [f"{v:,.0f}" if isinstance(v, int | float) else escape(str(v or MISSING)) for v in values]
 
-    versions = [cost.get("versions") or {} for cost in costs]
-    told = [", ".join(f"{name} {number}" for name, number in each.items()) or "–" for each in versions]
     return [
         row("Structures", "forward_passes"),
         row("Atoms", "atoms"),
         row("Speed (atoms/s)", "atoms_per_second"),
         row("Hardware", "hardware"),
-        _row("Versions", [escape(text) for text in told]),
+        ("Versions", [escape(", ".join(f"{k} {v}" for k, v in each.items())) or MISSING for each in versions]),
     ]
 
 

@@ -106,9 +106,15 @@ def hessian(field: Any) -> Float64[np.ndarray, "3*atoms 3*atoms"]:
     x = np.array(field.Positions()).ravel()
     rows = np.empty((len(x), len(x)))
     for k, step in enumerate(np.eye(len(x)) * STEP):
-        rows[k] = np.subtract(field.CalcGrad((x + step).tolist()), field.CalcGrad((x - step).tolist()))
-    rows *= kcal / mol / (2 * STEP)
+        rows[k] = (_gradient(field, x + step) - _gradient(field, x - step)) / (2 * STEP)
     return (rows + rows.T) / 2
+
+
+def _gradient(field: Any, positions: np.ndarray) -> np.ndarray:
+    """Gradient of an RDKit force field in eV/Å, (3·atoms,)."""
+    x = positions.tolist()
+    field.CalcEnergy(x)  # MMFF's CalcGrad trusts distances that only CalcEnergy brings up to date
+    return np.array(field.CalcGrad(x)) * (kcal / mol)
 
 
 def thermal(

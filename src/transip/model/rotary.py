@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Shape suffixes: B structures, N padded atoms, H heads, F frequencies of a head (half its features).
-HeadFeatures = Float[Tensor, "B N H 2F"]
+# Shape suffixes: B structures, N padded atoms, H heads, K features of a head, F = K / 2 frequencies.
+HeadFeatures = Float[Tensor, "B N H K"]
 
 
 class Phases(NamedTuple):

@@ -1,0 +1,50 @@
+# `make demo` and `make test` set everything up and run on a fresh machine with Python ≥ 3.11, pip and make.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+SOURCES := src tests benchmarks docs
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help venv demo test lint types docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+venv: $(READY)  ## .venv with transip, its extras and the tools, as pinned in constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Each step goes on where it was killed, so `make demo` may be stopped and started again at any moment.
+demo: venv  ## label, train, train the control, evaluate, relax, simulate, report: 12 minutes on 2 cores
+	test -d demo/demo.pack || transip data build recipes/data-demo.yaml -o demo/demo.pack
+	transip data info demo/demo.pack
+	transip train recipes/demo.yaml -o demo/latent --resume
+	transip train recipes/demo-augment-2-views.yaml -o demo/augment-2-views --resume
+	transip evaluate demo/latent
+	transip evaluate demo/augment-2-views
+	transip relax demo/latent examples/levetiracetam.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
+	transip md demo/latent demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
+	transip report demo/latent demo/augment-2-views -o demo/report.html
+
+test: venv  ## the tests, two at a time, one thread each
+	OMP_NUM_THREADS=1 python -m pytest -n 2
+
+lint: venv  ## style, spelling, import rules, dependencies
+	ruff check $(SOURCES)
+	ruff format --check $(SOURCES)
+	codespell
+	lint-imports
+	deptry src
+
+types: venv  ## static types
+	pyright
+
+docs: venv  ## the documentation, into docs/_build
+	sphinx-build -q -W -b html docs docs/_build
+
+clean:  ## remove what the targets above have made
+	rm -rf $(VENV) demo docs/_build docs/reference/settings.md docs/reference/cli.md

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from transip.calculators import inference
+from transip.calculators.inference import predict, predict_batch
+from transip.config import BatchSettings
+from transip.errors import InputError
+
+
+class Small(torch.nn.Module):
+    """A model on a device whose memory holds `atoms` atoms."""
+
+    def __init__(self, model: torch.nn.Module, atoms: int):
+        super().__init__()
+        self.model, self.atoms, self.sizes = model, atoms, []
+
+    def forward(self, batch):
+        self.sizes.append(batch.num_atoms)
+        if batch.num_atoms > self.atoms:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(batch)
+
+
+def test_structures_stream_in_chunks(make_model, make_structure, monkeypatch):
+    """No more than a chunk is read ahead, and results come in the order given."""
+    monkeypatch.setattr(inference, "CHUNK", 8)
+    read = 0
+
+    def stream():
+        nonlocal read
+        for i in range(30):
+            read += 1
+            yield make_structure(1 + 5 * i % 7, i, source=str(i))
+
+    for i, structure in enumerate(predict(make_model(), stream(), BatchSettings(structures=3))):
+        assert structure.source == str(i)
+        assert structure.energy is not None and structure.forces is not None
+        assert read <= 8 * (i // 8 + 1)
+    assert read == 30
+
+
+def test_nothing_in_nothing_out(make_model):
+    assert list(predict(make_model(), [])) == []
+
+
+def test_too_little_memory_halves_the_batch(make_model, make_structure):
+    structures = [make_structure(4, i) for i in range(10)]
+    small = Small(make_model(), atoms=9)
+    expected = predict_batch(make_model(), structures)
+    for a, b in zip(predict_batch(small, structures), expected, strict=True):
+        assert abs(a.energy - b.energy) < 1e-8
+    assert small.sizes[0] == 40
+
+
+def test_a_structure_too_large_for_memory_is_named(make_model, make_structure):
+    structures = [make_structure(3), make_structure(9, source="big.xyz, structure 7")]
+    with pytest.raises(InputError, match=r"big.xyz, structure 7: 9 atoms do not fit"):
+        list(predict(Small(make_model(), atoms=5), structures))
+
+
+def test_charges_no_model_can_represent_are_refused_before_the_model_is_asked(make_model, make_structure):
+    with pytest.raises(InputError, match="cannot be represented"):
+        list(predict(make_model(), [make_structure(5, charge=-12)]))

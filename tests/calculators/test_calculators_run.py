@@ -1,0 +1,302 @@
+"""What stands behind `transip predict`, `relax` and `md`."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import molecule
+
+from transip.calculators import inference
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.md import draw_velocities, energy_drift, md_file
+from transip.calculators.predict import predict_file
+from transip.calculators.relax import relax_file
+from transip.errors import InputError, InputWarning
+from transip.model.files import save_model
+
+
+def only_inputs(folder) -> bool:
+    return sorted(path.name for path in folder.iterdir()) == ["in.xyz", "model"]
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Every written frame fails as if the disk were full."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("predict", "md"):
+        monkeypatch.setattr(f"transip.calculators.{name}.write_extxyz", full)
+
+
+def test_choices_that_do_not_exist(model_folder, source, tmp_path):
+    """In a process of its own: here, beartype would object first."""
+    code = """
+        import sys
+        from transip.calculators.md import md_file
+        from transip.calculators.predict import predict_file
+        from transip.calculators.relax import relax_file
+        from transip.errors import InputError
+        for verb, choice in (
+            (predict_file, {"dtype": "float16"}),
+            (predict_file, {"unseen": "no"}),
+            (relax_file, {"optimizer": "BFGS"}),
+            (md_file, {"ensemble": "npt", "steps": 1}),
+        ):
+            try:
+                verb(*sys.argv[1:], progress=False, **choice)
+            except InputError as error:
+                print(error.problem)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), model_folder, source, tmp_path / "o.xyz"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert [line.split(" is ")[0] for line in output.splitlines()] == ["dtype", "unseen", "optimizer", "ensemble"]
+    assert only_inputs(tmp_path)
+
+
+@pytest.fixture
+def breaks_down(monkeypatch):
+    """The fourth calculation of the test fails."""
+    calculate, calls = TransIPCalculator.calculate, 0
+
+    def calculate_or_fail(self, *arguments, **named):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise InputError("the model's energy or forces are not finite")
+        calculate(self, *arguments, **named)
+
+    monkeypatch.setattr(TransIPCalculator, "calculate", calculate_or_fail)
+
+
+# ------------------------------------------------------------------------------------------ predict
+
+
+def test_predict_file_labels_every_structure_in_order(model_folder, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "CHUNK", 8)
+    summary = predict_file(model_folder, source, tmp_path / "out" / "o.xyz", dtype="float64", progress=False)
+    before, after = ase.io.read(source, ":"), ase.io.read(tmp_path / "out" / "o.xyz", ":")
+    assert summary["structures"] == len(after) == 30
+    assert summary["atoms"] == sum(len(atoms) for atoms in before)
+    calculator = TransIPCalculator(model_folder, dtype="float64")
+    for old, new in zip(before, after, strict=True):
+        assert new.get_chemical_symbols() == old.get_chemical_symbols()
+        assert (new.info["charge"], new.info["spin"]) == (old.info["charge"], old.info["spin"])
+        assert abs(new.get_potential_energy() - calculator.get_potential_energy(old)) < 1e-5
+        np.testing.assert_allclose(new.get_forces(), calculator.get_forces(old), atol=1e-5)
+
+
+def test_charge_and_spin_can_be_given_for_files_without(model_folder, tmp_path):
+    ase.io.write(tmp_path / "bare.xyz", molecule("H2O"), format="xyz")
+    arguments = (model_folder, tmp_path / "bare.xyz", tmp_path / "o.xyz")
+    with pytest.raises(InputError, match="charge is missing"):
+        predict_file(*arguments, progress=False)
+    assert not (tmp_path / "o.xyz").exists()
+    predict_file(*arguments, charge=-1, spin=2, progress=False)
+    written = ase.io.read(tmp_path / "o.xyz")
+    assert (written.info["charge"], written.info["spin"]) == (-1, 2)
+
+
+def test_a_bad_structure_leaves_nothing_half_written(model_folder, source, tmp_path):
+    structures = ase.io.read(source, ":")
+    structures[20].info["spin"] += 1
+    ase.io.write(source, structures, format="extxyz")
+    with pytest.raises(InputError, match=r"structure 20.*cannot have multiplicity"):
+        predict_file(model_folder, source, tmp_path / "o.xyz", progress=False)
+    assert only_inputs(tmp_path)
+
+
+def test_a_full_disk_leaves_nothing_behind(model_folder, source, tmp_path, full_disk):
+    for verb in (predict_file, relax_file):
+        with pytest.raises(InputError, match="No space left"):
+            verb(model_folder, source, tmp_path / "o.xyz", progress=False)
+        assert only_inputs(tmp_path)
+
+
+def test_an_existing_output_survives_a_failure(model_folder, source, tmp_path, full_disk):
+    (tmp_path / "o.xyz").write_text("precious")
+    with pytest.raises(InputError):
+        predict_file(model_folder, source, tmp_path / "o.xyz", progress=False)
+    assert (tmp_path / "o.xyz").read_text() == "precious"
+
+
+@pytest.mark.parametrize("verb", [predict_file, relax_file])
+def test_models_that_cannot_be_used(source, tmp_path, verb):
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(InputError, match="pickled"):
+        verb(tmp_path / "old.pt", source, tmp_path / "o.xyz", progress=False)
+    assert not (tmp_path / "o.xyz").exists()
+
+
+def test_refused_elements_stop_the_file(make_model, source, tmp_path):
+    model = make_model(seed=5)
+    model.card.update(elements=["H"])
+    save_model(model, tmp_path / "narrow")
+    with pytest.raises(InputError, match="not in the model's training data"):
+        predict_file(tmp_path / "narrow", source, tmp_path / "o.xyz", unseen="refuse", progress=False)
+    with pytest.warns(InputWarning, match="do not trust"):
+        predict_file(tmp_path / "narrow", source, tmp_path / "o.xyz", progress=False)
+
+
+# ------------------------------------------------------------------------------------------ relax
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "FIRE"])
+def test_relaxing_lowers_the_energy(model_folder, make_structure, tmp_path, optimizer):
+    ase.io.write(tmp_path / "in.xyz", [make_structure(n, 1).to_atoms() for n in (1, 4)], format="extxyz")
+    output = tmp_path / "o.xyz"
+    summary = relax_file(
+        model_folder, tmp_path / "in.xyz", output, fmax=0.05, steps=30, optimizer=optimizer, progress=False
+    )
+    atom, four = summary["rows"]
+    assert atom["converged"] and atom["steps"] == 0 and atom["initial_energy"] == atom["final_energy"]
+    assert four["final_energy"] < four["initial_energy"] and 0 < four["steps"] <= 30
+    assert summary["structures"] == 2 and summary["converged"] == 1 + four["converged"]
+    last = ase.io.read(output, 1)
+    assert last.get_potential_energy() == pytest.approx(four["final_energy"])
+    assert np.linalg.norm(last.get_forces(), axis=1).max() == pytest.approx(four["final_fmax"], abs=1e-6)
+
+
+def test_a_relaxation_that_breaks_down_keeps_the_last_sound_geometry(
+    model_folder, make_structure, tmp_path, breaks_down
+):
+    path = tmp_path / "in.xyz"
+    ase.io.write(path, [make_structure(4, seed).to_atoms() for seed in (1, 2)], format="extxyz")
+    summary = relax_file(model_folder, path, tmp_path / "o.xyz", fmax=1e-3, steps=5, progress=False)
+    broken, other = summary["rows"]
+    assert "not finite" in broken["note"] and not broken["converged"] and broken["steps"] == 2
+    assert other["note"] == ""
+    assert ase.io.read(tmp_path / "o.xyz", 0).get_potential_energy() == pytest.approx(broken["final_energy"])
+
+
+def test_direct_forces_are_warned_of(make_model, make_structure, tmp_path):
+    save_model(make_model(scale=0.1), tmp_path / "model")
+    ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
+    for verb in (relax_file, md_file):
+        with pytest.warns(InputWarning, match="not exactly the derivative"):
+            verb(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz", steps=1, progress=False)
+
+
+@pytest.mark.parametrize("settings", [{"fmax": 0.0}, {"steps": -1}])
+def test_relax_settings_that_cannot_be(model_folder, source, tmp_path, settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        relax_file(model_folder, source, tmp_path / "o.xyz", progress=False, **settings)
+
+
+# ------------------------------------------------------------------------------------------ molecular dynamics
+
+
+@pytest.fixture
+def molecule_file(tmp_path, make_structure):
+    ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
+    return tmp_path / "in.xyz"
+
+
+def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, tmp_path):
+    """Velocity Verlet's error is of second order: a quarter of the timestep leaves a sixteenth of the spread."""
+    spreads = []
+    for timestep in (0.4, 0.1):
+        steps = round(12 / timestep)
+        summary = md_file(
+            model_folder, molecule_file, tmp_path / "o.xyz", steps=steps, timestep=timestep, interval=1,
+            ensemble="nve", dtype="float64", progress=False,
+        )  # fmt: skip
+        frames = ase.io.read(tmp_path / "o.xyz", ":")
+        assert len(frames) == summary["frames"] == steps + 1
+        kinetic = [frame.get_kinetic_energy() for frame in frames]
+        total = [frame.get_potential_energy() + k for frame, k in zip(frames, kinetic, strict=True)]
+        spreads.append(np.ptp(total))
+        assert np.ptp(kinetic) > 1e-3
+    assert spreads[1] < spreads[0] / 8
+    assert spreads[1] < 0.02 * np.ptp(kinetic)
+
+
+def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path):
+    run = {"steps": 25, "interval": 10, "timestep": 0.5, "seed": 1, "progress": False}
+    summary = md_file(model_folder, molecule_file, tmp_path / "o.xyz", **run)
+    frames = ase.io.read(tmp_path / "o.xyz", ":")
+    assert [frame.info["time"] for frame in frames] == [0.0, 5.0, 10.0]
+    assert summary["time"] == 12.5 and summary["energy_drift"] is None and summary["mean_temperature"] > 0
+    for frame in frames:
+        assert (frame.info["charge"], frame.info["spin"]) == (0, ase.io.read(molecule_file).info["spin"])
+        expected = TransIPCalculator(model_folder).get_forces(frame)
+        np.testing.assert_allclose(frame.get_forces(), expected, atol=1e-4)
+        assert np.abs(frame.get_momenta()).max() > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.xyz", "model", "o.xyz"]
+    md_file(model_folder, molecule_file, tmp_path / "same.xyz", **run)
+    assert (tmp_path / "same.xyz").read_text() == (tmp_path / "o.xyz").read_text()
+
+
+def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(
+    model_folder, molecule_file, tmp_path, breaks_down
+):
+    message = r"broke down after step 2: .* not finite\n.*frames so far are in .*o\.partial\.xyz"
+    with pytest.raises(InputError, match=message):
+        md_file(model_folder, molecule_file, tmp_path / "o.xyz", steps=9, interval=1, progress=False)
+    assert not (tmp_path / "o.xyz").exists()
+    assert len(ase.io.read(tmp_path / "o.partial.xyz", ":")) == 3
+
+
+def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tmp_path):
+    code = (
+        "from transip.calculators.md import md_file\n"
+        f"md_file({str(model_folder)!r}, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
+    )
+    partial = tmp_path / "o.partial.xyz"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size > 3000):
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    frames = ase.io.read(partial, ":")
+    assert len(frames) > 3 and all(np.isfinite(frame.get_forces()).all() for frame in frames)
+    assert not (tmp_path / "o.xyz").exists()
+
+
+def test_a_full_disk_stops_the_simulation(model_folder, molecule_file, tmp_path, full_disk):
+    with pytest.raises(InputError, match="No space left"):
+        md_file(model_folder, molecule_file, tmp_path / "o.xyz", steps=2, progress=False)
+    assert not (tmp_path / "o.xyz").exists()
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"interval": 0}, {"timestep": -1.0}, {"temperature": -1.0}])
+def test_md_settings_that_cannot_be(model_folder, molecule_file, tmp_path, settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        md_file(model_folder, molecule_file, tmp_path / "o.xyz", progress=False, **({"steps": 1} | settings))
+
+
+@pytest.mark.parametrize(("name", "freedom"), [("H2O", 3), ("CO2", 4), ("N2", 1), ("C6H6", 30)])
+def test_velocities_are_thermal_without_motion_of_the_whole(name, freedom):
+    atoms, temperatures = molecule(name), []
+    generator = np.random.default_rng(0)
+    for _ in range(400):
+        draw_velocities(atoms, 300.0, generator)
+        np.testing.assert_allclose(atoms.get_momenta().sum(0), 0, atol=1e-10)
+        np.testing.assert_allclose(atoms.get_angular_momentum(), 0, atol=1e-10)
+        temperatures.append(2 * atoms.get_kinetic_energy() / (freedom * ase.units.kB))
+    assert abs(np.mean(temperatures) - 300) < 4 * 300 * np.sqrt(2 / freedom / 400)
+
+
+def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tmp_path):
+    ase.io.write(tmp_path / "in.xyz", make_structure(1).to_atoms(), format="extxyz")
+    for ensemble in ("nve", "nvt"):
+        run = {"steps": 3, "interval": 1, "progress": False, "ensemble": ensemble}
+        summary = md_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
+        assert np.isfinite(summary["mean_temperature"])
+    assert summary["frames"] == 4
+
+
+def test_drift_is_the_slope_per_atom_and_picosecond():
+    energies = 5.0 + 0.002 * np.arange(101)  # 2 meV each 0.5 fs
+    assert energy_drift(energies, 0.5, atoms=4) == pytest.approx(1000.0)

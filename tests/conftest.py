@@ -1,0 +1,76 @@
+"""Random molecules and small random models, the material of most tests."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toy import write_toy_pack
+from transip.config import ModelSettings
+from transip.model.potential import Potential
+from transip.structure import Structure
+
+MakeStructure = Callable[..., Structure]
+MakeModel = Callable[..., Potential]
+
+
+@pytest.fixture(scope="session")
+def make_structure() -> MakeStructure:
+    """A molecule of `atoms` atoms: positions from a random walk with steps of 1 to 1.5 Å, no two closer than 0.8 Å."""
+
+    def build(atoms: int, seed: int = 0, charge: int = 0, **fields: object) -> Structure:
+        generator = np.random.default_rng((atoms, seed))
+        positions = [np.zeros(3)]
+        while len(positions) < atoms:
+            step = generator.normal(size=3)
+            place = positions[generator.integers(len(positions))] + step / np.linalg.norm(step) * generator.uniform(
+                1, 1.5
+            )
+            if min(np.linalg.norm(place - other) for other in positions) > 0.8:
+                positions.append(place)
+        numbers = generator.choice([1, 6, 7, 8, 16], size=atoms)
+        spin = 1 + int(numbers.sum() - charge) % 2
+        return Structure(numbers.astype(np.int64), np.array(positions), charge, fields.pop("spin", spin), **fields)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """A model of size XS with random weights everywhere, also where training would start from zero; cached."""
+
+    @cache
+    def build(
+        preset: str = "default",
+        forces: str = "direct",
+        dtype: torch.dtype = torch.float64,
+        scale: float = 1.0,
+        seed: int = 0,
+    ) -> Potential:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            references = -1000 * torch.arange(87, dtype=torch.float64)
+            settings = ModelSettings.model_validate({"preset": preset, "size": "XS", "forces": forces})
+            model = Potential(settings, references, scale)
+            for parameter in model.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+        return model.to(dtype).eval().requires_grad_(False)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def toy_packs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Labelled packs (training, validation) with an analytic pair potential; see `toy.py`."""
+    folder = tmp_path_factory.mktemp("toy")
+    return write_toy_pack(folder / "train.pack", 43), write_toy_pack(folder / "validation.pack", 12, seed=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are fastest on one thread, and sums then have one order."""
+    torch.set_num_threads(1)

@@ -1,0 +1,130 @@
+"""Views over packs, and splits that share no composition."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_molecules import real
+
+from transip.batch import Batch
+from transip.config import DataSettings
+from transip.data.dataset import Dataset, prepare, split_by_composition
+from transip.data.store import write_pack
+from transip.errors import InputError, InputWarning
+
+
+@pytest.fixture(scope="module")
+def structures():
+    return real(60)
+
+
+@pytest.fixture(scope="module")
+def paths(structures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packs")
+    parts = {"a": structures[:35], "b": structures[35:]}
+    for name, part in parts.items():
+        write_pack(folder / f"{name}.pack", part, level_of_theory="test")
+    return [str(folder / f"{name}.pack") for name in parts]
+
+
+@settings(max_examples=20, deadline=None)
+@given(indices=st.lists(st.integers(0, 59), min_size=1, max_size=12))
+def test_batches_over_two_packs_keep_the_order(paths, structures, indices):
+    dataset = Dataset.open(paths)
+    found, expected = dataset.batch(indices), Batch.collate([structures[i] for i in indices])
+    assert found.index.tolist() == indices
+    for name in (
+        "numbers",
+        "positions",
+        "structure",
+        "counts",
+        "charge",
+        "spin",
+        "energy",
+        "forces",
+        "largest",
+    ):
+        assert torch.equal(torch.as_tensor(getattr(found, name)), torch.as_tensor(getattr(expected, name))), name
+    selection = dataset.select(indices)
+    assert torch.equal(selection.batch(range(len(indices))).positions, expected.positions)
+    assert selection.domains.tolist() == [structures[i].domain for i in indices]
+    assert selection.counts.tolist() == [len(structures[i]) for i in indices]
+    assert selection.elements() == sorted({int(z) for i in indices for z in structures[i].numbers})
+
+
+def test_describe_names_pack_structure_and_source(paths):
+    dataset = Dataset.open(paths)
+    assert dataset.describe(36) == "b.pack, structure 1 (H2O, source molecule-36)"
+
+
+def test_charges_and_spins(tmp_path):
+    charged = replace(real(1)[0], charge=1, spin=2)
+    write_pack(tmp_path / "x.pack", [real(1)[0], charged], level_of_theory="test")
+    dataset = Dataset.open([tmp_path / "x.pack"])
+    assert dataset.charges().tolist() == [0, 1]
+    assert dataset.spins().tolist() == [1, 2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(fraction=st.floats(0.05, 0.9), seed=st.integers(0, 1000))
+def test_no_composition_is_in_both_parts(paths, fraction, seed):
+    dataset = Dataset.open(paths)
+    train, held_out = split_by_composition(dataset, fraction, seed)
+    assert len(train) + len(held_out) == len(dataset)
+    assert len(train) and len(held_out)
+    assert not np.isin(held_out.compositions(), train.compositions()).any()
+    largest_group = 5  # sixty structures of twelve compositions
+    assert abs(len(held_out) - fraction * len(dataset)) <= largest_group
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_data(paths):
+    def held_out(order):
+        _, part = split_by_composition(Dataset.open(order), 0.3, seed=4)
+        return {part.structure(i).source for i in range(len(part))}
+
+    assert held_out(paths) == held_out(paths[::-1])
+
+
+def test_one_composition_cannot_be_split(tmp_path):
+    write_pack(tmp_path / "x.pack", [real(1)[0]] * 3, level_of_theory="test")
+    with pytest.raises(InputError, match="one composition"):
+        split_by_composition(Dataset.open([tmp_path / "x.pack"]), 0.5, 0)
+
+
+def test_prepare_splits_and_cuts(paths):
+    train, validation = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
+    assert (len(train), len(validation)) == (20, 7)
+    assert not np.isin(validation.compositions(), train.compositions()).any()
+    again, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
+    other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7, seed=1))
+    sources = [[part.structure(i).source for i in range(20)] for part in (train, again, other)]
+    assert sources[0] == sources[1] != sources[2]
+
+
+def test_prepare_warns_of_shared_compositions(paths):
+    with pytest.warns(InputWarning, match="25 of 25 validation structures"):
+        train, validation = prepare(DataSettings(train=(paths[0],), validation=(paths[1],)))
+    assert (len(train), len(validation)) == (35, 25)
+
+
+def test_prepare_refuses_to_leave_nothing(paths):
+    for fraction, name in ((0.0, "validation"), (1.0, "training")):
+        with pytest.raises(InputError, match=f"no structures are left for {name}"):
+            prepare(DataSettings(train=paths, validation_fraction=fraction))
+
+
+def test_packs_that_do_not_fit_together(paths, tmp_path):
+    write_pack(tmp_path / "other.pack", real(2), level_of_theory="another")
+    with pytest.raises(InputError, match=r"levels of theory cannot be mixed: 'test' in a\.pack, 'another' here"):
+        Dataset.open([paths[0], tmp_path / "other.pack"])
+    unlabelled = [replace(s, energy=None, forces=None) for s in real(2)]
+    write_pack(tmp_path / "unlabelled.pack", unlabelled, level_of_theory="test")
+    with pytest.raises(InputError, match="labelled and unlabelled"):
+        Dataset.open([paths[0], tmp_path / "unlabelled.pack"])
+    with pytest.raises(InputError, match="has no energies and forces"):
+        prepare(DataSettings(train=(str(tmp_path / "unlabelled.pack"),)))
+    with pytest.raises(InputError, match="no packed dataset"):
+        Dataset.open([])

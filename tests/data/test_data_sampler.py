@@ -1,0 +1,104 @@
+"""Batches: every structure once, within the limits, and the same again from any point."""
+
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transip.config import BatchSettings
+from transip.data.sampler import AtomBudgetSampler, batches_in_order
+from transip.errors import InputError
+
+sizes = st.lists(st.integers(1, 20), min_size=4, max_size=60).map(np.array)
+limits = st.builds(
+    BatchSettings,
+    structures=st.integers(1, 8),
+    atoms=st.integers(20, 60),
+    pairs=st.integers(400, 1500),
+    window=st.integers(1, 4),
+)
+
+
+def assert_within_limits(counts, share, limit):
+    assert 1 <= len(share) <= limit.structures
+    assert counts[share].sum() <= limit.atoms
+    assert len(share) * counts[share].max() ** 2 <= limit.pairs
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, limits, st.integers(1, 4), st.integers(0, 5))
+def test_an_epoch_has_every_structure_once_and_keeps_to_the_limits(counts, limit, processes, e):
+    batches = AtomBudgetSampler(counts, limit, seed=1, processes=processes).epoch(e)
+    for batch in batches:
+        for rank in range(processes):
+            assert_within_limits(counts, batch[rank::processes], limit)
+    seen = np.concatenate(batches)
+    assert len(np.unique(seen)) == len(seen)
+    assert len(counts) - len(seen) < processes
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, limits, st.integers(1, 3), st.integers(0, 40))
+def test_going_on_from_any_batch_gives_the_same_batches(counts, limit, processes, start):
+    def stream(begin):
+        return AtomBudgetSampler(counts, limit, seed=7, processes=processes).stream(begin)
+
+    whole, rest = list(islice(stream(0), start + 10)), list(islice(stream(start), 10))
+    assert all(np.array_equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_epochs_and_seeds_differ():
+    counts = np.full(50, 5)
+    orders = [
+        np.concatenate(AtomBudgetSampler(counts, BatchSettings(), s).epoch(e)) for s, e in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert not any(np.array_equal(orders[i], orders[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_a_batch_closes_only_when_the_next_structure_does_not_fit():
+    counts = np.random.default_rng(0).integers(1, 20, 500)
+    limit = BatchSettings(structures=8, atoms=60, pairs=1500, window=1)
+    batches = AtomBudgetSampler(counts, limit, seed=0).epoch(0)
+    for batch, following in pairwise(batches):
+        with pytest.raises(AssertionError):
+            assert_within_limits(counts, np.append(batch, following[0]), limit)
+
+
+def test_windows_reduce_padding():
+    counts = np.random.default_rng(0).integers(2, 60, 2000)
+
+    def padding(window):
+        batches = AtomBudgetSampler(counts, BatchSettings(window=window), seed=0).epoch(0)
+        return sum(len(b) * counts[b].max() for b in batches) / counts.sum()
+
+    assert padding(16) < 1.1 < 1.5 < padding(1)
+
+
+@pytest.mark.parametrize(("limit", "name"), [({"atoms": 30}, "atoms"), ({"pairs": 900}, "pairs")])
+def test_structure_larger_than_the_budget_is_named(limit, name):
+    counts = np.array([3, 31, 5])
+    for build in (lambda s: AtomBudgetSampler(counts, s, seed=0), lambda s: batches_in_order(counts, s)):
+        with pytest.raises(InputError, match=rf"structure 1: has 31 atoms(.|\n)*training\.batch\.{name}"):
+            build(BatchSettings(**limit))
+
+
+def test_more_processes_than_structures():
+    with pytest.raises(InputError, match="2 structures cannot be shared by 3 processes"):
+        AtomBudgetSampler(np.array([3, 4]), BatchSettings(), seed=0, processes=3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, limits)
+def test_batches_in_order_are_sorted_and_complete(counts, limit):
+    batches = batches_in_order(counts, limit)
+    for batch in batches:
+        assert_within_limits(counts, batch, limit)
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(counts)))
+    assert (np.diff(counts[order]) <= 0).all()
+
+
+def test_no_structures_no_batches():
+    assert batches_in_order(np.zeros(0, dtype=np.int64), BatchSettings()) == []

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transip.batch import Batch, Prediction
+from transip.errors import InputError
+from transip.evaluation.metrics import METRICS, ErrorSums, metrics_from
+from transip.structure import Structure
+
+sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
+
+
+def structures(counts: list[int], generator: np.random.Generator) -> list[Structure]:
+    return [
+        Structure(
+            numbers=np.ones(n, dtype=np.int64),
+            positions=generator.normal(size=(n, 3)),
+            charge=0,
+            spin=1,
+            energy=float(generator.normal() * 1e5),
+            forces=generator.normal(size=(n, 3)),
+        )
+        for n in counts
+    ]
+
+
+def predicted(batch: Batch, noise: float, generator: np.random.Generator) -> Prediction:
+    assert batch.energy is not None and batch.forces is not None
+    energy = batch.energy + noise * torch.from_numpy(generator.normal(size=len(batch)))
+    forces = batch.forces + noise * torch.from_numpy(generator.normal(size=(batch.num_atoms, 3)))
+    return Prediction(energy, torch.zeros(batch.num_atoms, dtype=torch.float64), forces)
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes, st.integers(0, 1000), st.sampled_from([0.01, 1.0]))
+def test_metrics_equal_their_definitions_on_uneven_structures(counts: list[int], seed: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+    batch = Batch.collate(structures(counts, generator), dtype=torch.float64)
+    prediction = predicted(batch, noise, generator)
+    sums = ErrorSums()
+    sums.add(batch, prediction)
+    assert batch.energy is not None and batch.forces is not None
+
+    energy_error = (prediction.energy - batch.energy).numpy()
+    found, true, n = prediction.forces.numpy(), batch.forces.numpy(), np.array(counts)
+    norms = np.linalg.norm(found, axis=1), np.linalg.norm(true, axis=1)
+    largest = [np.abs(part).max() for part in np.split(found - true, np.cumsum(n)[:-1])]
+    expected = {
+        "energy_mae": np.abs(energy_error).mean(),
+        "energy_mae_per_atom": np.abs(energy_error / n).mean(),
+        "energy_rmse_per_atom": np.sqrt(((energy_error / n) ** 2).mean()),
+        "force_mae": np.abs(found - true).mean(),
+        "force_rmse": np.sqrt(((found - true) ** 2).mean()),
+        "force_cosine": ((found * true).sum(1) / (norms[0] * norms[1])).mean(),
+        "force_magnitude_error": np.abs(norms[0] - norms[1]).mean(),
+        "efwt": np.mean((np.abs(energy_error) < 0.02) & (np.array(largest) < 0.03)),
+        "structures": len(n),
+        "atoms": n.sum(),
+    }
+    assert sums.result() == pytest.approx(expected, rel=1e-9)
+    assert tuple(expected) == METRICS
+
+
+@settings(deadline=None, max_examples=30)
+@given(sizes, st.data())
+def test_merging_parts_equals_counting_all_at_once(counts: list[int], data: st.DataObject) -> None:
+    generator = np.random.default_rng(len(counts))
+    whole = structures(counts, generator)
+    cut = data.draw(st.integers(0, len(counts)))
+    batch = Batch.collate(whole)
+    prediction = predicted(batch, 0.1, generator)
+    at_once, first, second = ErrorSums(), ErrorSums(), ErrorSums()
+    at_once.add(batch, prediction)
+    atoms = sum(counts[:cut])
+    for sums, part, own, each in (
+        (first, whole[:cut], slice(cut), slice(atoms)),
+        (second, whole[cut:], slice(cut, None), slice(atoms, None)),
+    ):
+        if part:
+            share = Prediction(prediction.energy[own], prediction.energies[each], prediction.forces[each])
+            sums.add(Batch.collate(part), share)
+    first.merge(second)
+    assert first.result() == pytest.approx(at_once.result(), rel=1e-9)
+
+
+def test_a_perfect_prediction_has_no_error_and_cosine_one() -> None:
+    generator = np.random.default_rng(0)
+    batch = Batch.collate(structures([3, 1, 5], generator))
+    sums = ErrorSums()
+    sums.add(batch, predicted(batch, 0.0, generator))
+    found = sums.result()
+    assert found["energy_mae"] == found["force_mae"] == found["force_magnitude_error"] == 0
+    assert found["efwt"] == 1
+    assert found["force_cosine"] == pytest.approx(1)
+
+
+def test_nothing_counted_is_not_a_number() -> None:
+    found = metrics_from(ErrorSums().totals)
+    assert found["structures"] == 0
+    assert np.isnan(found["force_mae"])
+
+
+def test_labels_are_required() -> None:
+    structure = Structure(np.array([1], dtype=np.int64), np.zeros((1, 3)), charge=0, spin=2)
+    batch = Batch.collate([structure])
+    zero = torch.zeros(1, dtype=torch.float64)
+    with pytest.raises(InputError, match="no energies and forces"):
+        ErrorSums().add(batch, Prediction(zero, zero, torch.zeros(1, 3)))

@@ -1,0 +1,89 @@
+"""Every shipped recipe runs: the same settings on a thousandth of the data, steps and parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from ase.formula import Formula
+from ase.io import read
+from toys import write_tiny_pack
+
+from transip.config import LabelSettings, Recipe, parse
+from transip.data.store import Pack
+from transip.labels.campaign import build
+from transip.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+ALL = sorted((ROOT / "recipes").glob("*.yaml"))
+LABELLING = [path for path in ALL if path.stem.startswith("data-")]
+TRAINING = [path for path in ALL if path not in LABELLING]
+
+TINY_MODEL = {"width": 16, "depth": 2, "heads": 2}
+TINY_TRAINING = {"steps": 2, "minutes": None, "evaluate_every": 2, "checkpoint_every": 2, "log_every": 1}
+FEWER_ATOMS = {"metal_complexes": 30, "elytes": 20}  # in these domains smaller is not always possible
+
+
+@pytest.fixture(scope="module")
+def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands in for every recipe's data."""
+    return write_tiny_pack(tmp_path_factory.mktemp("data") / "tiny.pack")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_is_short_and_explained(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 40
+    header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    assert len(header) >= 2
+    assert any(f"recipes/{path.name}" in line for line in header), "the header names the command that runs it"
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
+def test_trains(path, tiny_pack, tmp_path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["data"] |= {"train": [str(tiny_pack)], "validation": [], "validation_fraction": 0.3}
+    values["model"] = values.get("model", {}) | TINY_MODEL
+    values["training"] |= TINY_TRAINING
+    model = train(parse(Recipe, values, path.name), tmp_path / "run", progress=False)
+    card = json.loads((model / "config.json").read_text())
+    assert card["training"]["step"] == 2
+    assert card["validation"]["force_rotation_error"] >= 0
+
+
+@pytest.mark.parametrize("path", LABELLING, ids=lambda path: path.stem)
+def test_labels(path, tmp_path):
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if values["method"] == "wb97m-v" and importlib.util.find_spec("pyscf") is None:
+        pytest.skip("pyscf is not installed")
+    for domain in values["domains"]:
+        domain |= {"structures": 2, "conformers": 1}
+        if values["method"] == "wb97m-v":
+            domain["max_atoms"] = 6
+    settings = parse(LabelSettings, values | {"workers": 1, "chunk": 2}, path.name)
+    pack = build(settings, tmp_path / "tiny.pack", progress=False)
+    assert len(pack) == 2 * len(settings.domains)
+    assert set(Pack.open(tmp_path / "tiny.pack").domains) == {domain.domain for domain in settings.domains}
+
+
+def test_controls_differ_from_their_method_in_the_latent_loss_alone():
+    for method, control in [
+        ("demo", "demo-augment-2-views"),
+        ("organics-latent", "organics-augment-2-views"),
+        ("paper", "paper-augment-2-views"),
+    ]:
+        one, other = (yaml.safe_load((ROOT / "recipes" / f"{name}.yaml").read_text()) for name in (method, control))
+        assert one["objective"].pop("latent")["weight"] > 0
+        one.pop("name"), other.pop("name")
+        assert one == other
+
+
+def test_the_molecule_of_the_demo_is_of_unseen_composition():
+    pytest.importorskip("rdkit")
+    from transip.labels.organics import small
+
+    example = Formula(str(read(ROOT / "examples" / "levetiracetam.extxyz").symbols)).format("hill")
+    assert example not in {formula for formula, _ in small(10_000)}

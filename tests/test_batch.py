@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transip.batch import Batch, mean_by_structure, sum_by_structure
+
+F64 = torch.float64
+counts_ = st.lists(st.integers(1, 7), min_size=1, max_size=5)
+quick = settings(max_examples=15, deadline=None)
+TENSORS = ("numbers", "positions", "structure", "counts", "charge", "spin", "energy", "forces")
+
+
+@pytest.fixture(scope="session")
+def labelled(make_structure):
+    def build(counts: list[int], seed: int = 0) -> Batch:
+        generator = np.random.default_rng(seed)
+        structures = [
+            make_structure(c, seed + i, energy=float(generator.normal()), forces=generator.normal(size=(c, 3)))
+            for i, c in enumerate(counts)
+        ]
+        return Batch.collate(structures, F64)
+
+    return build
+
+
+def same(a: Batch, b: Batch) -> None:
+    for name in TENSORS:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@quick
+@given(counts=counts_)
+def test_collate_lays_atoms_out_one_after_another(labelled, make_structure, counts):
+    batch = labelled(counts)
+    assert len(batch) == len(counts) and batch.num_atoms == sum(counts) and batch.largest == max(counts)
+    assert batch.counts.tolist() == counts
+    assert batch.structure.tolist() == [i for i, c in enumerate(counts) for _ in range(c)]
+    structures = [make_structure(c, i) for i, c in enumerate(counts)]
+    assert batch.spin.tolist() == [s.spin for s in structures]
+    np.testing.assert_array_equal(batch.positions.numpy(), np.concatenate([s.positions for s in structures]))
+
+
+def test_labels_are_kept_only_if_all_structures_have_them(make_structure):
+    full, bare = make_structure(2, energy=1.0, forces=np.zeros((2, 3))), make_structure(3)
+    batch = Batch.collate([full, bare])
+    assert batch.energy is None and batch.forces is None
+    assert Batch.collate([full]).energy.dtype == F64
+    assert Batch.collate([full]).forces.dtype == Batch.collate([full]).positions.dtype == torch.float32
+
+
+@quick
+@given(counts=counts_, extra=st.integers(0, 3))
+def test_slots_and_mask_describe_the_same_padded_layout(labelled, counts, extra):
+    batch = replace(labelled(counts), largest=max(counts) + extra)
+    expected = np.arange(batch.largest) < np.array(counts)[:, None]
+    np.testing.assert_array_equal(batch.mask.numpy(), expected)
+    np.testing.assert_array_equal(batch.slots.numpy(), np.flatnonzero(expected))
+
+
+@quick
+@given(counts=counts_, rest=st.sampled_from([(), (3,), (2, 4)]))
+def test_sums_and_means_are_those_of_numpy(labelled, counts, rest):
+    batch = labelled(counts)
+    values = np.random.default_rng(0).normal(size=(sum(counts), *rest))
+    parts = np.split(values, np.cumsum(counts)[:-1])
+    given_values = torch.from_numpy(values)
+    np.testing.assert_allclose(sum_by_structure(given_values, batch), [p.sum(0) for p in parts], atol=1e-12)
+    np.testing.assert_allclose(mean_by_structure(given_values, batch), [p.mean(0) for p in parts], atol=1e-12)
+
+
+@quick
+@given(counts=counts_, number=st.integers(1, 6))
+def test_first_and_followed_by_cut_and_join(labelled, counts, number):
+    batch = labelled(counts)
+    head = batch.first(number)
+    assert head.counts.tolist() == counts[:number]
+    assert head.num_atoms == sum(counts[:number])
+    joined = batch.followed_by(head)
+    assert joined.largest == max(counts) and len(joined) == len(batch) + len(head)
+    same(joined.first(len(batch)), batch)
+    np.testing.assert_array_equal(joined.structure[batch.num_atoms :], head.structure + len(batch))
+    assert torch.equal(joined.forces[batch.num_atoms :], head.forces)
+
+
+def test_the_index_follows_its_structures(labelled):
+    batch = replace(labelled([2, 3, 1]), index=torch.tensor([7, 5, 9]))
+    assert batch.first(2).index.tolist() == [7, 5]
+    assert batch.followed_by(batch.first(1)).index.tolist() == [7, 5, 9, 7]
+    assert batch.followed_by(labelled([1])).index is None
+
+
+def test_to_casts_positions_and_forces_but_never_energies(labelled):
+    batch = labelled([2, 3])
+    cast = batch.to(dtype=torch.float32)
+    assert cast.positions.dtype == cast.forces.dtype == torch.float32
+    assert cast.energy.dtype == F64 and cast.numbers.dtype == cast.charge.dtype == torch.int64
+    same(
+        cast.to(dtype=F64).to("cpu"),
+        replace(batch, positions=batch.positions.float().double(), forces=batch.forces.float().double()),
+    )
+    assert batch.to("meta").positions.device.type == batch.to("meta").charge.device.type == "meta"
+    assert batch.to("meta").largest == 3

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transip.batch import Batch
+from transip.rotations import (
+    matrices_to_quaternions,
+    quaternions_to_matrices,
+    random_rotations,
+    rotate,
+    rotate_vectors,
+)
+
+F64 = torch.float64
+
+
+def draw(count: int, seed: int = 0) -> torch.Tensor:
+    return random_rotations(count, torch.Generator().manual_seed(seed), F64)
+
+
+def test_rotations_are_proper():
+    r = draw(200)
+    torch.testing.assert_close(r @ r.mT, torch.eye(3, dtype=F64).expand_as(r))
+    torch.testing.assert_close(torch.linalg.det(r), torch.ones(200, dtype=F64))
+
+
+def test_rotations_are_uniform():
+    """Moments of the Haar measure: E[r] = 0, E[r_ij²] = 1/3; the angle has density (1 − cos θ)/π."""
+    r = draw(40_000)
+    assert r.mean(0).abs().max() < 0.015
+    assert (r.square().mean(0) - 1 / 3).abs().max() < 0.01
+    angle = ((r.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2).clamp(-1, 1).acos()
+    assert abs(float(angle.mean()) - (np.pi / 2 + 2 / np.pi)) < 0.015
+    turned = draw(1, seed=5)[0] @ r  # invariant under any fixed rotation
+    assert turned.mean(0).abs().max() < 0.015
+
+
+def test_the_seed_decides():
+    assert torch.equal(draw(5), draw(5))
+    assert not torch.equal(draw(5), draw(5, seed=1))
+
+
+def test_quaternions_and_matrices_are_inverse():
+    r = draw(500)
+    q = matrices_to_quaternions(r)
+    assert (q[:, 0] >= 0).all()
+    torch.testing.assert_close(q.norm(dim=-1), torch.ones(500, dtype=F64))
+    torch.testing.assert_close(quaternions_to_matrices(q), r)
+
+
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, -2, 3)])
+def test_half_turns_have_quaternions_too(axis):
+    unit = torch.tensor(axis, dtype=F64) / np.linalg.norm(axis)
+    r = (2 * torch.outer(unit, unit) - torch.eye(3, dtype=F64))[None]
+    q = matrices_to_quaternions(r)
+    torch.testing.assert_close(quaternions_to_matrices(q), r)
+    torch.testing.assert_close(q[0, 1:].abs(), unit.abs())
+
+
+@settings(max_examples=10, deadline=None)
+@given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_each_structure_turns_by_its_own_rotation(make_structure, counts, seed):
+    structures = [
+        make_structure(c, seed, energy=1.0, forces=np.random.default_rng(c).normal(size=(c, 3))) for c in counts
+    ]
+    batch = Batch.collate(structures, F64)
+    r = draw(len(counts), seed)
+    turned = rotate(batch, r)
+    first = 0
+    for count, matrix in zip(counts, r.numpy(), strict=True):
+        mine = slice(first, first + count)
+        np.testing.assert_allclose(turned.positions[mine].numpy(), batch.positions[mine].numpy() @ matrix.T)
+        np.testing.assert_allclose(turned.forces[mine].numpy(), batch.forces[mine].numpy() @ matrix.T)
+        first += count
+    assert torch.equal(turned.energy, batch.energy)
+    back = rotate(turned, r.mT)
+    torch.testing.assert_close(back.positions, batch.positions)
+    torch.testing.assert_close(back.forces, batch.forces)
+
+
+def test_unlabelled_batches_turn_too(make_structure):
+    assert rotate(Batch.collate([make_structure(3)], F64), draw(1)).forces is None
+
+
+def test_vectors_keep_their_precision(make_structure):
+    batch = Batch.collate([make_structure(3)])
+    assert rotate_vectors(batch.positions, draw(1), batch).dtype == torch.float32

@@ -1,0 +1,136 @@
+import io
+import pickle
+
+import ase
+import numpy as np
+import pytest
+from ase.build import molecule
+from ase.io.extxyz import read_extxyz, write_extxyz
+
+from transip.errors import InputError
+from transip.structure import Structure, check_parity, whole_number
+
+
+def water(**info: object) -> ase.Atoms:
+    atoms = molecule("H2O")
+    atoms.info.update(info)
+    return atoms
+
+
+def refused(atoms: ase.Atoms, *words: str, **arguments: int) -> InputError:
+    with pytest.raises(InputError) as caught:
+        Structure.from_atoms(atoms, where="w.xyz, structure 3", **arguments)
+    for word in ("w.xyz, structure 3", *words):
+        assert word in str(caught.value)
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_charge_and_spin_come_from_info():
+    found = Structure.from_atoms(water(charge=1, spin=2, data_id="elytes", source="abc"))
+    assert (found.charge, found.spin, found.domain, found.source) == (1, 2, "elytes", "abc")
+    assert found.numbers.tolist() == [8, 1, 1] and found.formula == "H2O" and len(found) == 3
+
+
+def test_arguments_take_precedence():
+    found = Structure.from_atoms(water(charge=0, spin=1), charge=-1, spin=2)
+    assert (found.charge, found.spin) == (-1, 2)
+
+
+def test_spin_multiplicity_is_accepted_and_spin_preferred():
+    assert Structure.from_atoms(water(charge=0, spin_multiplicity=3)).spin == 3
+    assert Structure.from_atoms(water(charge=0, spin=1, spin_multiplicity=3)).spin == 1
+
+
+@pytest.mark.parametrize(("info", "word"), [({"spin": 1}, "charge is missing"), ({"charge": 0}, "spin is missing")])
+def test_missing(info, word):
+    refused(water(**info), word, "atoms.info")
+
+
+@pytest.mark.parametrize("value", ["neutral", 0.5, float("nan"), float("inf"), [0, 1], {}])
+def test_not_a_whole_number(value):
+    refused(water(charge=value, spin=1), "charge", "not a whole number")
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", np.int64(1), np.float32(1), np.array(1), True])
+def test_whole_numbers_come_in_many_types(value):
+    assert whole_number(value, "charge", "") == 1
+
+
+@pytest.mark.parametrize(
+    ("charge", "spin", "word"),
+    [
+        (0, 2, "odd"),
+        (1, 1, "even"),
+        (0, 0, "multiplicity 0"),
+        (0, -1, "-1"),
+        (9, 4, "multiplicity"),
+        (11, 1, "-1 electrons"),
+    ],
+)
+def test_impossible_multiplicity(charge, spin, word):
+    refused(water(), word, charge=charge, spin=spin)
+
+
+def test_bare_protons_have_no_electrons_and_are_possible():
+    check_parity([1], charge=1, spin=1, where="")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_positions_that_are_not_finite(bad):
+    atoms = water(charge=0, spin=1)
+    atoms.positions[1, 2] = bad
+    refused(atoms, "positions", "NaN or infinite")
+
+
+@pytest.mark.parametrize("labels", [{"energy": np.nan}, {"forces": np.full((3, 3), np.inf)}])
+def test_labels_that_are_not_finite(labels):
+    atoms = molecule("H2O")
+    structure = Structure(atoms.numbers.astype(np.int64), atoms.positions, 0, 1, source="s1", **labels)
+    with pytest.raises(InputError, match=r"s1: (energy|forces) hold NaN"):
+        structure.check()
+
+
+def test_overlapping_atoms_are_named():
+    atoms = water(charge=0, spin=1)
+    atoms.positions[2] = atoms.positions[1] + [0, 0, 0.39]
+    refused(atoms, "atoms 1 (H) and 2 (H) overlap", "0.39 Å")
+    atoms.positions[2] = atoms.positions[1] + [0, 0, 0.41]
+    Structure.from_atoms(atoms)
+
+
+@pytest.mark.parametrize("number", [0, 87, 92])
+def test_unknown_elements(number):
+    atoms = ase.Atoms([number], [[0, 0, 0]], info={"charge": 0, "spin": 1 + number % 2})
+    refused(atoms, f"unknown atomic number {number}")
+
+
+def test_no_atoms():
+    refused(ase.Atoms(info={"charge": 0, "spin": 1}), "no atoms")
+
+
+def test_the_atoms_given_are_neither_changed_nor_shared():
+    atoms = water(charge=0, spin=1)
+    before = atoms.copy()
+    structure = Structure.from_atoms(atoms, charge=2)
+    structure.positions[:] = 9
+    structure.numbers[:] = 9
+    assert atoms == before and atoms.info == before.info
+
+
+def test_to_atoms_and_extxyz_bring_everything_back():
+    for names in ({"domain": "elytes", "source": "a b, structure 3"}, {}):
+        atoms = molecule("H2O")
+        structure = Structure(atoms.numbers.astype(np.int64), atoms.positions, -1, 2, **names)
+        text = io.StringIO()
+        write_extxyz(text, [structure.to_atoms()])
+        text.seek(0)
+        back = Structure.from_atoms(next(read_extxyz(text)))
+        assert (back.charge, back.spin, back.domain, back.source) == (-1, 2, structure.domain, structure.source)
+        np.testing.assert_allclose(back.positions, structure.positions, atol=1e-8)
+
+
+def test_errors_survive_worker_processes():
+    error = refused(water(spin=1))
+    back = pickle.loads(pickle.dumps(error))
+    assert str(back) == str(error) and back.where == error.where
