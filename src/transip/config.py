@@ -40,7 +40,7 @@ class DomainSettings(Settings):
         default="thermal",
         description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom",
     )
-    temperatures: tuple[float, ...] = Field(default=(300.0, 600.0, 1000.0), description="K, one drawn per structure")
+    temperatures: tuple[float, ...] = Field(default=(50.0, 150.0, 300.0), description="K, one per conformer or trajectory")
     sigmas: tuple[float, ...] = Field(
         default=(0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
     )

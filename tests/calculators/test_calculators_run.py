@@ -135,14 +135,22 @@ def test_models_that_cannot_be_used(source, tmp_path, verb):
     assert not (tmp_path / "o.xyz").exists()
 
 
-def test_refused_elements_stop_the_file(make_model, source, tmp_path):
+def test_unseen_elements_are_warned_of(make_model, source, tmp_path):
     model = make_model(seed=5)
     model.card.update(elements=["H"])
     save_model(model, tmp_path / "narrow")
-    with pytest.raises(InputError, match="not in the model's training data"):
-        predict_file(tmp_path / "narrow", source, tmp_path / "o.xyz", unseen="refuse", progress=False)
     with pytest.warns(InputWarning, match="do not trust"):
         predict_file(tmp_path / "narrow", source, tmp_path / "o.xyz", progress=False)
+
+
+def test_refused_elements_stop_every_verb(make_model, source, tmp_path):
+    model = make_model(forces="gradient", seed=6)
+    model.card.update(elements=["Rn"])
+    save_model(model, tmp_path / "model")
+    for verb, settings in ((predict_file, {}), (relax_file, {}), (md_file, {"steps": 1})):
+        with pytest.raises(InputError, match=r"in\.xyz, structure 0: element . is not in"):
+            verb(tmp_path / "model", source, tmp_path / "o.xyz", unseen="refuse", progress=False, **settings)
+    assert only_inputs(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ relax

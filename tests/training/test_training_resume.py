@@ -62,16 +62,21 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def state(folder: Path, step: int = 10) -> tuple[dict, dict, dict, list]:
-    """Everything of a run that two equal runs share."""
+    """Everything that equal runs share: checkpoint tensors, counters, model tensors, metrics."""
     found = load_checkpoint(folder / "checkpoints")
     assert found is not None
     progress, groups = found
     assert progress.step == step
-    return groups, {**asdict(progress), "seconds": None}, load_file(folder / "model/model.safetensors"), read_metrics(folder)
+    counters = {**asdict(progress), "seconds": None}
+    return groups, counters, load_file(folder / "model/model.safetensors"), read_metrics(folder)
 
 
-def assert_same(a: tuple, b: tuple) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
+def assert_same(found: tuple, expected: tuple) -> None:
+    (groups, counters, model, metrics), (groups_, counters_, model_, metrics_) = found, expected
+    torch.testing.assert_close(groups, groups_, rtol=0, atol=0)
+    torch.testing.assert_close(model, model_, rtol=0, atol=0)
+    assert counters == counters_
+    assert metrics == metrics_
 
 
 @pytest.mark.parametrize("changes", OBJECTIVES.values(), ids=OBJECTIVES.keys())
@@ -108,6 +113,28 @@ def test_a_budget_of_minutes_is_continued_bit_for_bit(toy_packs, tmp_path, monke
     assert_same(state(tmp_path / "killed"), state(tmp_path / "whole"))
     times = [line["time_s"] for line in read_metrics(tmp_path / "killed", "train", without=set())]
     assert times == [6.0 * step for step in range(1, 11)]
+
+
+def test_time_that_runs_out_in_a_checkpoint_does_not_cut_off_the_last_evaluation(toy_packs, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    step, save = loop.Optimizers.step, loop.save_checkpoint
+
+    def ticking(self: loop.Optimizers, progress: float) -> float:
+        clock.now += 1.0
+        return step(self, progress)
+
+    def slow(*arguments: object) -> Path:
+        clock.now += 58.0
+        return save(*arguments)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(loop.Optimizers, "step", ticking)
+    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    changes = {"training.minutes": 1.0, "training.steps": None, "training.checkpoint_every": 2}
+    train(toy_recipe(toy_packs, {**changes, "training.evaluate_every": 100}), tmp_path / "run", progress=False)
+    lines = read_metrics(tmp_path / "run")
+    assert lines[-1]["kind"] == "evaluation"
+    assert (tmp_path / "run/model/config.json").exists()
 
 
 def test_after_a_real_kill(toy_packs, tmp_path):

@@ -85,6 +85,7 @@ def md_file(
     warn_if_direct(calculator.model)
     atoms = next(read_structures(source, keys, labels="optional", charge=charge, spin=spin)).to_atoms()
     atoms.calc = calculator
+    atoms.get_forces()  # a structure that the model refuses is no breakdown of the simulation
     generator = np.random.default_rng(seed)
     draw_velocities(atoms, temperature, generator)
     dynamics: MolecularDynamics = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 from jaxtyping import Float64, Integer
@@ -12,21 +14,8 @@ from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
-OMOL25 = {  # eV; the elements of fairchem's OMol25 training references that are public in readable form
-    "H": -16.0013,
-    "C": -1037.0951,
-    "N": -1490.3891,
-    "O": -2047.6980,
-    "F": -2717.4001,
-    "P": -9290.3666,
-    "S": -10834.8136,
-    "Cl": -12522.3194,
-    "Fe": -34381.6163,
-    "Br": -70042.3130,
-    "I": -8099.4072,
-    "Pt": -3237.3456,
-    "Bi": -5832.0986,
-}
+# OMol25's training references in eV, H to Rn: `omol_elem_refs` of fairchem's UMA 1.2 release (MIT licence).
+OMOL25: dict[str, float] = json.loads(files("transip.data").joinpath("omol25_references.json").read_text())
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +103,7 @@ class References:
         return cls.from_symbols(
             OMOL25,
             dataset,
-            remedy="the table is partial; set references.kind: given and list all elements in values",
+            remedy="set references.kind: given and list all elements in values",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -77,8 +77,10 @@ def batches_in_order(counts: Counts, settings: BatchSettings) -> list[Indices]:
     return _fill(np.argsort(-counts, kind="stable"), counts, settings, processes=1)
 
 
-def check_budget(counts: Counts, settings: BatchSettings) -> None:
-    """Check that each structure fits into a batch of its own.
+def check_budget(
+    counts: Counts, settings: BatchSettings, describe: Callable[[int], str] = "structure {}".format
+) -> None:
+    """Check that each structure fits into a batch of its own; `describe` names it in the message.
 
     Raises:
         InputError: one does not; its index, size and the limit are named.
@@ -91,7 +93,7 @@ def check_budget(counts: Counts, settings: BatchSettings) -> None:
         if size > limit:
             raise InputError(
                 f"has {atoms} atoms ({size} {name}), more than a batch may hold ({limit} {name})",
-                where=f"structure {largest}",
+                where=describe(largest),
                 remedy=f"raise training.batch.{name} to at least {size}, or leave the structure out",
             )
 

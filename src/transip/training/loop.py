@@ -23,7 +23,7 @@ from transip import config
 from transip.config import Recipe
 from transip.data.dataset import Dataset, prepare
 from transip.data.references import References, statistics
-from transip.data.sampler import AtomBudgetSampler
+from transip.data.sampler import AtomBudgetSampler, check_budget
 from transip.errors import InputError, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import write_text
@@ -75,6 +75,8 @@ class Training:
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.device = self.accelerator.device
         self.data, self.validation = prepare(recipe.data)
+        for data in (self.data, self.validation):
+            check_budget(data.counts, self.settings.batch, data.describe)
         self.sampler = AtomBudgetSampler(self.data.counts, self.settings.batch, self.settings.seed, self.processes)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)
@@ -102,17 +104,20 @@ class Training:
         batches = self.sampler.stream(self.progress.batches)
         self._clock = time.perf_counter() - self.progress.seconds
         with Live(self.recipe.name, progress and main) as live:
-            while not self._finished():
-                group = [next(batches) for _ in range(self.settings.accumulate)]
-                line = self._step(group)
-                if line is not None:
+            finished = self._finished()
+            while not finished:
+                outcome = self._step([next(batches) for _ in range(self.settings.accumulate)])
+                finished = self._finished()  # asked once, or time could run out before the last evaluation is due
+                if finished or self.progress.step % self.settings.log_every == 0:
+                    line = self._line(*outcome)
                     self._log(metrics, line)
                     live.train(self._done(), line)
-                if self.progress.step % self.settings.evaluate_every == 0 or self._finished():
+                if finished or self.progress.step % self.settings.evaluate_every == 0:
                     line = self._evaluate()
                     self._log(metrics, line)
                     live.evaluated(line)
-                if self.progress.step % self.settings.checkpoint_every == 0 or self._finished():
+                    finished = finished or self._finished()  # out of patience
+                if finished or self.progress.step % self.settings.checkpoint_every == 0:
                     self._checkpoint()
         if metrics is not None:
             metrics.close()
@@ -121,8 +126,8 @@ class Training:
 
     # ------------------------------------------------------------------------------------------ a step
 
-    def _step(self, group: list[Any]) -> dict[str, Any] | None:
-        """One optimiser step on `group` global batches; a line for the log when one is due."""
+    def _step(self, group: list[Any]) -> tuple[Tensor, float, float, float]:
+        """One optimiser step on `group` global batches: sums of the losses, gradient norm, learning rate, atoms/s."""
         began, done = time.perf_counter(), self._done()
         share = self._share(group)
         sums = torch.zeros(len(Losses._fields), device=self.device)
@@ -146,10 +151,8 @@ class Training:
         if self.averaged is not None:
             self.averaged.update_parameters(self.objective.potential)
         self.progress.seconds = time.perf_counter() - self._clock
-        if self.progress.step % self.settings.log_every and not self._finished():
-            return None
         atoms = sum(int(self.data.counts[indices].sum()) for indices in group)
-        return self._line(sums, float(norm), rate, atoms / (time.perf_counter() - began))
+        return sums, float(norm), rate, atoms / (time.perf_counter() - began)
 
     def _share(self, group: list[Any]) -> Share:
         structures = atoms = paired = 0
@@ -296,7 +299,7 @@ class Training:
         self.progress, groups = found
         self.objective.load_state_dict(groups["objective"])
         self.optimizers.load_tensors(groups["optimizers"])
-        if self.averaged is not None:
+        if self.averaged is not None and "averaged" in groups:  # else the average begins with the next step
             self.averaged.load_state_dict(groups["averaged"])
 
 
@@ -343,9 +346,10 @@ def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             remedy="go on with --resume, choose another folder with -o, or delete it",
         )
     before = config.load(Recipe, path)
-    if before.model_copy(update={"training": recipe.training}) != recipe:
+    same_optimizer = before.training.optimizer.name == recipe.training.optimizer.name
+    if before.model_copy(update={"training": recipe.training}) != recipe or not same_optimizer:
         raise InputError(
-            "was started with other data, model or objective settings",
+            "was started with other data, model, objective or optimizer settings",
             where=str(folder),
-            remedy=f"resume with the recipe in {path} (only `training` may change)",
+            remedy=f"resume with the recipe in {path} (of `training`, all but optimizer.name may change)",
         )

@@ -1,0 +1,27 @@
+"""Sphinx configuration; the settings and command-line pages are generated from the code first."""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import generate
+
+generate.main()
+
+project = "transip"
+author = "The transip developers"
+version = release = installed_version("transip")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "transip"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "separated"
+add_module_names = False
