@@ -8,12 +8,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 import typer
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
 from transip.cli import app
-from transip.config import LabelSettings, Recipe, Settings
+from transip.config import PRESETS, SIZES, LabelSettings, ModelSettings, Recipe, Settings
+from transip.model.potential import Potential
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = {"A training recipe": Recipe, "A labelling recipe": LabelSettings}
@@ -35,6 +37,7 @@ def settings_page() -> str:
     ]
     for title, kind in FILES.items():
         lines += ["", f"## {title}", "", *_group("", kind)]
+    lines += ["", "## Sizes", "", *_sizes()]
     return "\n".join(lines) + "\n"
 
 
@@ -58,6 +61,22 @@ def _group(path: str, kind: type[Settings]) -> Iterator[str]:
         yield f"| `{key}` | {_type(field.annotation)} | {_default(field)} | {_meaning(field, key, nested)} |"
     for key, nested in groups:
         yield from ("", f"### `{key}`", "", *_group(key, nested))
+
+
+def _sizes() -> Iterator[str]:
+    yield from (
+        "| size | width | depth | heads | parameters, `default` | parameters, `paper` |",
+        "|---|---|---|---|---|---|",
+    )
+    for size, shape in SIZES.items():
+        counts = (f"{_parameters(size, preset):,}" for preset in PRESETS)
+        yield "| " + " | ".join([size, *map(str, shape.values()), *counts]) + " |"
+
+
+def _parameters(size: str, preset: str) -> int:
+    settings = ModelSettings.model_validate({"size": size, "preset": preset})
+    with torch.device("meta"):
+        return Potential(settings, torch.zeros(1, dtype=torch.float64), 1.0).num_parameters
 
 
 def _nested(annotation: Any) -> type[Settings] | None:

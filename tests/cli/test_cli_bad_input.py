@@ -94,9 +94,9 @@ def broken_recipe(at: Place) -> list[object]:
     return ["train", at.folder / "r.yaml", "-o", at.output]
 
 
-@case("domians", "did you mean 'domains'")
+@case("domainz", "did you mean 'domains'")
 def unknown_setting_of_a_campaign(at: Place) -> list[object]:
-    (at.folder / "d.yaml").write_text("domians: []", encoding="utf-8")
+    (at.folder / "d.yaml").write_text("domainz: []", encoding="utf-8")
     return ["data", "build", at.folder / "d.yaml", "-o", at.output]
 
 

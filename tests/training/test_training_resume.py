@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from toy import read_metrics, toy_recipe, toy_settings
 
+from toy import read_metrics, toy_recipe, toy_settings
 from transip.errors import InputError, InputWarning
 from transip.training import loop
 from transip.training.checkpoint import load_checkpoint

@@ -62,6 +62,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     tensors = load_tensors(folder / WEIGHTS)
     references = tensors.get("references", torch.zeros(87, dtype=torch.float64))
     model = Potential(parse(ModelSettings, settings, str(folder / CONFIG)), references, scale, config)
+    element = tensors.get("embed.element.weight")
+    model.to(torch.float32 if element is None else element.dtype)  # a model saved in float64 stays one
     load_state(model, tensors, folder / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
 

@@ -1,0 +1,75 @@
+"""The README, the tutorial and the how-to guides do what they say: their Python and bash blocks are run in order.
+
+A yaml block that starts with ``# file: NAME`` is written to NAME. ``bash`` blocks hold `transip` commands, which run
+in this process; ``console`` and ``sh`` blocks are for machines that a test does not have.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from toys import call, write_recipe, write_tiny_pack
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "tutorial.md",
+    *(path for path in sorted((ROOT / "docs" / "how-to").glob("*.md")) if "```python" in path.read_text("utf-8")),
+]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# file: (\S+)\n")
+SMALL = ["training.minutes=null", "training.steps=2", "model.width=16", "model.depth=2", "model.heads=2"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that stands in for those that the pages have trained before."""
+    folder = tmp_path_factory.mktemp("docs")
+    recipe = write_recipe(folder / "tiny.yaml", write_tiny_pack(folder / "tiny.pack"))
+    assert call("train", recipe, "-o", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_snippets_run(page, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    if "transip train" not in "".join(body for kind, body in BLOCK.findall(text) if kind == "bash"):
+        for path in ("demo/latent", "runs/latent"):
+            shutil.copytree(trained, tmp_path / path)
+    names: dict[str, object] = {}
+    ran = 0
+    for kind, body in BLOCK.findall(text):
+        if kind == "yaml" and (found := FILE.match(body)):
+            Path(found[1]).write_text(body, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(body, f"{page.name}: {body.splitlines()[0]}", "exec"), names)
+            ran += 1
+        elif kind == "bash":
+            ran += sum(run_command(line) for line in body.splitlines())
+    assert ran
+
+
+def run_command(line: str) -> int:
+    """Run `transip …` on a hundredth of what the line asks for; other commands are not run."""
+    program, *arguments = shlex.split(line, comments=True) or [""]
+    if program != "transip":
+        return 0
+    if arguments[0] == "train":
+        arguments += [part for override in SMALL for part in ("--set", override)]
+    assert call(*arguments) == 0, line
+    return 1
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
+def test_recipes_and_files_that_are_named_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b((?:recipes|examples|benchmarks|docs)/[\w./-]+\.\w+)", text))
+    assert not [name for name in named if not (ROOT / name).exists()]

@@ -1,0 +1,161 @@
+"""Two processes that share a global batch compute what one process computes on all of it."""
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from toy import TINY, read_metrics, toy_recipe, toy_settings, toy_structure
+from transip.batch import Batch
+from transip.config import ModelSettings, ObjectiveSettings
+from transip.model.potential import Potential
+from transip.rotations import random_rotations
+from transip.training.loop import train
+from transip.training.losses import Losses, Objective, Share
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
+
+LATENT = {"weight": 1.0, "layers": [0, -1], "hidden": 16}
+# Where the signs of the energy errors cancel, rounding alone decides in which direction AdamW steps: the number of
+# signs is odd in the first run (10 or 3 structures, half of them twice, in 3 batches), zero in the second.
+RUNS = {
+    "latent loss on half of the batch": {
+        "objective.views": 2,
+        "objective.second_view": 0.5,
+        "objective.latent": LATENT,
+        "training.accumulate": 3,
+    },
+    "gradient forces": {"model.forces": "gradient", "objective.equigrad": 0.1, "objective.energy": 0},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(recipe: Path, folder: Path) -> subprocess.CompletedProcess:
+    """`transip train` on two processes, as a user starts it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = ["--master-port", str(free_port()), "-m", "transip", "train", str(recipe), "-o", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS.keys())
+def test_two_processes_train_as_one(toy_packs, tmp_path, changes):
+    """AdamW and small steps: Muon's bfloat16 iteration turns the last bit of a sum into the third digit."""
+    changes = {
+        "training.steps": 6,
+        "training.evaluate_every": 6,
+        "training.optimizer": {"name": "adamw", "learning_rate": 1e-4},
+        **changes,
+    }
+    halves = toy_settings(toy_packs, {**changes, "training.batch.structures": 5})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(halves))
+    finished = launch(tmp_path / "recipe.yaml", tmp_path / "two")
+    assert finished.returncode == 0, finished.stderr
+    train(toy_recipe(toy_packs, {**changes, "training.batch.structures": 10}), tmp_path / "one", progress=False)
+    two, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
+    assert [line["step"] for line in two] == [1, 2, 3, 4, 5, 6, 6]
+    for found, expected in zip(two, one, strict=True):
+        assert found.pop("kind") == expected.pop("kind")
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------- the same, without processes
+
+LATENTS = [
+    {"weight": 1.0, "hidden": 16, "level": level, "distance": distance, "layers": layers, **action}
+    for level, distance, layers, action in itertools.product(
+        ("atoms", "pooled"),
+        ("mse", "cosine", "infonce"),
+        ([0], [0, -1]),
+        ({"action": "mlp", "rotation": "6d"}, {"rotation": "quaternion", "warmup": 0.5, "stop_gradient": True}),
+    )
+]
+OBJECTIVES = [
+    {},
+    {"augment": False},
+    {"energy": 0},
+    {"forces": 0},
+    {"views": 2},
+    {"views": 2, "second_view": 0.5},
+    *({"views": 2, "latent": latent} for latent in LATENTS),
+]
+FIXED = {"views": 2, "latent": {"weight": 1.0, "action": "fixed"}}
+VARIATIONS = [
+    *(({"preset": preset}, objective) for preset in ("default", "paper") for objective in OBJECTIVES),
+    *(({"forces": "gradient"}, objective) for objective in [*OBJECTIVES[:6], {"equigrad": 1.0}]),
+    *(({"forces": forces, "fixed_representation": True}, FIXED) for forces in ("direct", "gradient")),
+]
+
+
+def objective(model: dict, settings: dict, dtype: torch.dtype = torch.float64) -> Objective:
+    """An untrained objective whose zero-initialised parts are random."""
+    torch.manual_seed(0)
+    potential = Potential(ModelSettings.model_validate({**TINY, **model}), torch.zeros(87, dtype=torch.float64), 0.4)
+    built = Objective(potential, ObjectiveSettings.model_validate(settings)).to(dtype)
+    for parameter in built.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return built
+
+
+def loss_of(
+    built: Objective, structures: list, turns: torch.Tensor, paired: int, share: Share, progress: float = 0.5
+) -> Losses:
+    return built(Batch.collate(structures, torch.float64), turns, paired, share, progress)
+
+
+@pytest.mark.parametrize(("model", "settings"), VARIATIONS)
+def test_every_parameter_has_a_gradient_at_every_step(model, settings):
+    """Otherwise processes would wait for each other's gradients for ever; also where a weight is still zero."""
+    built = objective(model, settings)
+    structures = [toy_structure(i) for i in range(4)]
+    views = built.settings.views
+    turns = random_rotations(4 * views, torch.Generator().manual_seed(0), torch.float64).view(views, 4, 3, 3)
+    for progress in (0.0, 0.5):
+        built.zero_grad(set_to_none=True)
+        loss_of(built, structures, turns, 2 * (views - 1), Share(6, 25, 2), progress).total.backward()
+        assert [name for name, p in built.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ({}, {}),
+        ({}, {"views": 2, "second_view": 0.5, "latent": {"weight": 2.0, "level": "atoms", "hidden": 16}}),
+        ({}, {"views": 2, "latent": {"weight": 2.0, "level": "pooled", "distance": "cosine", "hidden": 16}}),
+        ({"forces": "gradient"}, {"equigrad": 0.7}),
+    ],
+)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_means_over_processes_are_the_loss_and_gradient_of_the_whole_batch(model, settings, processes):
+    built = objective(model, settings)
+    structures = [toy_structure(i) for i in (3, 0, 5, 1, 7, 2, 4)]  # 6 to 3 atoms; 7 structures do not divide evenly
+    number, views = len(structures), built.settings.views
+    turns = random_rotations(number * views, torch.Generator().manual_seed(0), torch.float64).view(views, number, 3, 3)
+    second = round(built.settings.second_view * number) * (views - 1)
+    totals = number + second, sum(map(len, structures)) + sum(map(len, structures[:second])), second
+
+    def losses_and_gradients(rank: int, of: int) -> list[torch.Tensor]:
+        paired = len(range(rank, second, of))
+        share = Share(*(total / of for total in totals))
+        losses = loss_of(built, structures[rank::of], turns[:, rank::of], paired, share)
+        built.zero_grad()
+        losses.total.backward()
+        return [torch.stack([loss.detach() for loss in losses]), *(p.grad.clone() for p in built.parameters())]
+
+    whole = losses_and_gradients(0, 1)
+    parts = [losses_and_gradients(rank, processes) for rank in range(processes)]
+    for expected, *found in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(torch.stack(found).mean(0), expected, rtol=1e-9, atol=1e-10)
+    assert whole[0][0] > 0
