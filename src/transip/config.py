@@ -187,7 +187,7 @@ class LatentSettings(Settings):
         default="atoms", description="per atom, or the mean over atoms (the paper)"
     )
     layers: tuple[int, ...] = Field(
-        default=(-1,), description="blocks after which embeddings are compared; -1 is the last"
+        default=(-1,), min_length=1, description="blocks after which embeddings are compared; -1 is the last"
     )
     distance: Literal["mse", "cosine", "infonce"] = Field(
         default="mse", description="between predicted and found embedding"
@@ -234,7 +234,7 @@ class OptimizerSettings(Settings):
 
     name: Literal["muon", "adamw"] = Field(default="muon", description="adamw uses AdamW for the matrices too")
     learning_rate: float = Field(default=2e-3, gt=0, description="AdamW's peak learning rate")
-    muon_learning_rate: float = Field(default=0.02, gt=0, description="Muon's peak learning rate")
+    muon_learning_rate: float = Field(default=0.015, gt=0, description="Muon's peak learning rate")
     momentum: Fraction = Field(default=0.95, description="Muon's momentum")
     weight_decay: NonNegative = Field(default=0.0, description="decoupled weight decay of matrices")
     warmup: Fraction = Field(default=0.02, description="share of training with linearly rising learning rate")
@@ -362,7 +362,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise InputError(f"override {override!r}: {parent!r} is a value, not a group of settings")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not YAML", remedy="quote it") from error
 
 
 def _known_keys(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:

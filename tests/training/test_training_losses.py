@@ -52,16 +52,16 @@ def test_terms_are_those_of_the_formula(make_model, make_structure, forces):
             error = prediction.forces.detach() - batch.forces[atoms] @ view[i].T
             force += np.linalg.norm(error.numpy(), axis=-1).tolist()
     assert len(force) == 17
-    assert float(losses.energy) == pytest.approx(3.0 * np.mean(energy) / 0.5, rel=1e-9)
-    assert float(losses.forces) == pytest.approx(2.0 * np.mean(force) / 0.5, rel=1e-9)
-    assert float(losses.total) == pytest.approx(float(losses.energy + losses.forces), rel=1e-12)
-    assert float(losses.latent) == float(losses.equigrad) == 0
+    assert losses.energy.item() == pytest.approx(3.0 * np.mean(energy) / 0.5, rel=1e-9)
+    assert losses.forces.item() == pytest.approx(2.0 * np.mean(force) / 0.5, rel=1e-9)
+    assert losses.total.item() == pytest.approx((losses.energy + losses.forces).item(), rel=1e-12)
+    assert losses.latent.item() == losses.equigrad.item() == 0
 
 
 def test_the_latent_loss_rises_in_the_warm_up(make_model, make_structure):
     settings_ = ObjectiveSettings(views=2, latent=LatentSettings(weight=2.0, warmup=0.5, hidden=8))
     built, batch = Objective(make_model(), settings_).double(), labelled(make_structure, 5, 3)
-    found = [float(built(batch, turns(2, 2), 2, Share(4, 16, 2), done).latent) for done in (0.0, 0.25, 0.5, 1.0)]
+    found = [built(batch, turns(2, 2), 2, Share(4, 16, 2), done).latent.item() for done in (0.0, 0.25, 0.5, 1.0)]
     assert found == pytest.approx([0, 0.5 * found[3], found[3], found[3]])
     assert found[3] > 0
     assert warm(0.0, 0.0) == 1.0

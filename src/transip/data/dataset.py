@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer
+from jaxtyping import Bool, Int64, Integer
 
 from transip.batch import Batch
 from transip.config import DataSettings
 from transip.data.store import BLOCK, Pack, atoms_of
 from transip.errors import InputError, InputWarning
-from transip.structure import Structure
+from transip.structure import MAX_ATOMIC_NUMBER, Structure
 
 Indices = Sequence[int] | Integer[np.ndarray, "chosen"]
 
@@ -148,12 +148,15 @@ def split_by_composition(dataset: Dataset, fraction: float, seed: int) -> tuple[
     """Split into (train, held out) so that no composition is in both.
 
     Compositions are drawn at random until about `fraction` of the structures is held out. The choice depends
-    on the set of compositions and their sizes, not on the order of the structures.
+    on the set of compositions and their sizes, not on the order of the structures. The last composition
+    with an element stays in training: errors on an element never seen would say nothing.
 
     Raises:
         InputError: a split with structures on both sides is asked for, but there is only one composition.
     """
-    ids, member, sizes = np.unique(dataset.compositions(), return_inverse=True, return_counts=True)
+    ids, examples, member, sizes = np.unique(
+        dataset.compositions(), return_index=True, return_inverse=True, return_counts=True
+    )
     if 0 < fraction < 1 and len(ids) < 2:
         raise InputError(
             f"{len(dataset)} structures of one composition cannot be split by composition",
@@ -161,14 +164,28 @@ def split_by_composition(dataset: Dataset, fraction: float, seed: int) -> tuple[
         )
     held_out = np.zeros(len(ids), dtype=bool)
     total, target = 0, fraction * len(dataset)
+    present = _elements_present(dataset.select(examples))
+    trained = present.sum(0)  # compositions left for training, per element
     for i in np.random.default_rng(seed).permutation(len(ids)):
-        if total + sizes[i] <= target:
+        alone = fraction < 1 and (trained[present[i]] == 1).any()
+        if total + sizes[i] <= target and not alone:
             held_out[i] = True
             total += sizes[i]
+            trained -= present[i]
     if fraction > 0 and not held_out.any():  # every composition is larger than the share: take the smallest
         held_out[sizes.argmin()] = True
     mask = held_out[member]
     return dataset.select(np.flatnonzero(~mask)), dataset.select(np.flatnonzero(mask))
+
+
+def _elements_present(dataset: Dataset) -> Bool[np.ndarray, "structures elements"]:
+    """Which elements each structure has."""
+    present = np.zeros((len(dataset), MAX_ATOMIC_NUMBER + 1), dtype=bool)
+    start = 0
+    for batch in dataset.blocks():
+        present[start + batch.structure.numpy(), batch.numbers.numpy()] = True
+        start += len(batch)
+    return present
 
 
 def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:

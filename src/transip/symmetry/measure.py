@@ -79,8 +79,10 @@ def measure_symmetry(
     moments = [_Moments() for _ in layers]
     acted = _acted_layers(latent, len(getattr(getattr(model, "transformer", None), "blocks", ())))
     for batch in batches:
-        turns = [random_rotations(len(batch), generator).to(device, batch.positions.dtype) for _ in range(rotations)]
-        views = predict_rotated(model, batch, turns, layers)
+        # Drawn structure by structure, so that the orientations do not depend on how structures fall into batches.
+        dtype = batch.positions.dtype
+        drawn = torch.stack([random_rotations(rotations, generator, dtype) for _ in range(len(batch))], 1)
+        views = predict_rotated(model, batch, list(drawn.to(device)), layers)
         spread = views.energies.std(0)
         totals["spread"] += float(spread.sum())
         totals["spread_per_atom"] += float((spread / batch.counts).sum())

@@ -142,7 +142,7 @@ class Training:
             sums += torch.stack([term.detach().to(sums.dtype) for term in losses])
             self._count(indices)
         norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
-        if not math.isfinite(float(norm)):
+        if not (math.isfinite(float(norm)) and math.isfinite(float(sums[0]))):  # |∞| has a finite gradient
             raise self._diverged(group)
         self.progress.batches += len(group)
         self.progress.step += 1

@@ -1,0 +1,75 @@
+"""Remake what the golden tests compare with: `python tests/golden/make.py`.
+
+Only when a change of the numbers is intended: say in the commit why they changed. The model folder is of format 1
+and must stay loadable for ever; a new format gets a folder of its own beside it.
+"""
+
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from toy import read_metrics, toy_recipe, toy_structure, write_toy_pack  # noqa: E402
+
+from transip.batch import Batch  # noqa: E402
+from transip.files import write_json  # noqa: E402
+from transip.model.files import load_model  # noqa: E402
+from transip.training.loop import train  # noqa: E402
+
+MODEL, CURVE, PREDICTIONS = HERE / "model-format-1", HERE / "curve.json", HERE / "predictions.json"
+CHANGES = {
+    "training.steps": 30,
+    "training.evaluate_every": 30,
+    # Muon iterates in bfloat16, where kernels of different machines differ in the third digit
+    "training.optimizer": {"name": "adamw", "learning_rate": 3e-3},
+    "model.width": 24,
+    "model.heads": 2,
+    # 15 signs of energy errors a step: an even number can cancel, and AdamW would step where rounding points
+    "training.batch.structures": 10,
+    "objective.views": 2,
+    "objective.second_view": 0.5,
+    "objective.latent": {"weight": 1.0, "hidden": 16},
+}
+LOSSES = ("step", "loss", "energy_loss", "force_loss", "latent_loss", "learning_rate", "atoms_seen")
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Thirty steps of a seeded run in `folder`: losses step by step."""
+    packs = write_toy_pack(folder / "train.pack", 43), write_toy_pack(folder / "validation.pack", 12, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the molecules of the toy world are few
+        train(toy_recipe(packs, CHANGES), folder / "run", progress=False)
+    return [{name: line[name] for name in LOSSES} for line in read_metrics(folder / "run", "train")]
+
+
+@torch.no_grad()
+def predictions(model: Path) -> list[dict[str, object]]:
+    """Energies (eV) and forces (eV/Å) of ten molecules."""
+    potential = load_model(model).double()
+    found = []
+    for i in range(10):
+        prediction = potential(Batch.collate([toy_structure(i, seed=2)], torch.float64))
+        found.append({"energy": prediction.energy.item(), "forces": prediction.forces.tolist()})
+    return found
+
+
+def main() -> None:
+    """Train the tiny model anew and write everything down."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_json(CURVE, curve(folder))
+        MODEL.mkdir(exist_ok=True)
+        for path in (folder / "run/model").iterdir():
+            (MODEL / path.name).write_bytes(path.read_bytes())
+    PREDICTIONS.write_text(json.dumps(predictions(MODEL)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Runs that cannot start leave nothing behind; runs that fail say on what, and keep what they have."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from toy import read_metrics, toy_recipe, toy_settings, toy_structure
+
+from transip.batch import Batch
+from transip.cli import main
+from transip.data.dataset import Dataset
+from transip.data.store import write_pack
+from transip.errors import InputError, NonFiniteLoss
+from transip.model.files import load_model
+from transip.training.checkpoint import load_checkpoint
+from transip.training.loop import train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
+
+
+class TestNothingIsLeftBehind:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data.train": ["nowhere.pack"]}, r"nowhere\.pack: does not exist"),
+            ({"data.validation": [], "data.validation_fraction": 1.0}, "no structures are left for training"),
+            ({"training.batch.atoms": 4}, r"more than a batch may hold \(4 atoms\)"),
+            ({"references": {"kind": "given", "values": {"H": -13.6}}}, "no reference energy for C, N, O, S"),
+            ({"references": {"kind": "given", "values": {"Xx": 1.0}}}, "Xx"),
+        ],
+    )
+    def test_by_data_that_do_not_fit(self, toy_packs, tmp_path, changes, message):
+        with pytest.raises(InputError, match=message):
+            train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_by_data_without_labels(self, toy_packs, tmp_path):
+        structures = [replace(toy_structure(i), energy=None, forces=None) for i in range(20)]
+        write_pack(tmp_path / "bare.pack", structures, level_of_theory="none")
+        recipe = toy_recipe(toy_packs, {"data.train": [str(tmp_path / "bare.pack")], "data.validation": []})
+        with pytest.raises(InputError, match="has no energies and forces"):
+            train(recipe, tmp_path / "run", progress=False)
+        assert not (tmp_path / "run").exists()
+
+    def test_by_a_recipe_that_is_wrong(self, toy_packs, tmp_path, capsys):
+        settings = toy_settings(toy_packs, {"training.stesp": 5})
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")])
+        assert ended.value.code == 2
+        assert "did you mean 'steps'?" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, source: str, value: float) -> None:
+    """Let the energy of one structure be `value` from the sixth time on that it is read: in the second epoch or so."""
+    batch_of = Dataset.batch
+    reads = 0
+
+    def poisoned(self: Dataset, indices) -> Batch:
+        nonlocal reads
+        batch = batch_of(self, indices)
+        for place, i in enumerate(batch.index.tolist()):
+            if self.structure(i).source == source:
+                reads += 1
+                if reads > 5:
+                    batch.energy[place] = value
+        return batch
+
+    monkeypatch.setattr(Dataset, "batch", poisoned)
+
+
+class TestNonFiniteLoss:
+    changes = {"training.steps": 30, "training.checkpoint_every": 5}
+
+    @pytest.mark.parametrize("value", [float("inf"), float("nan")])
+    def test_names_the_structure_and_keeps_the_last_checkpoint(self, toy_packs, tmp_path, monkeypatch, value):
+        poison(monkeypatch, "toy-17", value)
+        message = r"not finite at step \d+, on train\.pack, structure 17 \(CH4S, source toy-17\)\n"
+        with pytest.raises(NonFiniteLoss, match=message) as raised:
+            train(toy_recipe(toy_packs, self.changes), tmp_path / "run", progress=False)
+        assert str(tmp_path / "run" / "checkpoints") in raised.value.remedy
+        self.assert_intact(tmp_path / "run")
+        monkeypatch.undo()
+        train(toy_recipe(toy_packs, self.changes), tmp_path / "run", resume=True, progress=False)
+        assert read_metrics(tmp_path / "run")[-1]["step"] == 30
+
+    def test_with_an_exploding_learning_rate_names_the_batch(self, toy_packs, tmp_path):
+        changes = {**self.changes, "training.optimizer.name": "adamw", "training.optimizer.learning_rate": 1e25}
+        with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
+            train(toy_recipe(toy_packs, {**changes, "training.optimizer.warmup": 0.5}), tmp_path / "run", progress=False)
+
+    def test_ends_the_command_line_with_exit_code_2(self, toy_packs, tmp_path, monkeypatch, capsys):
+        poison(monkeypatch, "toy-17", float("inf"))
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, self.changes)))
+        with pytest.raises(SystemExit) as ended:
+            main(["train", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert "error: " in said and "structure 17 (CH4S, source toy-17)" in said and "Traceback" not in said
+        self.assert_intact(tmp_path / "run")
+
+    def assert_intact(self, folder: Path) -> None:
+        found = load_checkpoint(folder / "checkpoints")
+        assert found is not None and found[0].step > 0
+        for group in found[1].values():
+            assert all(torch.isfinite(value).all() for value in group.values())
+        model = load_model(folder)
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+        assert not list(folder.rglob("*.partial"))
