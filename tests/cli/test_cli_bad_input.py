@@ -134,7 +134,7 @@ def run_that_exists(at: Place) -> list[object]:
     return ["train", write_recipe(at.folder / "r.yaml", at.pack), "-o", at.run]
 
 
-@case("other data, model or objective", "recipe.yaml")
+@case("was started with other data, model", "recipe.yaml")
 def resuming_another_run(at: Place) -> list[object]:
     values = yaml.safe_load((at.run / "recipe.yaml").read_text())
     values["model"]["depth"] = 3

@@ -120,7 +120,7 @@ class TestWrongValues:
                 "",
                 r"layers \[4\] do not exist in a model of depth 4",
             ),
-            ({"objective": {"latent": {"weight": 1, "layers": []}, "views": 2}}, "objective.latent.layers", "at least 1"),
+            ({"objective": {"latent": {"layers": []}}}, "objective.latent.layers", "at least 1"),
             ({"training": {"steps": 0}}, "training.steps", "greater than 0"),
             ({"training": {"steps": 1, "ema": 1.5}}, "training.ema", "less than or equal to 1"),
             ({"training": {"steps": 1, "precision": "fp8"}}, "training.precision", "'no' or 'bf16'"),

@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from toy import read_metrics, toy_recipe, toy_structure, write_toy_pack  # noqa: E402
-
 from transip.batch import Batch  # noqa: E402
 from transip.files import write_json  # noqa: E402
 from transip.model.files import load_model  # noqa: E402

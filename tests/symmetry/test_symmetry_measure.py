@@ -115,9 +115,10 @@ def test_orientations_do_not_depend_on_how_structures_fall_into_batches(make_str
     parts = measure_symmetry(Toy(0.3), [Batch.collate(structures[i : i + 5], F64) for i in (0, 5, 10)])
     del whole["layers"], parts["layers"]
     assert parts == pytest.approx(whole, rel=1e-12)
-    assert measure_symmetry(Toy(0.3), [Batch.collate(structures, F64)], seed=1)["force_rotation_error"] != whole[
-        "force_rotation_error"
-    ]
+    assert (
+        measure_symmetry(Toy(0.3), [Batch.collate(structures, F64)], seed=1)["force_rotation_error"]
+        != whole["force_rotation_error"]
+    )
 
 
 class TestInvariantShare:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toy import read_metrics, toy_recipe, toy_settings, toy_structure
 
+from toy import read_metrics, toy_recipe, toy_settings, toy_structure
 from transip.batch import Batch
 from transip.cli import main
 from transip.data.dataset import Dataset
@@ -72,29 +72,31 @@ def poison(monkeypatch: pytest.MonkeyPatch, source: str, value: float) -> None:
     monkeypatch.setattr(Dataset, "batch", poisoned)
 
 
-class TestNonFiniteLoss:
-    changes = {"training.steps": 30, "training.checkpoint_every": 5}
+CHANGES = {"training.steps": 30, "training.checkpoint_every": 5}
 
+
+class TestNonFiniteLoss:
     @pytest.mark.parametrize("value", [float("inf"), float("nan")])
     def test_names_the_structure_and_keeps_the_last_checkpoint(self, toy_packs, tmp_path, monkeypatch, value):
         poison(monkeypatch, "toy-17", value)
         message = r"not finite at step \d+, on train\.pack, structure 17 \(CH4S, source toy-17\)\n"
         with pytest.raises(NonFiniteLoss, match=message) as raised:
-            train(toy_recipe(toy_packs, self.changes), tmp_path / "run", progress=False)
+            train(toy_recipe(toy_packs, CHANGES), tmp_path / "run", progress=False)
         assert str(tmp_path / "run" / "checkpoints") in raised.value.remedy
         self.assert_intact(tmp_path / "run")
         monkeypatch.undo()
-        train(toy_recipe(toy_packs, self.changes), tmp_path / "run", resume=True, progress=False)
+        train(toy_recipe(toy_packs, CHANGES), tmp_path / "run", resume=True, progress=False)
         assert read_metrics(tmp_path / "run")[-1]["step"] == 30
 
     def test_with_an_exploding_learning_rate_names_the_batch(self, toy_packs, tmp_path):
-        changes = {**self.changes, "training.optimizer.name": "adamw", "training.optimizer.learning_rate": 1e25}
+        optimizer = {"name": "adamw", "learning_rate": 1e25, "warmup": 0.5}
+        recipe = toy_recipe(toy_packs, {**CHANGES, "training.optimizer": optimizer})
         with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
-            train(toy_recipe(toy_packs, {**changes, "training.optimizer.warmup": 0.5}), tmp_path / "run", progress=False)
+            train(recipe, tmp_path / "run", progress=False)
 
     def test_ends_the_command_line_with_exit_code_2(self, toy_packs, tmp_path, monkeypatch, capsys):
         poison(monkeypatch, "toy-17", float("inf"))
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, self.changes)))
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, CHANGES)))
         with pytest.raises(SystemExit) as ended:
             main(["train", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")])
         assert ended.value.code == 2

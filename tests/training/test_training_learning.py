@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy import toy_recipe, write_toy_pack
 
+from toy import toy_recipe, write_toy_pack
 from transip.data.dataset import Dataset
 from transip.model.files import load_model
 from transip.model.potential import Potential
@@ -28,12 +28,12 @@ def test_augmentation_teaches_what_plain_data_do_not(tmp_path):
     """Three molecules shaken about one orientation each. An untrained model predicts no forces: error 1."""
     packs = write_toy_pack(tmp_path / "train.pack", 300, kinds=3), write_toy_pack(tmp_path / "new.pack", 40, 1, kinds=3)
     changes = {
-        "training.steps": 250,
+        "training.steps": 200,
         "training.ema": 0.95,
         "training.optimizer.learning_rate": 1e-2,
         "training.batch.structures": 16,
-        "training.evaluate_every": 250,
-        "training.checkpoint_every": 250,
+        "training.evaluate_every": 200,
+        "training.checkpoint_every": 200,
     }
     found = {}
     for augment in (True, False):

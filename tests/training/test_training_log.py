@@ -5,8 +5,8 @@ import math
 
 import pytest
 import yaml
-from toy import read_metrics, toy_recipe
 
+from toy import read_metrics, toy_recipe
 from transip.config import Recipe
 from transip.training.loop import train
 

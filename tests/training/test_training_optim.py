@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import TINY
 
+from toy import TINY
 from transip.config import LatentSettings, ModelSettings, ObjectiveSettings, OptimizerSettings
 from transip.model.potential import Potential
 from transip.training.loop import averaged_weights
@@ -49,7 +49,8 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(preset):
     optimizers = Optimizers(module, SETTINGS[0])
     names = {id(p): name for name, p in module.named_parameters()}
     found = {names[id(p)] for group in optimizers.parts["muon"].param_groups for p in group["params"]}
-    layers = ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.gate", "mlp.up", "mlp.down"]
+    layers = [f"attention.{name}" for name in ("query", "key", "value", "output")]
+    layers += [f"mlp.{name}" for name in ("gate", "up", "down")]
     assert found == {f"potential.transformer.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in layers}
     assert set(Optimizers(module, SETTINGS[1]).parts) == {"adamw"}
 

@@ -261,7 +261,7 @@ class TestMetricsFile:
     @pytest.mark.parametrize("torn", ["", '{"kind": "train", "st', "\n", '{"step": 8'])
     def test_lines_past_the_checkpoint_are_dropped(self, tmp_path, torn):
         path = tmp_path / "metrics.jsonl"
-        self.write(path, [1, 3, 5, 5, 7], torn)
+        self.write(path, [1, 3, 5, 5, 6, 7], torn)
         metrics = MetricsFile(path, last_step=5)
         metrics.write({"step": 6})
         metrics.close()

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from transip.config import LabelSettings
@@ -172,7 +179,9 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     """What decides the result: settings and the versions of what computes it."""
     packages = ["rdkit", "tblite"] + (["pyscf"] if settings.method == "wb97m-v" else [])
     described = settings.model_dump(mode="json", exclude=NOT_RESULT)
-    return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
+    return json.loads(
+        json.dumps({"settings": described, "versions": {name: version(name) for name in packages}})
+    )
 
 
 def _check_dependencies(settings: LabelSettings) -> None:

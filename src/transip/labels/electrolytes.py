@@ -40,7 +40,9 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     kind = str(rng.choice(list(IONS), p=list(IONS.values())))
     ions = [str(rng.choice(CATIONS))] if kind in ("cation", "pair") else []
     ions += [str(rng.choice(ANIONS))] if kind in ("anion", "pair") else []
-    solvents = list(rng.choice(SOLVENTS, size=2, replace=False, p=_favour_water()))[: 1 + int(rng.random() < 0.2)]
+    solvents = list(rng.choice(SOLVENTS, size=2, replace=False, p=_favour_water()))[
+        : 1 + int(rng.random() < 0.2)
+    ]
     names = ions or [str(solvents[0])]
     cluster = fragment(names[0])
     for ion in names[1:]:
@@ -51,7 +53,9 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
             break
         cluster = joined([cluster, _solvating(cluster, fragment(solvent), rng)])
         names.append(solvent)
-    return Molecule("elytes", ".".join(names), cluster.charge, 1, numbers=cluster.numbers, positions=cluster.positions)
+    return Molecule(
+        "elytes", ".".join(names), cluster.charge, 1, numbers=cluster.numbers, positions=cluster.positions
+    )
 
 
 def _favour_water() -> np.ndarray:

@@ -83,7 +83,11 @@ def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
     Raises:
         Failed: no conformer could be embedded, or neither force field knows the molecule.
     """
-    chem, embed, fields = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom"), need("rdkit.Chem.rdForceFieldHelpers")
+    chem, embed, fields = (
+        need("rdkit.Chem"),
+        need("rdkit.Chem.rdDistGeom"),
+        need("rdkit.Chem.rdForceFieldHelpers"),
+    )
     bonds = chem.Mol(bonds)
     how = embed.ETKDGv3()
     how.randomSeed, how.pruneRmsThresh, how.maxIterations, how.numThreads = seed, DISTINCT, 20, 1

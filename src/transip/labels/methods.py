@@ -11,7 +11,7 @@ from ase.units import Bohr, Hartree
 from jaxtyping import Float64, Int64
 
 from transip.labels.molecules import Failed, need
-from transip.structure import Structure
+from transip.structure import ELEMENTS, Structure
 
 SCF_FAILED = "SCF did not converge"
 
@@ -34,7 +34,9 @@ class GFN2:
         self._calculator: Any = None
         self._last: Any = None
 
-    def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
+    def __call__(
+        self, positions: Float64[np.ndarray, "atoms 3"]
+    ) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
         """Energy in eV and forces in eV/Å at `positions` (Å).
 
         Raises:
@@ -55,7 +57,9 @@ class GFN2:
 
     def _start(self, positions: np.ndarray) -> Any:
         unpaired = self._spin - 1
-        calculator = self._kind("GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired)
+        calculator = self._kind(
+            "GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired
+        )
         calculator.set("verbosity", 0)
         if unpaired:
             calculator.add("spin-polarization", 1.0)
@@ -76,25 +80,38 @@ def gfn2_xtb(structure: Structure) -> Structure:
 def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bool = True) -> Structure:
     """Label `structure` with ωB97M-V, OMol25's functional, through PySCF.
 
-    The VV10 non-local correlation enters the self-consistent field, the energy and the gradient. The gradient
-    includes the response of the integration grid, so that forces are the derivative of the energy.
+    Forces are the derivative of the energy: the VV10 correlation and the motion of the integration grid with
+    the atoms are part of the gradient.
 
     Args:
         structure: what to label.
         basis: def2-TZVPD is OMol25's.
-        density_fitting: fit Coulomb and exchange integrals in def2-universal-jkfit; much faster, errors of
-            about 0.1 meV per atom.
+        density_fitting: see `mean_field`.
 
     Raises:
         Failed: the self-consistent field did not converge.
         InputError: PySCF is not installed.
     """
+    field = mean_field(structure, basis, density_fitting)
+    energy = float(field.kernel())
+    if not field.converged:
+        raise Failed(SCF_FAILED)
+    gradient = field.nuc_grad_method()
+    gradient.grid_response = True
+    return replace(structure, energy=energy * Hartree, forces=-gradient.kernel() * Hartree / Bohr)
+
+
+def mean_field(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bool = True) -> Any:
+    """The PySCF calculation behind `wb97m_v`, not yet run; unrestricted if electrons are unpaired.
+
+    VV10 comes with the functional, is part of the self-consistent field, and varies so smoothly that the coarse
+    grid is converged to a µeV; `density_fitting` fits Coulomb and exchange integrals in def2-universal-jkfit.
+    """
     gto, dft = need("pyscf.gto", "dft"), need("pyscf.dft", "dft")
-    ecp = basis if (structure.numbers > 36).any() else None
     molecule = gto.M(
-        atom=[(int(z), x) for z, x in zip(structure.numbers, structure.positions, strict=True)],
+        atom=[(ELEMENTS[z], x) for z, x in zip(structure.numbers, structure.positions, strict=True)],
         basis=basis,
-        ecp=ecp,
+        ecp=basis if (structure.numbers > 36).any() else None,
         charge=structure.charge,
         spin=structure.spin - 1,
         verbose=0,
@@ -102,14 +119,9 @@ def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bo
     field = (dft.RKS if structure.spin == 1 else dft.UKS)(molecule, xc="wb97m-v")
     if density_fitting:
         field = field.density_fit(auxbasis="def2-universal-jkfit")
-    field.nlc, field.conv_tol = "vv10", 1e-9
-    field.grids.level, field.nlcgrids.level = 4, 3
-    energy = field.kernel()
-    if not field.converged:
-        raise Failed(SCF_FAILED)
-    gradient = field.nuc_grad_method()
-    gradient.grid_response = True
-    return replace(structure, energy=float(energy) * Hartree, forces=-gradient.kernel() * Hartree / Bohr)
+    field.conv_tol = 1e-9
+    field.grids.level, field.nlcgrids.level = 4, 1
+    return field
 
 
 def method(name: str) -> Callable[[Structure], Structure]:
