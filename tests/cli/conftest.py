@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toys import call, write_recipe, write_tiny_pack
+from commands import call, write_recipe, write_tiny_pack
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from toys import call, write_recipe
+from commands import call, write_recipe
 
 FRAME = '3\nProperties=species:S:1:pos:R:3{labels} {info} pbc="F F F"\n{atoms}\n'
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -11,7 +11,7 @@ import ase.io
 import numpy as np
 import pytest
 
-from toys import call, write_recipe
+from commands import call, write_recipe
 
 VERBS = ["train", "evaluate", "symmetry", "report", "predict", "relax", "md", "info", "data"]
 

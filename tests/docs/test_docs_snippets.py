@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from toys import call, write_recipe, write_tiny_pack
+from commands import call, write_recipe, write_tiny_pack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

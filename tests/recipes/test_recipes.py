@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ase.io import read
 
-from toys import write_tiny_pack
+from commands import write_tiny_pack
 from transip.config import LabelSettings, Recipe, parse
 from transip.data.store import Pack
 from transip.labels import methods

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from toy import read_metrics, toy_recipe
 
+from toy import read_metrics, toy_recipe
 from transip.training.loop import train
 from transip.training.losses import Losses, Objective
 

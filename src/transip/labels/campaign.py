@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -34,7 +35,7 @@ from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 from transip.files import read_json, write_json
 from transip.labels.chunks import Chunk, label_chunk
-from transip.labels.methods import level_of_theory
+from transip.labels.methods import level_of_theory, require
 from transip.labels.molecules import need
 from transip.structure import Structure
 
@@ -45,19 +46,22 @@ NOT_RESULT = {"workers", "backend"}  # settings that change how a campaign runs,
 def build(settings: LabelSettings, output: str | Path, *, progress: bool = True) -> Pack:
     """Label what `settings` ask for and write it as a pack; continue where a killed campaign stopped.
 
+    If `output` is the finished pack of the same settings, there is nothing to do.
+
     Args:
         settings: domains, method, seed and how to run.
         output: the pack to write, `NAME.pack`.
         progress: show a progress bar and, at the end, a table of failures and the rate, on standard error.
 
     Raises:
-        InputError: `output` exists, a work folder of other settings is in the way, a dependency is missing, or a
+        InputError: `output` is something else, a work folder of other settings is in the way, a dependency is missing, or a
             domain cannot yield what is asked of it.
     """
     output = Path(output)
+    require(settings.method)
+    _check_backend(settings.backend)
     if output.exists():
-        raise InputError("exists already", where=str(output), remedy="choose another output or remove it")
-    _check_dependencies(settings)
+        return _finished(settings, output)
     work = _Work(settings, output)
     console = Console(stderr=True, quiet=not progress)
     started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
@@ -83,7 +87,7 @@ class _Work:
 
     def __init__(self, settings: LabelSettings, output: Path):
         self.settings = settings
-        self.folder = output.with_name(f".{output.name}.work")
+        self.folder = _work_folder(output)
         self.identity = _identity(settings)
         fingerprint = self.folder / "settings.json"
         if not fingerprint.exists():
@@ -184,30 +188,45 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     )
 
 
-def _check_dependencies(settings: LabelSettings) -> None:
-    need("rdkit.Chem"), need("tblite.interface"), need("joblib")
-    if settings.method == "wb97m-v":
-        need("pyscf.dft", "dft")
-    module = {"dask": "distributed", "ray": "ray.util.joblib"}.get(settings.backend)
-    if module is not None:
-        try:
-            need(module)
-        except InputError:
-            raise InputError(
-                f"backend {settings.backend!r} needs the package {settings.backend}",
-                where="backend",
-                remedy=f"install {module.partition('.')[0]}, or use backend: loky",
-            ) from None
+def _finished(settings: LabelSettings, output: Path) -> Pack:
+    """Open the pack at `output` if these settings made it.
+
+    Raises:
+        InputError: it is another pack, or no pack at all.
+    """
+    pack = Pack.open(output)
+    if {key: pack.meta["provenance"].get(key) for key in _identity(settings)} != _identity(settings):
+        raise InputError(
+            "exists already and was made with other settings (or other versions of tblite or RDKit)",
+            where=str(output),
+            remedy="choose another output or remove it",
+        )
+    shutil.rmtree(_work_folder(output), ignore_errors=True)  # of a campaign killed in its last moment
+    return pack
+
+
+def _work_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.work")
+
+
+def _check_backend(backend: str) -> None:
+    module = {"dask": "distributed", "ray": "ray.util.joblib"}.get(backend)
+    if module is not None and find_spec(module.partition(".")[0]) is None:
+        package = module.partition(".")[0]
+        raise InputError(
+            f"backend {backend!r} needs the package {package}, which is not installed",
+            where="backend",
+            remedy=f"pip install {package}, or set backend: loky",
+        )
 
 
 def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
-    """Label chunks in parallel, one thread per process; yields them as they are finished."""
+    """Label chunks in parallel; yields them as they are finished."""
     joblib = need("joblib")
     if settings.backend == "ray":
         need("ray.util.joblib").register_ray()
     tasks = (joblib.delayed(_numbered)(settings, entry, number) for entry, number in wave)
-    threads = {"inner_max_num_threads": 1} if settings.backend == "loky" else {}
-    with joblib.parallel_config(settings.backend, n_jobs=settings.workers, **threads):
+    with joblib.parallel_config(settings.backend, n_jobs=settings.workers):
         yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
 
 

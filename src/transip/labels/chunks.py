@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 from transip.config import DomainSettings, LabelSettings
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
-from transip.labels.molecules import Failed
+from transip.labels.molecules import Failed, need
 from transip.structure import MIN_DISTANCE, Structure
 
 
@@ -73,6 +73,12 @@ def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
     Raises:
         InputError: a dependency is missing, or the domain has no molecule small enough.
     """
+    methods.require(settings.method)
+    with need("threadpoolctl").threadpool_limits(1):  # more are slower, and their sums differ from run to run
+        return _label_chunk(settings, entry, chunk)
+
+
+def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
     wanted = settings.domains[entry]
     molecules = ceil(settings.chunk / wanted.conformers)
     structures: list[Structure] = []

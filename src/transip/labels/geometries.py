@@ -100,12 +100,14 @@ def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
             raise Failed("no force field")
         for conformer in found:
             if parameters is None:
-                yield fields.UFFGetMoleculeForceField(bonds, confId=conformer)
+                field = fields.UFFGetMoleculeForceField(bonds, confId=conformer)
             else:
-                yield fields.MMFFGetMoleculeForceField(bonds, parameters, confId=conformer)
+                field = fields.MMFFGetMoleculeForceField(bonds, parameters, confId=conformer)
+            field.molecule = bonds  # whose positions it uses without keeping them alive
+            yield field
 
 
-def hessian(field: Any) -> Float64[np.ndarray, "3*atoms 3*atoms"]:
+def hessian(field: Any) -> Float64[np.ndarray, "coordinates coordinates"]:
     """Second derivatives of an RDKit force field at its positions, in eV/Å², by central differences."""
     x = np.array(field.Positions()).ravel()
     rows = np.empty((len(x), len(x)))
@@ -122,7 +124,7 @@ def _gradient(field: Any, positions: np.ndarray) -> np.ndarray:
 
 
 def thermal(
-    hessian: Float64[np.ndarray, "3*atoms 3*atoms"],
+    hessian: Float64[np.ndarray, "coordinates coordinates"],
     positions: Float64[np.ndarray, "atoms 3"],
     temperature: float,
     rng: np.random.Generator,

@@ -124,6 +124,18 @@ def mean_field(structure: Structure, basis: str = "def2-tzvpd", density_fitting:
     return field
 
 
+def require(name: str) -> None:
+    """Import all that labelling with the setting `method` needs.
+
+    Raises:
+        InputError: something is not installed; the message names the extra that brings it.
+    """
+    for module in ("rdkit.Chem", "tblite.interface", "joblib", "threadpoolctl"):
+        need(module)
+    if name == "wb97m-v":
+        need("pyscf.dft", "dft")
+
+
 def method(name: str) -> Callable[[Structure], Structure]:
     """The labelling function of the setting `method`."""
     return {"gfn2-xtb": gfn2_xtb, "wb97m-v": wb97m_v}[name]

@@ -1,4 +1,4 @@
-"""Toys for tests of whole commands: real molecules with labels that cost nothing, and a recipe that takes a second."""
+"""What tests of whole commands need: labelled molecules that cost nothing, a one-second recipe, the command itself."""
 
 from __future__ import annotations
 

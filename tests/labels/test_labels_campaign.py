@@ -1,0 +1,166 @@
+"""Campaigns: the same result however they were run, exact numbers, counted failures, clear refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from transip.config import LabelSettings
+from transip.data.store import Pack
+from transip.errors import InputError
+from transip.labels.campaign import build
+from transip.labels.chunks import Chunk, label_chunk
+
+pytest.importorskip("tblite")
+pytest.importorskip("rdkit")
+
+SETTINGS = {
+    "chunk": 4,
+    "seed": 3,
+    "workers": 1,
+    "domains": [
+        {"domain": "neutral_organics", "structures": 13, "max_atoms": 10, "conformers": 2},
+        {"domain": "elytes", "structures": 3, "max_atoms": 8, "conformers": 2},
+    ],
+}
+FAR = {"domain": "neutral_organics", "structures": 10, "max_atoms": 10, "displacement": "gaussian"}
+
+
+def settings(**changes):
+    return LabelSettings.model_validate(SETTINGS | changes)
+
+
+def contents(path):
+    """Every byte of a pack."""
+    return {file.name: file.read_bytes() for file in sorted(Path(path).iterdir())}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "set.pack"
+    build(settings(), path, progress=False)
+    return path
+
+
+def test_domains_have_exactly_what_was_asked_for(uninterrupted):
+    pack = Pack.open(uninterrupted)
+    assert pack.domains == ["neutral_organics", "elytes"]
+    assert np.bincount(pack.domain_codes).tolist() == [13, 3]
+    assert "GFN2" in pack.meta["level_of_theory"]
+    assert [entry["domain"] for entry in pack.meta["provenance"]["failures"]] == pack.domains
+    assert not list(uninterrupted.parent.glob(".*"))  # no work folder is left
+
+
+def test_the_number_of_workers_changes_nothing(uninterrupted, tmp_path):
+    build(settings(workers=2), tmp_path / "set.pack", progress=False)
+    assert contents(tmp_path / "set.pack") == contents(uninterrupted)
+
+
+def test_another_seed_gives_another_set(uninterrupted, tmp_path):
+    build(settings(seed=4), tmp_path / "set.pack", progress=False)
+    assert contents(tmp_path / "set.pack")["positions.npy"] != contents(uninterrupted)["positions.npy"]
+
+
+def test_killed_and_resumed_is_as_if_never_killed(uninterrupted, tmp_path):
+    script = tmp_path / "campaign.py"
+    script.write_text(
+        "from transip.config import LabelSettings\n"
+        "from transip.labels.campaign import build\n"
+        f"build(LabelSettings.model_validate({SETTINGS!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
+    )
+    work = tmp_path / ".set.pack.work"
+    running = subprocess.Popen([sys.executable, script], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not list(work.glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert list(work.glob("*.npz"))  # something was finished …
+    assert not (tmp_path / "set.pack").exists()  # … and no half pack is to be seen
+
+    before = {file.name: file.stat().st_mtime_ns for file in work.glob("*.npz")}
+    reused = dict(before)
+    build(settings(), tmp_path / "set.pack", progress=False)
+    assert reused
+    assert contents(tmp_path / "set.pack") == contents(uninterrupted)
+
+
+def test_finished_chunks_are_not_labelled_again(tmp_path, monkeypatch):
+    from transip.labels import campaign
+
+    labelled = []
+
+    def failing_late(given, entry, number):
+        if len(labelled) == 2:
+            raise KeyboardInterrupt
+        labelled.append((entry, number))
+        return label_chunk(given, entry, number)
+
+    monkeypatch.setattr(campaign, "label_chunk", failing_late)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings(), tmp_path / "set.pack", progress=False)
+    monkeypatch.setattr(campaign, "label_chunk", lambda *task: labelled.append(task[1:]) or label_chunk(*task))
+    build(settings(), tmp_path / "set.pack", progress=False)
+    assert len(labelled) == len(set(labelled))
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, monkeypatch):
+    from transip.labels import campaign
+
+    monkeypatch.setattr(campaign, "label_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build(settings(), tmp_path / "set.pack", progress=False)
+    with pytest.raises(InputError, match="other settings"):
+        build(settings(seed=9), tmp_path / "set.pack", progress=False)
+
+
+def test_a_finished_pack_is_returned_and_another_is_not_overwritten(uninterrupted):
+    before = contents(uninterrupted)
+    assert len(build(settings(workers=2), uninterrupted, progress=False)) == 16
+    with pytest.raises(InputError, match="exists already"):
+        build(settings(seed=9), uninterrupted, progress=False)
+    assert contents(uninterrupted) == before
+
+
+def test_failures_are_counted_by_reason(tmp_path):
+    domain = FAR | {"sigmas": [0.02, 0.2], "max_force": 6.0}
+    pack = build(settings(domains=[domain]), tmp_path / "set.pack", progress=False)
+    (entry,) = pack.meta["provenance"]["failures"]
+    assert entry["failures"]["force above max_force"] > 0
+    assert len(pack) == 10
+
+
+def test_a_domain_that_yields_nothing_is_given_up(tmp_path):
+    domain = FAR | {"sigmas": [0.2], "max_force": 1e-6}
+    with pytest.raises(InputError, match="no structure at all.*force above max_force"):
+        build(settings(domains=[domain], chunk=1), tmp_path / "set.pack", progress=False)
+    assert not (tmp_path / "set.pack").exists()
+
+
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_missing_backend_is_named(backend, package, tmp_path, monkeypatch):
+    from transip.labels import campaign
+
+    monkeypatch.setattr(campaign, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=package):
+        build(settings(backend=backend), tmp_path / "set.pack", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_chunks_survive_a_round_trip(number, tmp_path):
+    whole = label_chunk(settings(chunk=8), 0, 0)
+    chunk = Chunk(whole.structures[:number], {"atoms overlap": 2})
+    chunk.save(tmp_path / "chunk.npz")
+    again = Chunk.load(tmp_path / "chunk.npz")
+    assert again.failures == chunk.failures
+    assert len(again.structures) == number
+    for a, b in zip(again.structures, chunk.structures, strict=True):
+        assert (a.charge, a.spin, a.energy, a.domain, a.source) == (b.charge, b.spin, b.energy, b.domain, b.source)
+        for name in ("numbers", "positions", "forces"):
+            assert (getattr(a, name) == getattr(b, name)).all()

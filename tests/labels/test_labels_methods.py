@@ -1,0 +1,119 @@
+"""Reference methods: forces are derivatives, multiplicity matters, failures are typed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from transip.labels.methods import GFN2, SCF_FAILED, gfn2_xtb, level_of_theory, wb97m_v
+from transip.labels.molecules import Failed
+from transip.structure import Structure
+
+pytest.importorskip("tblite")
+
+STEP = 1e-3  # Å
+WATER = np.array([[0.0, 0.0, 0.12], [0.0, 0.78, -0.46], [0.0, -0.74, -0.5]])
+METHYL = np.array([[0.0, 0.0, 0.1], [1.08, 0.0, 0.0], [-0.54, 0.95, 0.0], [-0.54, -0.93, 0.05]])
+
+
+def structure(numbers, positions, charge=0, spin=1):
+    return Structure(np.array(numbers), np.array(positions, dtype=float), charge, spin)
+
+
+CASES = {
+    "water": structure([8, 1, 1], WATER),
+    "hydronium": structure([8, 1, 1, 1], [*WATER, [0.9, 0.1, 0.5]], charge=1),
+    "methyl": structure([6, 1, 1, 1], METHYL, spin=2),
+    "triplet oxygen": structure([8, 8], [[0, 0, 0], [0.1, 0.2, 1.24]], spin=3),
+    "iron dichloride": structure([26, 17, 17], [[0, 0, 0], [0, 0.1, 2.2], [0, 0.2, -2.15]], spin=5),
+}
+
+
+def numerical_forces(label, case):
+    forces = np.empty_like(case.positions)
+    for place in np.ndindex(forces.shape):
+        step = np.zeros_like(forces)
+        step[place] = STEP
+        up, down = (label(replace(case, positions=case.positions + s * step)).energy for s in (1, -1))
+        forces[place] = -(up - down) / (2 * STEP)
+    return forces
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gfn2_forces_are_minus_the_derivative_of_the_energy(name):
+    labelled = gfn2_xtb(CASES[name])
+    np.testing.assert_allclose(labelled.forces, numerical_forces(gfn2_xtb, CASES[name]), atol=2e-3)
+    np.testing.assert_allclose(labelled.forces.sum(0), 0, atol=1e-6)
+    assert CASES[name].energy is None  # the argument is left alone
+
+
+def without_polarisation(case):
+    from ase.units import Bohr, Hartree
+    from tblite.interface import Calculator
+
+    calculator = Calculator("GFN2-xTB", case.numbers, case.positions / Bohr, float(case.charge), case.spin - 1)
+    calculator.set("verbosity", 0)
+    return calculator, Hartree
+
+
+def test_multiplicity_acts_through_spin_polarisation():
+    singlet, triplet = (replace(CASES["triplet oxygen"], spin=spin) for spin in (1, 3))
+    plain, unit = without_polarisation(triplet)
+    lowered = gfn2_xtb(triplet).energy - plain.singlepoint().get("energy") * unit
+    assert lowered < -0.1  # eV: unpaired electrons of equal spin attract
+    assert gfn2_xtb(triplet).energy < gfn2_xtb(singlet).energy - 0.5  # oxygen is a triplet
+
+
+def test_spin_polarisation_vanishes_for_closed_shells():
+    with_term, unit = without_polarisation(CASES["water"])
+    with_term.add("spin-polarization", 1.0)
+    assert with_term.singlepoint().get("energy") * unit == pytest.approx(gfn2_xtb(CASES["water"]).energy, abs=1e-7)
+
+
+def test_charge_changes_the_energy():
+    assert gfn2_xtb(replace(CASES["water"], charge=1, spin=2)).energy > gfn2_xtb(CASES["water"]).energy + 5
+
+
+def test_a_walking_calculation_agrees_with_fresh_ones():
+    case, rng = CASES["methyl"], np.random.default_rng(0)
+    walking = GFN2(case.numbers, case.charge, case.spin)
+    for _ in range(4):
+        positions = case.positions + rng.normal(scale=0.05, size=case.positions.shape)
+        energy, forces = walking(positions)
+        fresh = gfn2_xtb(replace(case, positions=positions))
+        assert energy == pytest.approx(fresh.energy, abs=1e-5)
+        np.testing.assert_allclose(forces, fresh.forces, atol=1e-3)
+
+
+def test_a_field_that_does_not_converge_is_a_counted_failure(monkeypatch):
+    calculation = GFN2(CASES["iron dichloride"].numbers, 0, 5)
+    start = calculation._start
+
+    def impatient(positions):
+        calculator = start(positions)
+        calculator.set("max-iter", 2)
+        return calculator
+
+    monkeypatch.setattr(calculation, "_start", impatient)
+    with pytest.raises(Failed) as failed:
+        calculation(CASES["iron dichloride"].positions)
+    assert failed.value.reason == SCF_FAILED
+
+
+def test_wb97m_v_forces_are_minus_the_derivative_of_the_energy():
+    pytest.importorskip("pyscf")
+
+    def label(case):
+        return wb97m_v(case, basis="sto-3g")
+
+    labelled = label(CASES["water"])
+    step = np.zeros((3, 3))
+    step[1, 1] = 5 * STEP
+    up, down = (label(replace(CASES["water"], positions=WATER + s * step)).energy for s in (1, -1))
+    assert labelled.forces[1, 1] == pytest.approx(-(up - down) / (10 * STEP), abs=2e-3)
+    np.testing.assert_allclose(labelled.forces.sum(0), 0, atol=1e-4)
+
+
+def test_levels_of_theory_are_told_apart():
+    assert "GFN2" in level_of_theory("gfn2-xtb")
+    assert "def2-TZVPD" in level_of_theory("wb97m-v")
