@@ -28,9 +28,9 @@ demo: venv  ## label, train beside the control, evaluate, relax, simulate, repor
 	OMP_NUM_THREADS=1 transip train recipes/demo.yaml -o demo/latent --resume && wait $$control
 	transip evaluate demo/latent
 	transip evaluate demo/augment-2-views
+	transip report demo/latent demo/augment-2-views -o demo/report.html
 	transip relax demo/latent examples/levetiracetam.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
 	transip md demo/latent demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
-	transip report demo/latent demo/augment-2-views -o demo/report.html
 
 test: venv  ## the tests, two at a time, one thread each
 	OMP_NUM_THREADS=1 python -m pytest -n 2

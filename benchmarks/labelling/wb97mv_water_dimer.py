@@ -51,8 +51,7 @@ def finite_differences(density_fitting, basis, coordinates):
     found = []
     for atom, axis in coordinates:
         up, down = (
-            wb97m_v(moved(atom, axis, s * STEP), basis=basis, density_fitting=density_fitting).energy
-            for s in (1, -1)
+            wb97m_v(moved(atom, axis, s * STEP), basis=basis, density_fitting=density_fitting).energy for s in (1, -1)
         )
         found.append(-(up - down) / (2 * STEP))
     return found
@@ -70,9 +69,7 @@ def without_vv10(basis):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--basis", default="def2-tzvpd")
-    parser.add_argument(
-        "--output", default=Path(__file__).parent / "results" / "wb97mv_water_dimer.json", type=Path
-    )
+    parser.add_argument("--output", default=Path(__file__).parent / "results" / "wb97mv_water_dimer.json", type=Path)
     arguments = parser.parse_args()
     started = time.perf_counter()
     coordinates = [(0, 0), (0, 1), (2, 0), (3, 0), (3, 2), (5, 1)]
@@ -101,9 +98,7 @@ def main():
         "vv10_energy_ev": fitted.energy - without.energy,
         "vv10_largest_force_ev_per_angstrom": float(np.abs(fitted.forces - without.forces).max()),
         "density_fitting_energy_error_ev": fitted.energy - exact.energy,
-        "density_fitting_largest_force_error_ev_per_angstrom": float(
-            np.abs(fitted.forces - exact.forces).max()
-        ),
+        "density_fitting_largest_force_error_ev_per_angstrom": float(np.abs(fitted.forces - exact.forces).max()),
         "seconds": time.perf_counter() - started,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

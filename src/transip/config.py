@@ -201,7 +201,7 @@ class LatentSettings(Settings):
     )
     hidden: PositiveInt = Field(default=256, description="hidden width of the MLP")
     stop_gradient: bool = Field(default=False, description="treat the rotated view's embedding as a constant target")
-    warmup: Fraction = Field(default=0.0, description="share of training over which the weight rises from 0")
+    warmup: Fraction = Field(default=0.3, description="share of training over which the weight rises from 0")
 
 
 class ObjectiveSettings(Settings):

@@ -55,7 +55,7 @@ def test_assembled_molecules_have_possible_spins_and_no_overlap(domain):
     settings = DomainSettings(domain=domain, structures=1, max_atoms=40)
     molecules = [sources.draw(settings, (0, 0), i) for i in range(60)]
     for molecule in molecules:
-        check_parity(molecule.numbers, molecule.charge, molecule.spin, molecule.source)
+        check_parity(molecule.numbers.tolist(), molecule.charge, molecule.spin, molecule.source)
         distances = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
         assert distances[np.triu_indices(len(molecule), 1)].min() > 0.7
     charges = Counter(molecule.charge for molecule in molecules)
@@ -152,7 +152,9 @@ def test_forces_grow_with_temperature(domain):
 def test_gaussian_displacement_grows_with_sigma_and_is_cut_at_max_force():
     weak, strong = (
         label_chunk(
-            campaign("neutral_organics", displacement="gaussian", sigmas=(sigma,), max_force=limit, chunk=12), 0, 0
+            campaign("neutral_organics", displacement="gaussian", sigmas=(sigma,), max_force=limit, chunk=12),
+            0,
+            0,
         )
         for sigma, limit in ((0.02, 50.0), (0.15, 4.0))
     )

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,8 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
         progress: show a progress bar and, at the end, a table of failures and the rate, on standard error.
 
     Raises:
-        InputError: `output` is something else, a work folder of other settings is in the way, a dependency is missing, or a
-            domain cannot yield what is asked of it.
+        InputError: `output` is something else, an unfinished campaign of other settings is in the way, a
+            dependency is missing, or a domain cannot yield what is asked of it.
     """
     output = Path(output)
     require(settings.method)
@@ -89,19 +88,31 @@ class _Work:
         self.settings = settings
         self.folder = _work_folder(output)
         self.identity = _identity(settings)
-        fingerprint = self.folder / "settings.json"
-        if not fingerprint.exists():
-            write_json(fingerprint, self.identity)
-        elif read_json(fingerprint) != self.identity:
+        self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
+        if self._mine():
+            for file in self.folder.glob("*.npz"):
+                entry, number = map(int, file.stem.split("-"))
+                self._note(entry, number, Chunk.load(file))
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_json(self.folder / "settings.json", self.identity)
+
+    def _mine(self) -> bool:
+        """Whether the folder holds a campaign of these settings.
+
+        Raises:
+            InputError: it holds structures of another one.
+        """
+        settings = self.folder / "settings.json"
+        if settings.exists() and read_json(settings) == self.identity:
+            return True
+        if any(Chunk.load(file).structures for file in self.folder.glob("*.npz")):
             raise InputError(
                 "an interrupted campaign with other settings (or other versions of tblite or RDKit) is here",
                 where=str(self.folder),
                 remedy="resume it with its own settings, choose another output, or remove the folder",
             )
-        self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
-        for file in self.folder.glob("*.npz"):
-            entry, number = map(int, file.stem.split("-"))
-            self._note(entry, number, Chunk.load(file))
+        return False
 
     def keep(self, entry: int, number: int, chunk: Chunk) -> None:
         """Store a finished chunk."""
@@ -157,11 +168,11 @@ class _Work:
     def _used(self, entry: int) -> range:
         """The leading chunks that hold what is wanted, as far as they are finished."""
         found, left = self._found[entry], self.settings.domains[entry].structures
-        for number in count():
-            if left <= 0 or number not in found:
-                return range(number)
+        number = 0
+        while left > 0 and number in found:
             left -= found[number][0]
-        raise AssertionError
+            number += 1
+        return range(number)
 
     def _missing(self, entry: int) -> list[int]:
         wanted, found, used = self.settings.domains[entry], self._found[entry], self._used(entry)
@@ -183,9 +194,7 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     """What decides the result: settings and the versions of what computes it."""
     packages = ["rdkit", "tblite"] + (["pyscf"] if settings.method == "wb97m-v" else [])
     described = settings.model_dump(mode="json", exclude=NOT_RESULT)
-    return json.loads(
-        json.dumps({"settings": described, "versions": {name: version(name) for name in packages}})
-    )
+    return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
 
 
 def _finished(settings: LabelSettings, output: Path) -> Pack:
@@ -223,11 +232,15 @@ def _check_backend(backend: str) -> None:
 def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
     """Label chunks in parallel; yields them as they are finished."""
     joblib = need("joblib")
+    form, together = "generator_unordered", len(wave)
     if settings.backend == "ray":
         need("ray.util.joblib").register_ray()
-    tasks = (joblib.delayed(_numbered)(settings, entry, number) for entry, number in wave)
     with joblib.parallel_config(settings.backend, n_jobs=settings.workers):
-        yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
+        if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
+            form, together = "list", 4 * joblib.effective_n_jobs()
+        for first in range(0, len(wave), together):
+            tasks = (joblib.delayed(_numbered)(settings, *task) for task in wave[first : first + together])
+            yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
 
 
 def _numbered(settings: LabelSettings, entry: int, number: int) -> tuple[int, int, Chunk]:

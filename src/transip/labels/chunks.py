@@ -52,18 +52,14 @@ class Chunk:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
         texts = json.loads(str(arrays["texts"]))
-        ends = np.cumsum(arrays["counts"])[:-1]
-        per_atom = [np.split(arrays[name], ends) for name in ("numbers", "positions", "forces")]
+        ends = np.cumsum(arrays["counts"])
+        per_atom = [np.split(arrays[name], ends)[:-1] for name in ("numbers", "positions", "forces")]
         per_structure = [arrays[name].tolist() for name in ("charge", "spin", "energy")]
         rows = zip(*per_atom, *per_structure, texts["domain"], texts["source"], strict=True)
-        structures = (
-            [
-                Structure(numbers, positions, charge, spin, energy, forces, domain, source)
-                for numbers, positions, forces, charge, spin, energy, domain, source in rows
-            ]
-            if len(arrays["counts"])
-            else []
-        )
+        structures = [
+            Structure(numbers, positions, charge, spin, energy, forces, domain, source)
+            for numbers, positions, forces, charge, spin, energy, domain, source in rows
+        ]
         return cls(structures, texts["failures"])
 
 

@@ -14,9 +14,7 @@ SHAPES = {
     "linear": np.array([[0, 0, 1], [0, 0, -1.0]]),
     "tetrahedral": np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3),
     "square planar": np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1.0, 0]]),
-    "trigonal bipyramidal": np.array(
-        [[0, 0, 1], [0, 0, -1], [1, 0, 0], [-0.5, _THIRD, 0], [-0.5, -_THIRD, 0]]
-    ),
+    "trigonal bipyramidal": np.array([[0, 0, 1], [0, 0, -1], [1, 0, 0], [-0.5, _THIRD, 0], [-0.5, -_THIRD, 0]]),
     "octahedral": np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]]),
 }
 MANY = ("octahedral", "octahedral", "tetrahedral", "trigonal bipyramidal")

@@ -10,9 +10,7 @@ from jaxtyping import Float64
 
 Potential = Callable[[np.ndarray], tuple[float, np.ndarray]]  # positions in Å → energy in eV, forces in eV/Å
 
-MASS = (
-    12.0  # u, of every atom: where atoms are does not depend on masses, and slow hydrogens allow long steps
-)
+MASS = 12.0  # u, of every atom: where atoms are does not depend on masses, and slow hydrogens allow long steps
 TIME_STEP = 2 * fs
 FRICTION = 0.05 / fs
 EQUILIBRATION = 20  # steps before the first frame

@@ -40,9 +40,7 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     kind = str(rng.choice(list(IONS), p=list(IONS.values())))
     ions = [str(rng.choice(CATIONS))] if kind in ("cation", "pair") else []
     ions += [str(rng.choice(ANIONS))] if kind in ("anion", "pair") else []
-    solvents = list(rng.choice(SOLVENTS, size=2, replace=False, p=_favour_water()))[
-        : 1 + int(rng.random() < 0.2)
-    ]
+    solvents = list(rng.choice(SOLVENTS, size=2, replace=False, p=_favour_water()))[: 1 + int(rng.random() < 0.2)]
     names = ions or [str(solvents[0])]
     cluster = fragment(names[0])
     for ion in names[1:]:
@@ -53,9 +51,7 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
             break
         cluster = joined([cluster, _solvating(cluster, fragment(solvent), rng)])
         names.append(solvent)
-    return Molecule(
-        "elytes", ".".join(names), cluster.charge, 1, numbers=cluster.numbers, positions=cluster.positions
-    )
+    return Molecule("elytes", ".".join(names), cluster.charge, 1, numbers=cluster.numbers, positions=cluster.positions)
 
 
 def _favour_water() -> np.ndarray:
@@ -64,10 +60,12 @@ def _favour_water() -> np.ndarray:
 
 
 def _solvating(cluster: Fragment, solvent: Fragment, rng: np.random.Generator) -> Fragment:
-    """Of several placements, the one that turns an O or N to a cation, or a hydrogen to an anion, most closely."""
+    """Of several placements, the one that best turns its O or N to a cation, or its hydrogens to an anion."""
     facing = (1,) if cluster.charge < 0 else (7, 8)
 
-    def reach(placed: Fragment) -> float:
-        return float(cdist(cluster.positions, placed.positions[np.isin(placed.numbers, facing)]).min())
+    def turned_away(placed: Fragment) -> float:
+        distances = cdist(cluster.positions, placed.positions).min(0)
+        faces = np.isin(placed.numbers, facing)
+        return float(distances[faces].min() - distances[~faces].min())
 
-    return min((beside(cluster, solvent, rng) for _ in range(TRIALS)), key=reach)
+    return min((beside(cluster, solvent, rng) for _ in range(TRIALS)), key=turned_away)

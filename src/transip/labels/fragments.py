@@ -62,9 +62,7 @@ def joined(parts: list[Fragment]) -> Fragment:
 def clearance(a: Fragment, b: Fragment) -> float:
     """Distance (Å) by which the closest atoms of `a` and `b` are further apart than they should be."""
     metal = np.isin(a.numbers, list(METALS))[:, None] | np.isin(b.numbers, list(METALS))[None, :]
-    contact = (
-        covalent_radii[a.numbers][:, None] + covalent_radii[b.numbers][None, :] + np.where(metal, 0.1, GAP)
-    )
+    contact = covalent_radii[a.numbers][:, None] + covalent_radii[b.numbers][None, :] + np.where(metal, 0.1, GAP)
     return float((cdist(a.positions, b.positions) - contact).min())
 
 
@@ -77,8 +75,6 @@ def beside(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fr
     while far - near > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
         middle = (near + far) / 2
         near, far = (
-            (near, middle)
-            if clearance(cluster, species.moved(rotation, middle * direction)) > 0
-            else (middle, far)
+            (near, middle) if clearance(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
         )
     return species.moved(rotation, far * direction)

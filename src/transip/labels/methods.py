@@ -34,9 +34,7 @@ class GFN2:
         self._calculator: Any = None
         self._last: Any = None
 
-    def __call__(
-        self, positions: Float64[np.ndarray, "atoms 3"]
-    ) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
+    def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
         """Energy in eV and forces in eV/Å at `positions` (Å).
 
         Raises:
@@ -57,9 +55,7 @@ class GFN2:
 
     def _start(self, positions: np.ndarray) -> Any:
         unpaired = self._spin - 1
-        calculator = self._kind(
-            "GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired
-        )
+        calculator = self._kind("GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired)
         calculator.set("verbosity", 0)
         if unpaired:
             calculator.add("spin-polarization", 1.0)

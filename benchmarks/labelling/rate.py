@@ -1,0 +1,81 @@
+"""Labels per second, start-up included, and the size of the forces, per domain.
+
+Neutral organics of at most 26 atoms are what the rate is stated for; the other domains show that their forces
+have the size of OMol25's (about 1 eV/Å per atom, few above 10). Writes `results/rate.json` beside this file:
+
+    python benchmarks/labelling/rate.py
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from transip.config import LabelSettings
+from transip.labels.campaign import build
+
+DOMAINS = (
+    {"domain": "neutral_organics", "structures": 3000, "max_atoms": 26},
+    {"domain": "biomolecules", "structures": 300, "max_atoms": 26},
+    {"domain": "reactivity", "structures": 300, "max_atoms": 26, "temperatures": [50, 150]},
+    {"domain": "elytes", "structures": 120, "max_atoms": 26, "conformers": 8},
+    {"domain": "metal_complexes", "structures": 120, "max_atoms": 26, "conformers": 8},
+)
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def measure(domain, seed, workers, folder):
+    settings = LabelSettings(domains=[domain], seed=seed, workers=workers, chunk=16)
+    started = time.perf_counter()
+    pack = build(settings, Path(folder) / f"{domain['domain']}.pack", progress=False)
+    seconds = time.perf_counter() - started
+    structures = [pack.structure(i) for i in range(len(pack))]
+    forces = np.concatenate([np.linalg.norm(s.forces, axis=1) for s in structures])
+    return {
+        **domain,
+        "seconds": seconds,
+        "labels_per_second": len(pack) / seconds,
+        "mean_atoms": float(np.mean([len(s) for s in structures])),
+        "force_rms_ev_per_angstrom": float(np.sqrt((forces**2).mean())),
+        "share_of_atoms_above_10_ev_per_angstrom": float((forces > 10).mean()),
+        "failures": pack.meta["provenance"]["failures"][0]["failures"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rate.json")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure(domain, arguments.seed, arguments.workers, folder) for domain in DOMAINS]
+    atoms = np.array([row["structures"] * row["mean_atoms"] for row in found])
+    squares = np.array([row["force_rms_ev_per_angstrom"] ** 2 for row in found])
+    result = {
+        "command": "python " + " ".join(sys.argv),
+        "versions": {name: version(name) for name in ("transip", "tblite", "rdkit", "joblib", "numpy")},
+        "hardware": {"processor": processor(), "workers": arguments.workers, "load_before": load},
+        "seed": arguments.seed,
+        "force_rms_ev_per_angstrom": float(np.sqrt((atoms * squares).sum() / atoms.sum())),
+        "domains": found,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
