@@ -20,11 +20,12 @@ import numpy as np
 
 from transip.config import LabelSettings
 from transip.labels.campaign import build
+from transip.labels.chunks import label_chunk
 
 DOMAINS = (
     {"domain": "neutral_organics", "structures": 3000, "max_atoms": 26},
     {"domain": "biomolecules", "structures": 300, "max_atoms": 26},
-    {"domain": "reactivity", "structures": 300, "max_atoms": 26, "temperatures": [50, 150]},
+    {"domain": "reactivity", "structures": 300, "max_atoms": 26, "temperatures": [50, 100]},
     {"domain": "elytes", "structures": 120, "max_atoms": 26, "conformers": 8},
     {"domain": "metal_complexes", "structures": 120, "max_atoms": 26, "conformers": 8},
 )
@@ -33,6 +34,14 @@ DOMAINS = (
 def processor():
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def core_seconds(settings):
+    """Of one label, without start-up: what the rate would be made of on a machine that does nothing else."""
+    label_chunk(settings, 0, 0)
+    started = time.process_time()
+    chunks = [label_chunk(settings, 0, number) for number in (1, 2, 3)]
+    return (time.process_time() - started) / sum(len(chunk.structures) for chunk in chunks)
 
 
 def measure(domain, seed, workers, folder):
@@ -46,6 +55,7 @@ def measure(domain, seed, workers, folder):
         **domain,
         "seconds": seconds,
         "labels_per_second": len(pack) / seconds,
+        "core_seconds_per_label": core_seconds(settings),
         "mean_atoms": float(np.mean([len(s) for s in structures])),
         "force_rms_ev_per_angstrom": float(np.sqrt((forces**2).mean())),
         "share_of_atoms_above_10_ev_per_angstrom": float((forces > 10).mean()),

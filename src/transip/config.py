@@ -40,7 +40,9 @@ class DomainSettings(Settings):
         default="thermal",
         description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom",
     )
-    temperatures: tuple[float, ...] = Field(default=(50.0, 150.0, 300.0), description="K, one per conformer or trajectory")
+    temperatures: tuple[float, ...] = Field(
+        default=(50.0, 100.0, 200.0), description="K, one drawn per conformer or trajectory"
+    )
     sigmas: tuple[float, ...] = Field(
         default=(0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
     )

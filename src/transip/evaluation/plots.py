@@ -130,7 +130,9 @@ def parity(
         low, high = float(min(true.min(), found.min())), float(max(true.max(), found.max()))
         margin = 0.04 * (high - low) or 1.0
         limits = (low - margin, high + margin)
-        shades = LinearSegmentedColormap.from_list("density", [to_rgba(colour, 0.25), to_rgba(colour, 1.0)])
+        shades = LinearSegmentedColormap.from_list(
+            "density", [(0.0, to_rgba(colour, 0.25)), (1.0, to_rgba(colour, 1.0))]
+        )
         extent = (*limits, *limits)
         axes.plot(limits, limits, color=INK, linewidth=0.7, alpha=0.6, zorder=1)
         density = axes.hexbin(

@@ -20,7 +20,7 @@ MINIMIZE_STEPS = 200
 DISTINCT = 0.1  # Å; conformers closer than this (root mean square) are one
 SOFTEST = 0.5  # eV/Å²; softer modes are torsions, which straight displacements would tear
 STIFF = 1e6  # eV/Å²; of translations and rotations, so that they are never displaced
-STEP = 1e-3  # Å, of finite differences
+STEP = 1e-4  # Å, of finite differences
 
 
 def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generator) -> Iterator[Structure]:
@@ -108,11 +108,11 @@ def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
 
 
 def hessian(field: Any) -> Float64[np.ndarray, "coordinates coordinates"]:
-    """Second derivatives of an RDKit force field at its positions, in eV/Å², by central differences."""
+    """Second derivatives of an RDKit force field at its positions, in eV/Å², by finite differences."""
     x = np.array(field.Positions()).ravel()
-    rows = np.empty((len(x), len(x)))
+    here, rows = _gradient(field, x), np.empty((len(x), len(x)))
     for k, step in enumerate(np.eye(len(x)) * STEP):
-        rows[k] = (_gradient(field, x + step) - _gradient(field, x - step)) / (2 * STEP)
+        rows[k] = (_gradient(field, x + step) - here) / STEP
     return (rows + rows.T) / 2
 
 
