@@ -29,7 +29,7 @@ demo: venv  ## label, train beside the control, evaluate, relax, simulate, repor
 	transip evaluate demo/latent
 	transip evaluate demo/augment-2-views
 	transip report demo/latent demo/augment-2-views -o demo/report.html
-	transip relax demo/latent examples/levetiracetam.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
+	transip relax demo/latent examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
 	transip md demo/latent demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
 
 test: venv  ## the tests, two at a time, one thread each

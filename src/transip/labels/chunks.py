@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -83,9 +83,12 @@ def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
         seed = (settings.seed, entry)
         try:
             molecule = sources.draw(wanted, seed, index)
-            for geometry in geometries.sample(molecule, wanted, np.random.default_rng([*seed, 1, index])):
+            geometry_rng = np.random.default_rng([*seed, 1, index])
+            for number, geometry in enumerate(geometries.sample(molecule, wanted, geometry_rng)):
                 try:
-                    structures.append(_label(geometry, wanted, settings.method))
+                    labelled = _label(geometry, wanted, settings.method)
+                    source = f"{molecule.source} {entry}.{index}.{number}"  # unique in the campaign
+                    structures.append(replace(labelled, source=source))
                 except Failed as failed:
                     failures[failed.reason] += 1
         except Failed as failed:  # of the whole molecule

@@ -34,7 +34,7 @@ def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generato
     else:
         frames = ((x, None, None) for x in _bonded(molecule.bonds, settings, rng))
     start = atomic_numbers(molecule.bonds) if molecule.numbers is None else molecule.numbers
-    for k, (positions, energy, forces) in enumerate(frames):
+    for positions, energy, forces in frames:
         numbers = start
         if molecule.edit is not None:
             numbers, positions = molecule.edit(numbers, positions)
@@ -47,7 +47,7 @@ def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generato
             energy=energy,
             forces=forces,
             domain=molecule.domain,
-            source=f"{molecule.source} {k}",
+            source=molecule.source,
         )
 
 
