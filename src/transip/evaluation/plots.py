@@ -300,7 +300,10 @@ def _log_scale(axes: Axes) -> None:
     """A logarithmic y axis with plain numbers, enough of them even within one decade."""
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    subs = (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
+    if high / low > 1e4:  # a loss that warms up from nothing would press the rest flat
+        axes.set_ylim(bottom=high / 1e4)
+        low = high / 1e4
+    subs = (1,) if high / low > 1e3 else (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else FixedLocator(_round_ticks(low, high)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
