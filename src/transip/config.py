@@ -265,8 +265,8 @@ class TrainingSettings(Settings):
     patience: int | None = Field(
         default=None, gt=0, description="stop after this many evaluations without a better force MAE"
     )
-    precision: Literal["no", "bf16"] = Field(
-        default="no", description="bf16: autocast matrix products (angles stay float32)"
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32", description="bf16: autocast matrix products (angles stay float32)"
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="also log there (extras)")
     seed: int = Field(default=0, description="seed of weights, batches and rotations")

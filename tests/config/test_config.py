@@ -123,7 +123,7 @@ class TestWrongValues:
             ({"objective": {"latent": {"layers": []}}}, "objective.latent.layers", "at least 1"),
             ({"training": {"steps": 0}}, "training.steps", "greater than 0"),
             ({"training": {"steps": 1, "ema": 1.5}}, "training.ema", "less than or equal to 1"),
-            ({"training": {"steps": 1, "precision": "fp8"}}, "training.precision", "'no' or 'bf16'"),
+            ({"training": {"steps": 1, "precision": "fp8"}}, "training.precision", "'float32' or 'bf16'"),
             ({"training": {"steps": 1, "trackers": ["mlflow"]}}, "training.trackers.0", "'tensorboard' or 'wandb'"),
             ({"model": {"size": "XXL"}}, "model.size", "'XS', 'S', 'M' or 'L'"),
             ({"data": {}}, "data.train", "required"),
