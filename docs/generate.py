@@ -1,4 +1,4 @@
-"""Writes reference/settings.md and reference/cli.md from the code that they describe."""
+"""Writes the pages that are made from code and results: reference/settings.md, reference/cli.md, results/*."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import results_pages
 import torch
 import typer
 from pydantic.fields import FieldInfo
@@ -22,9 +23,10 @@ FILES = {"A training recipe": Recipe, "A labelling recipe": LabelSettings}
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write all pages."""
     (REFERENCE / "settings.md").write_text(settings_page(), encoding="utf-8")
     (REFERENCE / "cli.md").write_text(cli_page(), encoding="utf-8")
+    results_pages.write()
 
 
 def settings_page() -> str:

@@ -11,6 +11,8 @@ from transip.rotations import (
     random_rotations,
     rotate,
     rotate_vectors,
+    rotation_group,
+    rotation_quadrature,
 )
 
 F64 = torch.float64
@@ -78,6 +80,71 @@ def test_each_structure_turns_by_its_own_rotation(make_structure, counts, seed):
     back = rotate(turned, r.mT)
     torch.testing.assert_close(back.positions, batch.positions)
     torch.testing.assert_close(back.forces, batch.forces)
+
+
+GROUPS = {12: 2, 24: 3, 60: 5}  # order: degree up to which its mean is the mean over all rotations
+
+
+@pytest.mark.parametrize("order", GROUPS)
+def test_groups_are_groups(order):
+    group = rotation_group(order)
+    assert group.shape == (order, 3, 3) and group.dtype == F64
+    assert torch.equal(group[0], torch.eye(3, dtype=F64))
+    torch.testing.assert_close(group @ group.mT, torch.eye(3, dtype=F64).expand_as(group), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.linalg.det(group), torch.ones(order, dtype=F64), rtol=0, atol=1e-12)
+    assert nearest(group, group).eq(torch.arange(order)).all()  # all different
+    for products in (group @ group[:, None], group.mT[None]):
+        matches = nearest(products.reshape(-1, 3, 3), group).view(-1, order)
+        assert (matches.sort(-1).values == torch.arange(order)).all()  # each row holds every element once
+
+
+def nearest(rotations: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Which element of `group` each rotation is, to 1e-12."""
+    distance = (rotations[:, None] - group).abs().amax((-1, -2))
+    assert (distance.min(-1).values < 1e-12).all()
+    assert ((distance < 0.1).sum(-1) == 1).all()
+    return distance.argmin(-1)
+
+
+def wigner_trace(degree: int, rotations: torch.Tensor) -> torch.Tensor:
+    """Trace of the Wigner D matrix: 1 + 2 Σ cos mθ. The mean over a group vanishes only if the mean of D does."""
+    angle = ((rotations.diagonal(dim1=-1, dim2=-2).sum(-1) - 1) / 2).clamp(-1, 1).acos()
+    return 1 + 2 * sum(torch.cos(m * angle) for m in range(1, degree + 1))
+
+
+@pytest.mark.parametrize(("order", "exact"), GROUPS.items())
+def test_groups_average_low_degrees_exactly(order, exact):
+    means = [float(wigner_trace(degree, rotation_group(order)).mean()) for degree in range(1, exact + 2)]
+    np.testing.assert_allclose(means, [0] * exact + [1], atol=1e-12)  # one invariant in the first degree beyond
+
+
+def check_powers(rotations: torch.Tensor, weights: torch.Tensor, degree: int) -> None:
+    """The projection a · R b of one unit vector on another turned is uniform in [−1, 1]: mean of its powers."""
+    a, b = torch.nn.functional.normalize(
+        torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)).double(), dim=-1
+    )
+    projection = torch.einsum("ri,nij,rj->nr", a, rotations, b)
+    for power in range(1, degree + 1):
+        expected = 0.0 if power % 2 else 1 / (power + 1)
+        torch.testing.assert_close(
+            weights @ projection**power, torch.full((50,), expected, dtype=F64), rtol=0, atol=1e-12
+        )
+    beyond = weights @ projection ** (degree + 1) - (0.0 if degree % 2 == 0 else 1 / (degree + 2))
+    assert beyond.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("order", "exact"), GROUPS.items())
+def test_groups_average_powers_of_matrix_elements(order, exact):
+    check_powers(rotation_group(order), torch.full((order,), 1 / order, dtype=F64), exact)
+
+
+@pytest.mark.parametrize("degree", [2, 4, 6])
+def test_quadrature_averages_up_to_its_degree(degree):
+    rotations, weights = rotation_quadrature(degree)
+    assert len(rotations) == len(weights) == (degree + 1) ** 2 * (degree // 2 + 1)
+    assert (weights > 0).all() and abs(float(weights.sum()) - 1) < 1e-12
+    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(len(rotations), dtype=F64))
+    check_powers(rotations, weights, degree)
 
 
 def test_unlabelled_batches_turn_too(make_structure):

@@ -51,6 +51,15 @@ class LengthUnit(StrEnum):
     BOHR = "bohr"
 
 
+class ForceUnit(StrEnum):
+    """Units of forces that files come in."""
+
+    EV_ANGSTROM = "eV/angstrom"
+    HARTREE_BOHR = "hartree/bohr"
+    KCAL_ANGSTROM = "kcal/mol/angstrom"
+    KJ_ANGSTROM = "kJ/mol/angstrom"
+
+
 class Ensemble(StrEnum):
     """What molecular dynamics keeps constant."""
 
@@ -84,6 +93,9 @@ Unseen = Annotated[
     UnseenChoice, typer.Option(help="elements, charges, multiplicities that the model was not trained on")
 ]
 Dtype = Annotated[Precision, typer.Option(help="precision of the network")]
+Average = Annotated[
+    int | None, typer.Option(help="average over this many rotations: 12, 24, 60 (groups) or another number (random)")
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,6 +147,9 @@ def data_pack(
     domain_key: Annotated[str, typer.Option(help="key of the chemical domain in atoms.info")] = "data_id",
     energy_unit: Annotated[EnergyUnit, typer.Option(help="unit of energies in the files")] = EnergyUnit.EV,
     length_unit: Annotated[LengthUnit, typer.Option(help="unit of positions in the files")] = LengthUnit.ANGSTROM,
+    force_unit: Annotated[
+        ForceUnit | None, typer.Option(help="unit of forces in the files  [default: energy unit / length unit]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace an existing pack")] = False,
 ) -> None:
     """Pack labelled structures for training, and report what was found in the files."""
@@ -143,7 +158,7 @@ def data_pack(
 
     named = {"energy": energy_key, "forces": forces_key, "charge": charge_key, "spin": spin_key, "domain": domain_key}
     keys = KeySettings.model_validate(named)
-    units = UnitSettings.model_validate({"energy": energy_unit.value, "length": length_unit.value})
+    units = UnitSettings.model_validate({"energy": energy_unit, "length": length_unit, "forces": force_unit})
     report = pack_files(inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite)
     console.print(report.table())
 
@@ -184,17 +199,23 @@ def evaluate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="folder for evaluation.json, predictions.npz  [default: MODEL]"),
+        typer.Option(
+            "--output",
+            "-o",
+            help="folder for evaluation.json, predictions.npz  [default: MODEL, or MODEL/average-N with --average N]",
+        ),
     ] = None,
     device: Device = "cpu",
+    average: Average = None,
 ) -> None:
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
     from transip.evaluation.evaluate import evaluate_saved
 
-    found = evaluate_saved(model, data or [], device=device)
-    found.write(output or model)
+    folder = output or (model if average is None else model / f"average-{average}")
+    found = evaluate_saved(model, data or [], device=device, average=average)
+    found.write(folder)
     console.print(found.table())
-    console.print(f"written to {output or model}")
+    console.print(f"written to {folder}")
 
 
 @app.command()
@@ -242,13 +263,15 @@ def predict(
     unseen: Unseen = UnseenChoice.WARN,
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
+    average: Average = None,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
     from transip.calculators.predict import predict_file
 
     found = predict_file(
-        model, structures, output, charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value
-    )
+        model, structures, output,
+        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+    )  # fmt: skip
     console.print(
         f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
     )
@@ -261,19 +284,20 @@ def relax(
     output: Output,
     fmax: Annotated[float, typer.Option(help="converged when no atom's force is larger, eV/Å")] = 0.05,
     steps: Annotated[int, typer.Option(help="per structure, at most")] = 500,
-    optimizer: Annotated[Relaxer, typer.Option(help="of ASE")] = Relaxer.LBFGS,
+    optimizer: Annotated[Relaxer | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")] = None,
     charge: Charge = None,
     spin: Spin = None,
     unseen: Unseen = UnseenChoice.WARN,
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
+    average: Average = None,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
     from transip.calculators.relax import relax_file
 
     found = relax_file(
-        model, structures, output, fmax=fmax, steps=steps, optimizer=optimizer.value,
-        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        model, structures, output, fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None,
+        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
     )  # fmt: skip
     for row in found["rows"]:
         console.print(
@@ -301,13 +325,15 @@ def md(
     unseen: Unseen = UnseenChoice.WARN,
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
+    average: Average = None,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
     from transip.calculators.md import md_file
 
     found = md_file(
         model, structures, output, steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value,
-        interval=interval, seed=seed, charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        interval=interval, seed=seed,
+        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
     )  # fmt: skip
     drift = found["energy_drift"]
     console.print(

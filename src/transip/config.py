@@ -89,6 +89,9 @@ class UnitSettings(Settings):
 
     energy: Literal["eV", "hartree", "kcal/mol", "kJ/mol"] = Field(default="eV", description="unit of energies")
     length: Literal["angstrom", "bohr"] = Field(default="angstrom", description="unit of positions")
+    forces: Literal["eV/angstrom", "hartree/bohr", "kcal/mol/angstrom", "kJ/mol/angstrom"] | None = Field(
+        default=None, description="unit of forces; None: energy / length as given above"
+    )
 
 
 class DataSettings(Settings):
@@ -140,6 +143,9 @@ class ModelSettings(Settings):
     )
     rotary_values: bool = Field(default=True, description="rotate values too, so that directions reach them")
     distance_bias: bool = Field(default=True, description="add a learned function of distance to the attention logits")
+    convolutions: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
+    )
     absolute_features: bool = Field(
         default=False, description="Fourier features of the centred positions in the embedding"
     )
@@ -161,6 +167,8 @@ class ModelSettings(Settings):
     def _check(self) -> ModelSettings:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        if self.convolutions > self.depth:
+            raise ValueError(f"convolutions {self.convolutions} must not exceed depth {self.depth}")
         if self.fixed_representation and self.width % 4:
             raise ValueError("fixed_representation needs a width divisible by 4")
         return self
@@ -172,9 +180,9 @@ SIZES: dict[str, dict[str, int]] = {
     "M": {"width": 384, "depth": 12, "heads": 12},
     "L": {"width": 768, "depth": 16, "heads": 16},
 }
-PRESETS: dict[str, dict[str, bool]] = {
+PRESETS: dict[str, dict[str, bool | int]] = {
     "default": {},
-    "paper": {"rotary_values": False, "distance_bias": False, "absolute_features": True},
+    "paper": {"rotary_values": False, "distance_bias": False, "convolutions": 0, "absolute_features": True},
 }
 
 
@@ -210,6 +218,10 @@ class ObjectiveSettings(Settings):
     """What training minimises. One set of switches gives the method and every control."""
 
     augment: bool = Field(default=True, description="rotate each structure at random in each view")
+    reflections: bool = Field(
+        default=True,
+        description="with `augment`, turn half of the molecules into their mirror images: the same physics",
+    )
     views: Literal[1, 2] = Field(default=1, description="2: each structure is seen in two orientations a step")
     second_view: Fraction = Field(default=1.0, description="share of the batch that gets the second view")
     energy: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")

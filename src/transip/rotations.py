@@ -1,22 +1,71 @@
-"""Rotations in three dimensions: uniform sampling, and turning a batch with its labels."""
+"""Rotations in three dimensions: uniform sampling, finite groups, quadrature, and turning a batch with its labels."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from transip.batch import Batch
 
 Rotations = Float[Tensor, "structures 3 3"]
+GroupOrder = Literal[12, 24, 60]
 
 
 def random_rotations(count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Rotations:
     """Draw rotation matrices uniformly over SO(3) (Haar), through unit quaternions, on the generator's device."""
     normal = torch.randn(count, 4, generator=generator, device=generator.device, dtype=torch.float64)
     return quaternions_to_matrices(normal / normal.norm(dim=-1, keepdim=True)).to(dtype)
+
+
+def rotation_group(order: GroupOrder) -> Float64[Tensor, "order 3 3"]:
+    """The rotations of the tetrahedron (12), octahedron (24) or icosahedron (60), the identity first.
+
+    Their mean is the mean over SO(3) of every polynomial in the matrix elements of degree 2, 3 or 5 at most.
+    """
+    golden = (1 + math.sqrt(5)) / 2
+    second = {12: (2, (0.0, 0.0, 1.0)), 24: (4, (0.0, 0.0, 1.0)), 60: (5, (0.0, 1.0, golden))}
+    generators = [_turn(3, (1.0, 1.0, 1.0)), _turn(*second[order])]
+    group = [torch.eye(3, dtype=torch.float64)]
+    for element in group:  # grows while it is gone through
+        for generator in generators:
+            product = element @ generator
+            if min(float((product - known).abs().max()) for known in group) > 1e-6:
+                group.append(product)
+    return torch.stack(group)
+
+
+def rotation_quadrature(degree: int) -> tuple[Float64[Tensor, "rotations 3 3"], Float64[Tensor, "rotations"]]:
+    """Rotations, and weights of sum 1, that average polynomials of at most `degree` in the matrix elements exactly.
+
+    Gauss–Legendre in cos β times equal steps in the other two Euler angles (z, y, z): (degree + 1)² (degree // 2 + 1)
+    rotations, more than the groups of `rotation_group` need, but for any degree.
+    """
+    cosines, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(degree // 2 + 1))
+    turns = torch.arange(degree + 1, dtype=torch.float64) * (2 * math.pi / (degree + 1))
+    alpha, beta, gamma = torch.meshgrid(turns, cosines.acos(), turns, indexing="ij")
+    rotations = _about("z", alpha) @ _about("y", beta) @ _about("z", gamma)
+    return rotations.reshape(-1, 3, 3), (weights / 2 / len(turns) ** 2)[None, :, None].expand(beta.shape).reshape(-1)
+
+
+def _turn(fold: int, axis: tuple[float, float, float]) -> Float64[Tensor, "3 3"]:
+    """One turn in `fold` about `axis`."""
+    unit = torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)
+    half = torch.tensor([math.pi / fold], dtype=torch.float64)
+    return quaternions_to_matrices(torch.cat([half.cos(), half.sin() * unit])[None])[0]
+
+
+def _about(axis: Literal["y", "z"], angles: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape 3 3"]:
+    """Turns by `angles` about a coordinate axis."""
+    half = angles.reshape(-1) / 2
+    zero = torch.zeros_like(half)
+    vector = {"y": [zero, half.sin(), zero], "z": [zero, zero, half.sin()]}[axis]
+    return quaternions_to_matrices(torch.stack([half.cos(), *vector], -1)).reshape(*angles.shape, 3, 3)
 
 
 def quaternions_to_matrices(quaternions: Float[Tensor, "structures 4"]) -> Rotations:

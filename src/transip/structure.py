@@ -130,6 +130,19 @@ def check_parity(numbers: Iterable[int], charge: int, spin: int, where: str) -> 
         )
 
 
+def rigid_motions(
+    positions: Float64[np.ndarray, "atoms 3"], masses: Float64[np.ndarray, "atoms"] | None = None
+) -> Float64[np.ndarray, "coordinates motions"]:
+    """Orthonormal translations and rotations, weighted with √mass if given: six, five if linear, three of an atom."""
+    from scipy.linalg import orth
+
+    root = np.ones((len(positions), 1)) if masses is None else np.sqrt(masses)[:, None]
+    arms = positions - (positions.mean(0) if masses is None else masses @ positions / masses.sum())
+    shifts = [np.ravel(root * axis) for axis in np.eye(3)]
+    turns = [np.ravel(root * np.cross(axis, arms)) for axis in np.eye(3)]
+    return orth(np.array(shifts + turns).T, rcond=1e-6)
+
+
 def _check_numbers(numbers: np.ndarray, where: str) -> None:
     if len(numbers) == 0:
         raise InputError("has no atoms", where=where, remedy="remove the structure")

@@ -7,6 +7,7 @@ import torch
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces
+from ase.io import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from transip.calculators.ase import TransIPCalculator
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
 from transip.structure import Structure
+from transip.symmetry.average import averaged
 
 quick = settings(max_examples=5, deadline=None)
 
@@ -253,3 +255,62 @@ def test_the_atoms_handed_in_are_not_changed(make_model, water):
     calculator.predict([water])
     assert water == before and water.info == before.info == {"charge": 0, "spin": 1, "note": "mine"}
     assert set(water.arrays) == {"numbers", "positions"} and water.calc is None
+
+
+# ------------------------------------------------------------------------------------------ rotational averages
+
+
+def test_an_average_says_how_far_orientations_are_apart(make_model, water):
+    model = make_model(forces="gradient")
+    calculator = TransIPCalculator(model, dtype="float64", average=12)
+    water.calc = calculator
+    batch = Batch.collate([Structure.from_atoms(water)], torch.float64)
+    with torch.no_grad():
+        expected = averaged(model, 12)(batch)
+    assert water.get_potential_energy() == float(expected.energy)
+    np.testing.assert_array_equal(water.get_forces(), expected.forces.numpy())
+    assert calculator.results["energy_std"] == float(expected.energy_std) > 0
+    np.testing.assert_array_equal(calculator.results["forces_std"], expected.forces_std.numpy())
+    assert abs(water.get_potential_energies().sum() - water.get_potential_energy()) < 1e-8
+    assert abs(energy_of(TransIPCalculator(model, dtype="float64"), water) - float(expected.energy)) > 1e-4
+
+
+def test_an_average_is_the_same_in_orientations_of_its_group(make_model, water):
+    calculator = TransIPCalculator(make_model(forces="gradient"), dtype="float64", average=24)
+    energy, forces = energy_of(calculator, water), calculator.get_forces(water)
+    water.rotate(90, "x")
+    assert abs(energy_of(calculator, water) - energy) < 1e-8
+    water.rotate(-90, "x")
+    np.testing.assert_allclose(calculator.get_forces(water), forces, atol=1e-8)
+
+
+def test_averaged_forces_are_the_derivative_of_the_averaged_energy(make_model, water):
+    water.rattle(0.1, seed=1)
+    water.calc = TransIPCalculator(make_model(forces="gradient"), dtype="float64", average=5)
+    np.testing.assert_allclose(water.get_forces(), calculate_numerical_forces(water, eps=1e-5), rtol=1e-4, atol=1e-4)
+
+
+def test_averages_of_many_and_in_files(make_model, water, tmp_path):
+    calculator = TransIPCalculator(make_model(), dtype="float64", average=12)
+    labelled = calculator.predict([molecule("CH4", info={"charge": 0, "spin": 1}), water])
+    assert water.arrays.keys() == {"numbers", "positions"}
+    calculator.get_forces(water)
+    assert abs(labelled[1].info["energy_std"] - calculator.results["energy_std"]) < 1e-8
+    np.testing.assert_allclose(labelled[1].arrays["forces_std"], calculator.results["forces_std"], atol=1e-8)
+    write(tmp_path / "labelled.xyz", labelled, format="extxyz")
+    again = read(tmp_path / "labelled.xyz", ":")
+    assert [one.arrays["forces_std"].shape for one in again] == [(5,), (3,)]
+    np.testing.assert_allclose(again[1].get_forces(), calculator.get_forces(water), atol=1e-7)
+
+
+def test_ase_itself_asks_an_average_for_its_own_properties_only(make_model, water, tmp_path):
+    water.calc = TransIPCalculator(make_model(), average=2)
+    assert set(water.calc.calculate_properties(water, ["energy", "forces"])) >= {"energy", "forces", "energies"}
+    water.write(tmp_path / "water.traj")
+    assert read(tmp_path / "water.traj").get_potential_energy() == water.get_potential_energy()
+
+
+@pytest.mark.parametrize("average", [1, 0, -12])
+def test_an_average_over_too_few(make_model, average):
+    with pytest.raises(InputError, match=f"average is {average}"):
+        TransIPCalculator(make_model(), average=average)

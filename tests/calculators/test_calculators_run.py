@@ -16,7 +16,7 @@ from transip.calculators import inference
 from transip.calculators.ase import TransIPCalculator
 from transip.calculators.md import draw_velocities, energy_drift, md_file
 from transip.calculators.predict import predict_file
-from transip.calculators.relax import relax_file
+from transip.calculators.relax import OPTIMIZERS, relax_file
 from transip.errors import InputError, InputWarning
 from transip.model.files import save_model
 
@@ -172,6 +172,7 @@ def test_relaxing_lowers_the_energy(model_folder, make_structure, tmp_path, opti
     assert np.linalg.norm(last.get_forces(), axis=1).max() == pytest.approx(four["final_fmax"], abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*not converged")
 def test_a_relaxation_that_breaks_down_keeps_the_last_sound_geometry(
     model_folder, make_structure, tmp_path, breaks_down
 ):
@@ -182,6 +183,50 @@ def test_a_relaxation_that_breaks_down_keeps_the_last_sound_geometry(
     assert "not finite" in broken["note"] and not broken["converged"] and broken["steps"] == 2
     assert other["note"] == ""
     assert ase.io.read(tmp_path / "o.xyz", 0).get_potential_energy() == pytest.approx(broken["final_energy"])
+
+
+def test_structures_that_do_not_converge_are_named_with_the_force_that_is_left(model_folder, make_structure, tmp_path):
+    ase.io.write(tmp_path / "in.xyz", make_structure(4, 1).to_atoms(), format="extxyz")
+    with pytest.warns(InputWarning) as caught:
+        summary = relax_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.xyz", fmax=1e-9, steps=3, progress=False)
+    (row,) = summary["rows"]
+    (message,) = (str(warning.message) for warning in caught)
+    assert not row["converged"]
+    assert message.startswith(f"{row['source']}: not converged after 3 steps of LBFGS: ")
+    assert f"largest force {row['final_fmax']:.3f} eV/Å (asked for 1e-09;" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*not converged", "ignore:this model predicts forces directly")
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_the_optimizer_suits_the_kind_of_forces(make_model, make_structure, tmp_path, monkeypatch, forces):
+    used = []
+    for name, kind in OPTIMIZERS.items():
+        record = lambda *given, name=name, kind=kind, **options: used.append(name) or kind(*given, **options)  # noqa: E731
+        monkeypatch.setitem(OPTIMIZERS, name, record)
+    save_model(make_model(forces=forces, scale=0.1), tmp_path / "model")
+    ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
+    for choice in (None, "LBFGS", "FIRE"):
+        files = tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz"
+        relax_file(*files, steps=1, optimizer=choice, progress=False)
+    assert used == ["FIRE" if forces == "direct" else "LBFGS", "LBFGS", "FIRE"]
+
+
+@pytest.mark.filterwarnings("ignore:.*not converged", "ignore:this model predicts forces directly")
+def test_direct_forces_do_not_turn_the_molecule(make_model, make_structure, tmp_path):
+    """The step of FIRE, at rest, is along the forces: no torque in them, no turn."""
+    save_model(make_model(scale=0.1), tmp_path / "model")
+    before = make_structure(6, 1).to_atoms()
+    ase.io.write(tmp_path / "in.xyz", before, format="extxyz")
+    assert np.linalg.norm(torque(before, TransIPCalculator(tmp_path / "model").get_forces(before))) > 1e-3
+    relax_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz", fmax=1e-3, steps=1, progress=False)
+    step = ase.io.read(tmp_path / "o.xyz").positions - ase.io.read(tmp_path / "in.xyz").positions
+    assert np.abs(step).max() > 1e-4
+    np.testing.assert_allclose(torque(before, step), 0, atol=1e-6)
+    np.testing.assert_allclose(step.sum(0), 0, atol=1e-6)
+
+
+def torque(atoms, forces):
+    return np.cross(atoms.positions - atoms.positions.mean(0), forces).sum(0)
 
 
 def test_direct_forces_are_warned_of(make_model, make_structure, tmp_path):
@@ -308,3 +353,20 @@ def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tm
 def test_drift_is_the_slope_per_atom_and_picosecond():
     energies = 5.0 + 0.002 * np.arange(101)  # 2 meV each 0.5 fs
     assert energy_drift(energies, 0.5, atoms=4) == pytest.approx(1000.0)
+
+
+# ------------------------------------------------------------------------------------------ rotational averages
+
+
+@pytest.mark.parametrize("verb", [predict_file, relax_file, md_file])
+def test_averages_write_their_spread(model_folder, molecule_file, tmp_path, verb):
+    options = {predict_file: {}, relax_file: {"steps": 1}, md_file: {"steps": 1, "interval": 1}}[verb]
+    verb(model_folder, molecule_file, tmp_path / "o.xyz", average=12, progress=False, **options)
+    verb(model_folder, molecule_file, tmp_path / "plain.xyz", progress=False, **options)
+    calculator = TransIPCalculator(model_folder, average=12)
+    for frame in ase.io.read(tmp_path / "o.xyz", ":"):
+        np.testing.assert_allclose(frame.get_forces(), calculator.get_forces(frame), atol=1e-4)
+        np.testing.assert_allclose(frame.arrays["forces_std"], calculator.results["forces_std"], atol=1e-4)
+        assert abs(frame.info["energy_std"] - calculator.results["energy_std"]) < 1e-4
+    plain = ase.io.read(tmp_path / "plain.xyz")
+    assert "energy_std" not in plain.info and "forces_std" not in plain.arrays

@@ -161,7 +161,7 @@ def label_key_not_found(at: Place) -> list[object]:
     return ["data", "pack", labelled(at.folder / "x.extxyz"), "-o", at.output, "--energy-key", "my_energy"]
 
 
-@case("x.extxyz", "charge is missing")
+@case("x.extxyz", "charge is missing", "(--charge-key, keys.charge)")
 def packing_without_charge(at: Place) -> list[object]:
     return ["data", "pack", labelled(at.folder / "x.extxyz", "energy=-2000.0 spin=1"), "-o", at.output]
 
@@ -214,12 +214,12 @@ def missing_file(at: Place) -> list[object]:
 # ---------------------------------------------------------------------------------------------- structures
 
 
-@case("x.extxyz", "charge is missing")
+@case("x.extxyz", "charge is missing", "(--charge, charge=...)")
 def missing_charge(at: Place) -> list[object]:
     return ["predict", at.run, structures(at.folder / "x.extxyz", info="spin=1"), "-o", at.output]
 
 
-@case("x.extxyz", "spin is missing")
+@case("x.extxyz", "spin is missing", "(--spin, spin=...)")
 def missing_spin(at: Place) -> list[object]:
     return ["relax", at.run, structures(at.folder / "x.extxyz", info="charge=0"), "-o", at.output]
 

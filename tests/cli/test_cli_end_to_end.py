@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from commands import call, write_recipe
+from transip.data.read import read_structures
 
 VERBS = ["train", "evaluate", "symmetry", "report", "predict", "relax", "md", "info", "data"]
 
@@ -48,6 +49,21 @@ def test_evaluate_named_data(run, tiny_pack, tmp_path):
     assert call("evaluate", run / "model", tiny_pack, "-o", tmp_path) == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["overall"]["structures"] == 40
     assert np.load(tmp_path / "predictions.npz")["energy"].shape == (40,)
+
+
+def test_averages_on_every_verb(run, water, tmp_path, capsys):
+    run = shutil.copytree(run, tmp_path / "run")
+    assert call("evaluate", run, "--average", 12) == 0
+    found = json.loads((run / "average-12" / "evaluation.json").read_text())
+    assert found["cost"]["forward_passes"] == 12 * 8
+    assert call("evaluate", run, "-o", tmp_path / "raw") == 0
+    raw = json.loads((tmp_path / "raw" / "evaluation.json").read_text())
+    assert found["symmetry"]["force_rotation_error"] < raw["symmetry"]["force_rotation_error"]
+    for verb, options in {"predict": [], "relax": ["--steps", 1], "md": ["--steps", 1]}.items():
+        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", "--average", 3, *options) == 0
+        assert ase.io.read(tmp_path / "o.extxyz").arrays["forces_std"].shape == (3,)
+    assert call("predict", run, water, "-o", tmp_path / "one.extxyz", "--average", 1) == 2
+    assert "average is 1" in capsys.readouterr().err and not (tmp_path / "one.extxyz").exists()
 
 
 def test_symmetry_examines_every_layer(run, tiny_pack, tmp_path, capsys):
@@ -113,6 +129,17 @@ def test_pack_reports_what_it_found(run, water, tmp_path, capsys):
     shown = capsys.readouterr().out
     for text in (packed, shown):
         assert "2 (2 labelled)" in text and "tiny" in text
+
+
+def test_packing_converts_declared_units(tmp_path):
+    atoms = ase.Atoms("HO", [[0, 0, 0], [0, 0, 1.0]], info={"charge": 0, "spin": 2, "REF_energy": -75.0})
+    atoms.arrays["REF_forces"] = np.array([[0, 0, 0.1], [0, 0, -0.1]])
+    ase.io.write(tmp_path / "oh.extxyz", atoms)
+    units = ["--energy-unit", "hartree", "--force-unit", "hartree/bohr"]
+    assert call("data", "pack", tmp_path / "oh.extxyz", "-o", tmp_path / "oh.pack", *units) == 0
+    (found,) = read_structures(tmp_path / "oh.pack")
+    assert found.energy == pytest.approx(-75.0 * 27.211386)
+    assert found.forces[0, 2] == pytest.approx(0.1 * 27.211386 / 0.52917721)
 
 
 def test_a_killed_training_goes_on(run, tiny_pack, tmp_path):

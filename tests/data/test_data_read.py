@@ -1,6 +1,8 @@
 """Every format gives the same structures, and every kind of bad file says what is wrong with it."""
 
 import sqlite3
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -89,6 +91,27 @@ def test_units_are_converted(tmp_path):
         read_structures(path, units=UnitSettings(energy="hartree", length="bohr")), structures, strict=True
     ):
         assert np.allclose(a.positions, b.positions, atol=1e-6)
+        assert np.allclose(a.forces, b.forces, atol=1e-5)
+        assert a.energy == pytest.approx(b.energy, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("eV/angstrom", 1.0),
+        ("hartree/bohr", HARTREE * ase.units.Bohr),
+        ("kcal/mol/angstrom", 23.060548),
+        ("kJ/mol/angstrom", 96.485332),
+    ],
+)
+def test_forces_may_have_a_unit_of_their_own(tmp_path, unit, factor):
+    """As quantum chemistry programs often write them: energies in hartree, positions in Å."""
+    structures = real(8)
+    path = write(
+        tmp_path / "x.extxyz", [replace(s, energy=s.energy * HARTREE, forces=s.forces * factor) for s in structures]
+    )
+    units = UnitSettings(energy="hartree", forces=unit)
+    for a, b in zip(read_structures(path, units=units), structures, strict=True):
         assert np.allclose(a.forces, b.forces, atol=1e-5)
         assert a.energy == pytest.approx(b.energy, rel=1e-6)
 
@@ -265,6 +288,17 @@ def test_odd_but_possible_bonds_only_warn(tmp_path):
     path = write(tmp_path / "x.extxyz", stretched)
     with pytest.warns(InputWarning, match="check the units"):
         assert len(list(read_structures(path))) == 2
+
+
+def test_warnings_about_units_point_at_who_reads_the_file(tmp_path):
+    """In a process of its own: here, the checks of types stand in between."""
+    path = write(tmp_path / "x.extxyz", [replace(s, positions=s.positions * 1.45) for s in real(2)])
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom transip.data.read import read_structures\nfor _ in read_structures(sys.argv[1]):\n    pass\n"
+    )
+    finished = subprocess.run([sys.executable, script, path], check=True, capture_output=True, text=True)
+    assert f"{script}:3: InputWarning: {path}" in finished.stderr
 
 
 # ---------------------------------------------------------------------------------------------- bad files

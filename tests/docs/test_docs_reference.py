@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,7 @@ from transip.config import LabelSettings, Recipe, Settings
 @pytest.fixture(scope="module")
 def generate():
     path = Path(__file__).parents[2] / "docs" / "generate.py"
+    sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location("generate", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
 """Remake what the golden tests compare with: `python tests/golden/make.py`.
 
-Only when a change of the numbers is intended: say in the commit why they changed. The model folder is of format 1
-and must stay loadable for ever; a new format gets a folder of its own beside it.
+Only when a change of the numbers is intended: say in the commit why they changed. There is a model folder for each
+format, with what that model predicts; those of older formats are never remade and stay loadable for ever.
 """
 
 import json
@@ -18,10 +18,12 @@ sys.path.insert(0, str(HERE.parent))
 from toy import read_metrics, toy_recipe, toy_structure, write_toy_pack  # noqa: E402
 from transip.batch import Batch  # noqa: E402
 from transip.files import write_json  # noqa: E402
-from transip.model.files import load_model  # noqa: E402
+from transip.model.files import FORMAT, load_model  # noqa: E402
 from transip.training.loop import train  # noqa: E402
 
-MODEL, CURVE, PREDICTIONS = HERE / "model-format-1", HERE / "curve.json", HERE / "predictions.json"
+CURVE = HERE / "curve.json"
+MODELS = [HERE / f"model-format-{number}" for number in range(1, FORMAT + 1)]
+PREDICTIONS = "predictions.json"  # inside a model's folder
 CHANGES = {
     "training.steps": 30,
     "training.evaluate_every": 30,
@@ -64,10 +66,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_json(CURVE, curve(folder))
-        MODEL.mkdir(exist_ok=True)
+        MODELS[-1].mkdir(exist_ok=True)
         for path in (folder / "run/model").iterdir():
-            (MODEL / path.name).write_bytes(path.read_bytes())
-    PREDICTIONS.write_text(json.dumps(predictions(MODEL)) + "\n")
+            (MODELS[-1] / path.name).write_bytes(path.read_bytes())
+    (MODELS[-1] / PREDICTIONS).write_text(json.dumps(predictions(MODELS[-1])) + "\n")
 
 
 if __name__ == "__main__":

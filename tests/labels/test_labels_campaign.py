@@ -61,6 +61,25 @@ def test_the_number_of_workers_changes_nothing(uninterrupted, tmp_path):
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
+@pytest.fixture(params=["dask", "ray"])
+def cluster(request):
+    """A cluster of two processes on this machine, to which joblib's backend of the same name connects."""
+    if request.param == "dask":
+        distributed = pytest.importorskip("distributed")
+        with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
+            yield request.param
+    else:
+        ray = pytest.importorskip("ray")
+        ray.init(num_cpus=2, include_dashboard=False)
+        yield request.param
+        ray.shutdown()
+
+
+def test_a_cluster_changes_nothing(uninterrupted, tmp_path, cluster):
+    build(settings(workers=-1, backend=cluster), tmp_path / "set.pack", progress=False)
+    assert contents(tmp_path / "set.pack") == contents(uninterrupted)
+
+
 def test_another_seed_gives_another_set(uninterrupted, tmp_path):
     build(settings(seed=4), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / "set.pack")["positions.npy"] != contents(uninterrupted)["positions.npy"]

@@ -205,10 +205,10 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 @pytest.mark.parametrize(
     ("preset", "size", "count"),
     [
-        ("default", "XS", 218_580),
-        ("default", "S", 1_239_284),
-        ("default", "M", 21_598_996),
-        ("default", "L", 114_576_388),
+        ("default", "XS", 350_676),
+        ("default", "S", 1_503_476),
+        ("default", "M", 22_391_572),
+        ("default", "L", 116_161_540),
         ("paper", "XS", 226_500),
         ("paper", "S", 1_270_980),
         ("paper", "M", 21_890_692),

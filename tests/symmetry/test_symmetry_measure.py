@@ -184,3 +184,18 @@ def test_layers_of_a_real_model_are_examined(make_model, batches, forces):
     assert [entry["layer"] for entry in found["layers"]] == list(range(last + 1))
     assert all(0 <= entry["invariant_share"] <= 1 for entry in found["layers"])
     assert [entry["latent_error"] is not None for entry in found["layers"]] == [False] * last + [True]
+
+
+@pytest.mark.parametrize("saved", [0, -1])
+def test_layers_may_be_counted_from_either_end(make_model, batches, saved):
+    model = make_model()
+    depth = model.settings.depth
+    latent = LatentEquivariance(LatentSettings(layers=(saved,), hidden=8), model.settings.width).double()
+    first, last = (
+        measure_symmetry(model, batches[:1], layers=layers, latent=latent)["layers"]
+        for layers in (tuple(range(depth)), tuple(range(-depth, 0)))
+    )
+    assert [entry.pop("layer") for entry in first] == list(range(depth))
+    assert [entry.pop("layer") for entry in last] == list(range(-depth, 0))
+    assert first == last
+    assert [entry["latent_error"] is not None for entry in first] == [layer == saved % depth for layer in range(depth)]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,7 +16,7 @@ from transip.data.store import write_pack
 from transip.errors import InputError, NonFiniteLoss
 from transip.model.files import load_model
 from transip.training.checkpoint import load_checkpoint
-from transip.training.loop import train
+from transip.training.loop import Training, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -93,6 +94,19 @@ class TestNonFiniteLoss:
         recipe = toy_recipe(toy_packs, {**CHANGES, "training.optimizer": optimizer})
         with pytest.raises(NonFiniteLoss, match="lower the learning rate"):
             train(recipe, tmp_path / "run", progress=False)
+
+    def test_of_several_processes_each_names_only_its_own_structures(self, toy_packs, tmp_path, monkeypatch):
+        poison(monkeypatch, "toy-17", float("inf"))
+        training = Training(toy_recipe(toy_packs, CHANGES), tmp_path / "run", resume=False)
+        training.processes = 2
+        group = [np.arange(14, 20)]
+        messages = []
+        for training.rank in (0, 1):  # structures 14, 16, 18 and 15, 17, 19
+            for _ in range(6):
+                error = training._diverged(group)
+            messages.append(error.problem)
+        assert "on structures of another process than 0" in messages[0] and "source toy" not in messages[0]
+        assert "source toy-17" in messages[1] and messages[1].count("source") == 1
 
     def test_ends_the_command_line_with_exit_code_2(self, toy_packs, tmp_path, monkeypatch, capsys):
         poison(monkeypatch, "toy-17", float("inf"))

@@ -7,18 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, equal
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.outputs import Properties
 from rich.console import Console
 from rich.progress import track
 
-from transip.calculators.inference import INFERENCE, Precision, check_finite, evaluate, predict, prepare
+from transip.calculators.inference import (
+    INFERENCE,
+    LABELS,
+    AveragedStructure,
+    Precision,
+    evaluate,
+    predict,
+    prepare,
+    results,
+    with_labels,
+)
 from transip.calculators.scope import Scope, Unseen
 from transip.config import BatchSettings
 from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.structure import Structure
+from transip.symmetry.average import averaged
 
 CONDITIONS = ("charge", "spin", "spin_multiplicity")  # what `atoms.info` tells a model beside the geometry
 
@@ -37,6 +48,9 @@ class TransIPCalculator(Calculator):
         device: a torch device, such as ``"cuda"``.
         dtype: precision of the network; total energies are summed in float64 either way.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: predict in this many orientations and average: 12, 24, 60 (rotation groups) or another number
+            (random rotations, always the same). ``results`` then also holds ``energy_std`` (eV) and ``forces_std``
+            (eV/Å, per atom), the spread over the orientations. None: as the molecule lies.
 
     Raises:
         InputError: the model cannot be loaded; later, at calculation, a molecule cannot be used: periodic, charge or
@@ -57,9 +71,11 @@ class TransIPCalculator(Calculator):
         device: str = "cpu",
         dtype: Precision = "float32",
         unseen: Unseen = "warn",
+        average: int | None = None,
     ):
         super().__init__(charge=charge, spin=spin)
         self.model = prepare(model, device, dtype)
+        self._predictor = averaged(self.model, average)
         self.scope = Scope(self.model, unseen)
 
     def calculate(
@@ -73,15 +89,14 @@ class TransIPCalculator(Calculator):
         if self.atoms is None:
             raise InputError("there is no molecule to calculate", remedy="set atoms.calc, or pass atoms")
         structure = self.structure(self.atoms)
-        prediction = evaluate(self.model, [structure])
-        energy, forces = float(prediction.energy), prediction.forces.cpu().numpy().astype(np.float64)
-        check_finite(energy, forces, structure.source or structure.formula)
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": prediction.energies.cpu().numpy(),
-            "forces": forces,
-        }
+        prediction = evaluate(self._predictor, [structure])
+        (found,) = results([structure], prediction)
+        shares = {"free_energy": found["energy"], "energies": prediction.energies.cpu().numpy()}
+        self.results = found | shares
+
+    def export_properties(self) -> Properties:
+        """As in ASE, which knows no standard deviations."""
+        return Properties({name: self.results[name] for name in self.implemented_properties if name in self.results})
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; unlike plain ASE, also charge and spin in `atoms.info`."""
@@ -113,6 +128,12 @@ class TransIPCalculator(Calculator):
         given = Structure.from_atoms(atoms, charge=own.get("charge"), spin=own.get("spin"), where=where)
         return self.scope.check(given, where)
 
+    def labelled(self, atoms: ase.Atoms) -> Structure:
+        """`structure` with energy, forces and, if this is an average, their spread; computed unless they are known."""
+        self.get_property("forces", atoms)
+        found = {name: self.results[name] for name in LABELS if name in self.results}
+        return with_labels(self.structure(atoms), found)
+
     def predict(
         self, structures: Sequence[ase.Atoms], batch: BatchSettings = INFERENCE, progress: bool = False
     ) -> list[ase.Atoms]:
@@ -120,11 +141,11 @@ class TransIPCalculator(Calculator):
 
         Returns:
             Copies of `structures`, in their order, each with charge and spin in its ``info`` and a calculator that
-            holds energy (eV) and forces (eV/Å).
+            holds energy (eV) and forces (eV/Å); with `average`, ``info["energy_std"]`` and ``arrays["forces_std"]``.
         """
         read = (self.structure(atoms, f"structure {i}") for i, atoms in enumerate(structures))
         labelled = track(
-            predict(self.model, read, batch, self.scope),
+            predict(self._predictor, read, batch, self.scope),
             "predict",
             total=len(structures),
             console=Console(stderr=True),
@@ -134,8 +155,11 @@ class TransIPCalculator(Calculator):
 
 
 def attach(atoms: ase.Atoms, labelled: Structure) -> ase.Atoms:
-    """Give `atoms` (changed in place, returned) the charge, spin, energy and forces of `labelled`."""
+    """Give `atoms` (changed in place, returned) the charge, spin, energy, forces and spreads of `labelled`."""
     atoms.info |= {"charge": labelled.charge, "spin": labelled.spin}
-    results = {"energy": labelled.energy, "free_energy": labelled.energy, "forces": labelled.forces}
-    atoms.calc = SinglePointCalculator(atoms, **results)
+    if isinstance(labelled, AveragedStructure):
+        atoms.info["energy_std"] = labelled.energy_std
+        atoms.set_array("forces_std", labelled.forces_std)
+    labels = {"energy": labelled.energy, "free_energy": labelled.energy, "forces": labelled.forces}
+    atoms.calc = SinglePointCalculator(atoms, **labels)
     return atoms

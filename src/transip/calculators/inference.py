@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64
-from torch import nn
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
 from transip.calculators.scope import Scope
@@ -23,12 +23,27 @@ from transip.errors import InputError, InputWarning
 from transip.model.files import load_model
 from transip.model.potential import Potential
 from transip.structure import Structure
+from transip.symmetry.average import Averaged
 
 Precision = Literal["float32", "float64"]
 
 CHUNK = 2048  # structures held at a time, and sorted by size among themselves
 # Attention's temporaries stay below 0.1 GB.
 INFERENCE = BatchSettings(structures=256, atoms=4096, pairs=200_000)
+LABELS: tuple[str, ...] = ("energy", "forces", "energy_std", "forces_std")  # the last two only of a rotational average
+
+
+@dataclass(frozen=True, eq=False)
+class AveragedStructure(Structure):
+    """A structure labelled by a rotational average.
+
+    Attributes:
+        energy_std: standard deviation of the energy over rotations, eV.
+        forces_std: root mean square deviation of each atom's force over rotations, eV/Å, (atoms,).
+    """
+
+    energy_std: float = 0.0
+    forces_std: Float64[np.ndarray, "atoms"] | None = None
 
 
 def prepare(model: str | Path | Potential, device: str | torch.device, dtype: Precision) -> Potential:
@@ -94,13 +109,37 @@ def predict_batch(model: nn.Module, structures: list[Structure]) -> list[Structu
     if prediction is None:  # not inside `except`, where the traceback keeps the tensors alive
         half = len(structures) // 2
         return predict_batch(model, structures[:half]) + predict_batch(model, structures[half:])
+    return [with_labels(s, found) for s, found in zip(structures, results(structures, prediction), strict=True)]
+
+
+def results(structures: list[Structure], prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """What `prediction` says about each structure.
+
+    Yields:
+        Values of `LABELS` in eV and eV/Å.
+
+    Raises:
+        InputError: energy or forces are not finite.
+    """
     ends = np.cumsum([len(structure) for structure in structures])[:-1]
-    forces = np.split(prediction.forces.double().cpu().numpy(), ends)
-    labelled = []
-    for structure, energy, force in zip(structures, prediction.energy.tolist(), forces, strict=True):
-        check_finite(energy, force, structure.source or structure.formula)
-        labelled.append(replace(structure, energy=energy, forces=force))
-    return labelled
+    columns = [prediction.energy.tolist(), _split(prediction.forces, ends)]
+    if isinstance(prediction, Averaged):
+        columns += [prediction.energy_std.tolist(), _split(prediction.forces_std, ends)]
+    for structure, *values in zip(structures, *columns, strict=True):
+        found = dict(zip(LABELS, values, strict=False))
+        check_finite(found["energy"], found["forces"], structure.source or structure.formula)
+        yield found
+
+
+def with_labels(structure: Structure, found: Mapping[str, Any]) -> Structure:
+    """`structure` labelled with what `results` has found about it."""
+    if "energy_std" in found:
+        return AveragedStructure(**(vars(structure) | dict(found)))
+    return replace(structure, **found)
+
+
+def _split(values: Tensor, ends: Int64[np.ndarray, "_"]) -> list[np.ndarray]:
+    return np.split(values.double().cpu().numpy(), ends)
 
 
 @torch.no_grad()

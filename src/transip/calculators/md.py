@@ -12,20 +12,20 @@ from typing import Any, Literal
 import ase
 import numpy as np
 from ase import units
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import write_extxyz
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 from jaxtyping import Float64
 
-from transip.calculators.ase import TransIPCalculator
+from transip.calculators.ase import TransIPCalculator, attach
 from transip.calculators.inference import Precision, warn_if_direct
 from transip.calculators.predict import counted
 from transip.calculators.scope import Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
+from transip.structure import rigid_motions
 
 Ensemble = Literal["nve", "nvt"]
 FRICTION = 0.01  # 1/fs, of the Langevin thermostat
@@ -48,12 +48,14 @@ def md_file(
     device: str = "cpu",
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
+    average: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Simulate the first structure of `source` and write its trajectory to extxyz `output`.
 
-    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs). Until the end they are in
-    ``NAME.partial.xyz`` beside `output`, each written at once; they stay there if the simulation is stopped.
+    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), with `average` also the spreads ``energy_std``
+    and ``forces_std``. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at once; they stay
+    there if the simulation is stopped.
 
     Args:
         model: folder of a model.
@@ -71,6 +73,7 @@ def md_file(
         device: torch device.
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: number of orientations to average over; see `TransIPCalculator`.
         progress: show a progress bar.
 
     Returns:
@@ -81,7 +84,7 @@ def md_file(
         InputError: a setting, the model, the structure or the output cannot be used, or the simulation broke down.
     """
     _check_settings(steps, temperature, timestep, ensemble, interval)
-    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen)
+    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen, average=average)
     warn_if_direct(calculator.model)
     atoms = next(read_structures(source, keys, labels="optional", charge=charge, spin=spin)).to_atoms()
     atoms.calc = calculator
@@ -107,7 +110,7 @@ def md_file(
             for step, _ in enumerate(counted(dynamics.irun(steps), "md", progress, total=steps + 1)):
                 energies[step] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
                 if step % interval == 0:
-                    write(_frame(atoms, step * timestep))
+                    write(_frame(atoms, calculator, step * timestep))
                     frames += 1
         except InputError as error:
             raise InputError(
@@ -116,7 +119,7 @@ def md_file(
                 remedy=f"use a shorter timestep, a relaxed start or a better model; frames so far are in {partial}",
             ) from error
     # Velocity Verlet keeps total and angular momentum at zero; the thermostat heats every degree of freedom.
-    freedom = 3 * len(atoms) - (_rigid_motions(atoms).shape[1] if ensemble == "nve" else 0)
+    freedom = 3 * len(atoms) - (rigid_motions(atoms.positions, atoms.get_masses()).shape[1] if ensemble == "nve" else 0)
     return {
         "steps": steps,
         "frames": frames,
@@ -131,7 +134,7 @@ def draw_velocities(atoms: ase.Atoms, temperature: float, generator: np.random.G
     """Give `atoms` thermal momenta (K), without motion or rotation of the whole; a lone atom rests."""
     masses = atoms.get_masses()[:, None]
     weighted = generator.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature)  # p / √m
-    rigid = _rigid_motions(atoms)
+    rigid = rigid_motions(atoms.positions, atoms.get_masses())
     flat = weighted.ravel()
     atoms.set_momenta((flat - rigid @ (rigid.T @ flat)).reshape(-1, 3) * np.sqrt(masses))
 
@@ -144,20 +147,9 @@ def energy_drift(energies: Float64[np.ndarray, "steps"], timestep: float, atoms:
     return float(np.polyfit(picoseconds, energies - energies[0], 1)[0] * 1000 / atoms)
 
 
-def _rigid_motions(atoms: ase.Atoms) -> Float64[np.ndarray, "coordinates motions"]:
-    """Orthonormal translations and rotations in mass-weighted coordinates; six, five if linear, three for an atom."""
-    root = np.sqrt(atoms.get_masses())[:, None]
-    arms = atoms.positions - atoms.get_center_of_mass()
-    axes = np.eye(3)
-    motions = [root * axis for axis in axes] + [root * np.cross(axis, arms) for axis in axes]
-    vectors, sizes, _ = np.linalg.svd(np.stack([m.ravel() for m in motions], 1), full_matrices=False)
-    return vectors[:, sizes > 1e-6 * sizes[0]]
-
-
-def _frame(atoms: ase.Atoms, time: float) -> ase.Atoms:
-    frame = atoms.copy()
+def _frame(atoms: ase.Atoms, calculator: TransIPCalculator, time: float) -> ase.Atoms:
+    frame = attach(atoms.copy(), calculator.labelled(atoms))
     frame.info["time"] = time
-    frame.calc = SinglePointCalculator(frame, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
     return frame
 
 

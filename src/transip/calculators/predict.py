@@ -18,6 +18,7 @@ from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.files import atomic_path
 from transip.structure import Structure
+from transip.symmetry.average import averaged
 
 Item = TypeVar("Item")
 
@@ -34,6 +35,7 @@ def predict_file(
     device: str = "cpu",
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
+    average: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write the structures of `source` to extxyz with predicted energies (eV) and forces (eV/Å).
@@ -43,7 +45,8 @@ def predict_file(
     Args:
         model: folder of a model.
         source: any file that `transip.data.read` reads; labels in it are ignored.
-        output: extxyz; each frame has charge, spin, energy and forces.
+        output: extxyz; each frame has charge, spin, energy and forces, with `average` also their
+            spreads ``energy_std`` and ``forces_std``.
         keys: where charge and spin are stored in `source`.
         charge: total charge of every structure, in place of what `source` says.
         spin: multiplicity of every structure, likewise.
@@ -51,6 +54,7 @@ def predict_file(
         device: torch device.
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: number of orientations to average over; see `TransIPCalculator`.
         progress: show a progress bar.
 
     Returns:
@@ -64,7 +68,7 @@ def predict_file(
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     begin, count, atoms = time.perf_counter(), 0, 0
     with atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
-        for labelled in counted(predict(network, structures, batch, scope), "predict", progress):
+        for labelled in counted(predict(averaged(network, average), structures, batch, scope), "predict", progress):
             write_frame(handle, labelled)
             count, atoms = count + 1, atoms + len(labelled)
     seconds = time.perf_counter() - begin

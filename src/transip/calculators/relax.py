@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ase
 import numpy as np
+from ase.constraints import FixConstraint
 from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
@@ -17,9 +18,9 @@ from transip.calculators.predict import counted, write_frame
 from transip.calculators.scope import Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
-from transip.errors import InputError
+from transip.errors import InputError, InputWarning
 from transip.files import atomic_path
-from transip.structure import Structure
+from transip.structure import Structure, rigid_motions
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}
 
@@ -31,30 +32,34 @@ def relax_file(
     *,
     fmax: float = 0.05,
     steps: int = 500,
-    optimizer: Literal["LBFGS", "FIRE"] = "LBFGS",
+    optimizer: Literal["LBFGS", "FIRE"] | None = None,
     keys: KeySettings = DEFAULT_KEYS,
     charge: int | None = None,
     spin: int | None = None,
     device: str = "cpu",
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
+    average: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Relax each structure of `source` and write the final ones to extxyz `output`, complete or not at all.
 
+    Warns (`InputWarning`) about each structure that does not converge.
+
     Args:
         model: folder of a model.
         source: any file that `transip.data.read` reads.
-        output: extxyz with charge, spin, energy and forces of the final structures.
+        output: extxyz with charge, spin, energy and forces of the final structures; with `average` also their spread.
         fmax: converged when no atom's force is larger, eV/Å.
         steps: at most this many per structure.
-        optimizer: of ASE.
+        optimizer: of ASE; None: LBFGS, or FIRE for a model of direct forces, which are no gradient of an energy.
         keys: where charge and spin are stored in `source`.
         charge: total charge of every structure, in place of what `source` says.
         spin: multiplicity of every structure, likewise.
         device: torch device.
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: number of orientations to average over; see `TransIPCalculator`.
         progress: show a progress bar.
 
     Returns:
@@ -63,12 +68,13 @@ def relax_file(
     Raises:
         InputError: a setting, the model, a structure or the output cannot be used.
     """
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in (None, *OPTIMIZERS):
         raise InputError(f"optimizer is {optimizer!r}", remedy=f"choose {' or '.join(OPTIMIZERS)}")
     if not (fmax > 0 and steps >= 0):
         raise InputError(f"fmax is {fmax}, steps is {steps}", remedy="fmax must be positive, steps at least 0")
-    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen)
+    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen, average=average)
     warn_if_direct(calculator.model)
+    optimizer = optimizer or ("FIRE" if calculator.model.settings.forces == "direct" else "LBFGS")
     rows = []
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     with atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
@@ -76,6 +82,8 @@ def relax_file(
             relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer)
             write_frame(handle, relaxed)
             rows.append(row)
+            if not row["converged"]:
+                warnings.warn(_unconverged(row, optimizer, fmax), InputWarning, stacklevel=2)
     converged = sum(row["converged"] for row in rows)
     return {"structures": len(rows), "converged": converged, "output": str(output), "rows": rows}
 
@@ -85,7 +93,9 @@ def relax(
 ) -> tuple[Structure, dict[str, Any]]:
     """Relax one structure.
 
-    Where the model fails on the way (atoms collapse, energy not finite), the last sound geometry is kept.
+    Where the model fails on the way (atoms collapse, energy not finite), the last sound geometry is kept. Direct
+    forces are followed, and measured against `fmax`, without the net torque that they have and true forces have not:
+    it would turn the molecule for ever.
 
     Returns:
         The final structure with its labels, and ``source``, ``formula``, ``atoms``, ``initial_energy`` and
@@ -96,12 +106,15 @@ def relax(
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
-    initial = final = _labelled(structure, atoms)
+    if calculator.model.settings.forces == "direct":
+        atoms.set_constraint(_NoTorque())
+    initial = final = calculator.labelled(atoms)
+    initial_fmax = final_fmax = _largest_force(atoms)
     run = OPTIMIZERS[optimizer](atoms, logfile=None)
     taken, converged, note = 0, False, ""
     try:
         for converged in run.irun(fmax=fmax, steps=steps):  # noqa: B007 (used after the loop)
-            final, taken = _labelled(structure, atoms), run.nsteps
+            final, final_fmax, taken = calculator.labelled(atoms), _largest_force(atoms), run.nsteps
     except InputError as error:
         note = error.problem
     row = {
@@ -110,8 +123,8 @@ def relax(
         "atoms": len(structure),
         "initial_energy": initial.energy,
         "final_energy": final.energy,
-        "initial_fmax": _largest_force(initial),
-        "final_fmax": _largest_force(final),
+        "initial_fmax": initial_fmax,
+        "final_fmax": final_fmax,
         "steps": taken,
         "converged": bool(converged) and not note,
         "note": note,
@@ -119,10 +132,25 @@ def relax(
     return final, row
 
 
-def _labelled(structure: Structure, atoms: ase.Atoms) -> Structure:
-    energy, forces = float(atoms.get_potential_energy()), atoms.get_forces()
-    return replace(structure, positions=atoms.positions.copy(), energy=energy, forces=forces)
+def _unconverged(row: dict[str, Any], optimizer: str, fmax: float) -> str:
+    reason = row["note"] or f"asked for {fmax:g}; more steps, a larger fmax or another optimizer may help"
+    return (
+        f"{row['source'] or row['formula']}: not converged after {row['steps']} steps of {optimizer}: "
+        f"largest force {row['final_fmax']:.3f} eV/Å ({reason})"
+    )
 
 
-def _largest_force(structure: Structure) -> float:
-    return float(np.linalg.norm(np.asarray(structure.forces), axis=1).max())
+class _NoTorque(FixConstraint):
+    """Takes the net force and torque out of the forces."""
+
+    def adjust_positions(self, atoms: ase.Atoms, new: np.ndarray) -> None:
+        """Positions are free."""
+
+    def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
+        """Project the rigid motions out of `forces`, in place."""
+        rigid = rigid_motions(atoms.positions)
+        forces -= (rigid @ (rigid.T @ forces.ravel())).reshape(-1, 3)
+
+
+def _largest_force(atoms: ase.Atoms) -> float:
+    return float(np.linalg.norm(atoms.get_forces(), axis=1).max())

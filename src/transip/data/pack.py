@@ -22,6 +22,8 @@ from transip.data.store import BLOCK, Pack, write_pack
 from transip.errors import InputError
 from transip.structure import ELEMENTS, Structure
 
+NAME_THE_KEY = "add it to the file or name its key (--{name}-key, keys.{name})"
+
 
 @dataclass(frozen=True)
 class ReadReport:
@@ -126,12 +128,12 @@ def pack_files(
     files = [path for path in inputs if not is_pack(path)]
     pack = write_pack(
         output,
-        chain.from_iterable(read_structures(path, keys, units) for path in inputs),
+        chain.from_iterable(read_structures(path, keys, units, when_missing=NAME_THE_KEY) for path in inputs),
         level_of_theory=level_of_theory,
         provenance={
             "inputs": [path.name for path in inputs],
             "keys": keys_found(files[0], keys) if files else {},
-            "units": units.model_dump() if files else {},
+            "units": units.model_dump(exclude_none=True) if files else {},
         },
         overwrite=overwrite,
         progress=f"packing {output.name}",
@@ -149,13 +151,15 @@ def describe(path: Path, keys: KeySettings = DEFAULT_KEYS, units: UnitSettings =
         return _describe_pack(Pack.open(path))
     tally = _Tally()
     structures = track(
-        read_structures(path, keys, units, labels="optional"),
+        read_structures(path, keys, units, labels="optional", when_missing="add it to the file"),
         f"reading {path.name}",
         console=Console(stderr=True),
     )
     for block in _blocks(structures):
         tally.add(Batch.collate(block), [s.domain for s in block])
-    return tally.report(str(path), level_of_theory="", keys=keys_found(path, keys), units=units.model_dump())
+    return tally.report(
+        str(path), level_of_theory="", keys=keys_found(path, keys), units=units.model_dump(exclude_none=True)
+    )
 
 
 def _describe_pack(pack: Pack) -> ReadReport:
@@ -168,7 +172,7 @@ def _describe_pack(pack: Pack) -> ReadReport:
         str(pack.path),
         level_of_theory=pack.meta["level_of_theory"],
         keys=found,
-        units=DEFAULT_UNITS.model_dump(),
+        units=DEFAULT_UNITS.model_dump(exclude_none=True),
     )
 
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from transip.config import KeySettings, UnitSettings
 from transip.data.store import Pack
-from transip.data.units import ENERGY, LENGTH, check_units
+from transip.data.units import ENERGY, LENGTH, check_units, force_unit
 from transip.errors import InputError
 from transip.structure import Structure, whole_number
 
 Labels = Literal["required", "optional"]
 USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forces")}
 DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
+GIVE_IT = "add it to the file or give it for every structure (--{name}, {name}=...)"
 SAMPLE = 64  # structures by which units are judged
 
 
@@ -60,6 +61,7 @@ def read_structures(
     labels: Labels = "required",
     charge: int | None = None,
     spin: int | None = None,
+    when_missing: str = GIVE_IT,
 ) -> Iterator[Structure]:
     """Structures of a file or folder one after another, in eV and Å, each checked.
 
@@ -71,6 +73,7 @@ def read_structures(
         labels: whether a structure without energy or forces is an error.
         charge: total charge of every structure, in place of what the file says; not used for packs.
         spin: multiplicity of every structure, likewise.
+        when_missing: how users of the caller can supply the ``{name}`` (charge or spin) that a file does not hold.
 
     Raises:
         InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is
@@ -83,7 +86,7 @@ def read_structures(
         return
     given = {key: value for key, value in ((keys.charge, charge), (keys.spin, spin)) if value is not None}
     records = ((where, replace(record, info=record.info | given)) for where, record in _records(path))
-    structures = (_structure(record, keys, units, labels, where) for where, record in records)
+    structures = (_structure(record, keys, units, labels, when_missing, where) for where, record in records)
     sample = list(islice(structures, SAMPLE))
     check_units(sample, units, str(path))
     yield from chain(sample, structures)
@@ -111,36 +114,37 @@ def is_pack(path: str | Path) -> bool:
 # ---------------------------------------------------------------------------------------------- one structure
 
 
-def _structure(record: Record, keys: KeySettings, units: UnitSettings, labels: Labels, where: str) -> Structure:
+def _structure(
+    record: Record, keys: KeySettings, units: UnitSettings, labels: Labels, when_missing: str, where: str
+) -> Structure:
     if record.periodic:
         raise InputError(
             "is periodic; transip is for molecules",
             where=where,
             remedy='if it is a molecule in a box, store it without periodicity (pbc="F F F")',
         )
-    energy_unit, length_unit = ENERGY[units.energy], LENGTH[units.length]
     energy = _label(record, keys.energy, "energy", (), labels, where)
     forces = _label(record, keys.forces, "forces", (len(record.numbers), 3), labels, where)
     source = record.info.get(keys.source)
     return Structure(
         numbers=np.array(record.numbers, dtype=np.int64),
-        positions=np.array(record.positions, dtype=np.float64) * length_unit,
-        charge=_whole_number(record, "charge", (keys.charge,), where),
-        spin=_whole_number(record, "spin", (keys.spin, "spin_multiplicity"), where),
-        energy=None if energy is None else float(energy) * energy_unit,
-        forces=None if forces is None else forces * (energy_unit / length_unit),
+        positions=np.array(record.positions, dtype=np.float64) * LENGTH[units.length],
+        charge=_whole_number(record, "charge", (keys.charge,), when_missing, where),
+        spin=_whole_number(record, "spin", (keys.spin, "spin_multiplicity"), when_missing, where),
+        energy=None if energy is None else float(energy) * ENERGY[units.energy],
+        forces=None if forces is None else forces * force_unit(units),
         domain=str(record.info.get(keys.domain, "")),
         source=where.rpartition("/")[2] if source is None else str(source),
     ).check(where)
 
 
-def _whole_number(record: Record, name: str, keys: tuple[str, ...], where: str) -> int:
+def _whole_number(record: Record, name: str, keys: tuple[str, ...], when_missing: str, where: str) -> int:
     value = next((record.info[key] for key in keys if record.info.get(key) is not None), None)
     if value is None:
         raise InputError(
             f"{name} is missing: there is no {keys[0]!r}",
             where=where,
-            remedy=f"add it or name its key (--{name}-key, keys.{name}); keys that exist: {_listing(record)}",
+            remedy=f"{when_missing.format(name=name)}; keys that exist: {_listing(record)}",
         )
     return whole_number(value, name, where)
 

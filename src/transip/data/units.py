@@ -44,10 +44,16 @@ _ENOUGH = 10  # atoms from which a bond length is judged
 _COMPOSITIONS = 3  # as many cannot all agree with a wrong unit by accident
 
 
+def force_unit(declared: UnitSettings) -> float:
+    """The declared unit of forces in eV/Å."""
+    energy, _, length = (declared.forces or f"{declared.energy}/{declared.length}").rpartition("/")
+    return ENERGY[energy] / LENGTH[length]
+
+
 def check_units(sample: Sequence[Structure], declared: UnitSettings, where: str) -> None:
     """Compare converted positions and energies with what molecules can have.
 
-    Warns (`InputWarning`) where the numbers are odd but possible.
+    Warns (`InputWarning`) where the numbers are odd but possible, on behalf of whoever reads the file.
 
     Raises:
         InputError: the declared units cannot be right.
@@ -70,7 +76,7 @@ def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: s
         other = "angstrom" if declared.length == "bohr" else "bohr"
         raise InputError(problem, where=where, remedy=f"declare the right unit: units.length is probably {other}")
     if not 0.65 <= typical <= 1.4:
-        warnings.warn(f"{where}: {problem}; check the units", InputWarning, stacklevel=5)
+        warnings.warn(f"{where}: {problem}; check the units", InputWarning, stacklevel=4)
 
 
 def _bond_ratios(structure: Structure) -> Float64[np.ndarray, "bonded"]:
@@ -96,7 +102,7 @@ def _check_energies(sample: Sequence[Structure], declared: UnitSettings, where: 
             problem = f"energies declared in {declared.energy} are total energies in {unit}"
             if len({s.formula for s in known}) >= _COMPOSITIONS:
                 raise InputError(problem, where=where, remedy=f"declare units.energy: {unit}")
-            warnings.warn(f"{where}: it seems that {problem}", InputWarning, stacklevel=5)
+            warnings.warn(f"{where}: it seems that {problem}", InputWarning, stacklevel=4)
     if np.median(ratios) > _BELOW:
         raise InputError(
             f"energies declared in {declared.energy} are {np.median(ratios):.1f} × those of all electrons",

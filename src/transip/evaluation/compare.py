@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from transip.evaluation.runs import Run
 
-ROWS = (  # label, key, factor, format; errors first, then symmetry, then compute
+ERRORS = (  # label, key, factor, format
     ("force MAE, meV/Å", "force_mae", 1e3, ".1f"),
     ("energy MAE, meV/atom", "energy_mae_per_atom", 1e3, ".2f"),
     ("force cosine", "force_cosine", 1.0, ".3f"),
+)
+SYMMETRY = (
     ("force rotation error, meV/Å", "force_rotation_error", 1e3, ".1f"),
     ("energy rotation spread, meV/atom", "energy_rotation_spread_per_atom", 1e3, ".2f"),
+)
+COST = (
     ("steps", "step", 1.0, ",.0f"),
     ("forward passes", "forward_passes", 1.0, ",.0f"),
     ("atoms seen", "atoms_seen", 1.0, ",.0f"),
@@ -29,16 +32,13 @@ def comparison(runs: Sequence[Run]) -> Table:
     table.add_column("")
     for run in runs:
         table.add_column(Text(f"{run.name}\n{run.objective}"), justify="right")
-    for label, key, factor, form in ROWS:
-        cells = [_cell({**run.metrics, **_compute(run)}, key, factor, form) for run in runs]
-        table.add_row(label, *cells, end_section=key in ("force_cosine", "energy_rotation_spread_per_atom"))
+    metrics, compute = [run.metrics for run in runs], [run.compute for run in runs]
+    for rows, values in ((ERRORS, metrics), (SYMMETRY, metrics), (COST, compute)):
+        for label, key, factor, form in rows:
+            table.add_row(label, *(_cell(value.get(key), factor, form) for value in values))
+        table.add_section()
     return table
 
 
-def _compute(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.compute.items() if key in {key for _, key, *_ in ROWS[5:]}}
-
-
-def _cell(values: dict[str, Any], key: str, factor: float, form: str) -> str:
-    value = values.get(key)
+def _cell(value: float | int | None, factor: float, form: str) -> str:
     return "–" if value is None else format(value * factor, form)

@@ -25,6 +25,7 @@ from transip.errors import InputError
 from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
 from transip.model.files import load_model, model_folder
+from transip.symmetry.average import RotationAverage, averaged
 from transip.symmetry.latent import LatentEquivariance, load_latent
 from transip.symmetry.measure import measure_symmetry
 
@@ -84,7 +85,7 @@ def evaluate(
         symmetry=_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model))
         if symmetry
         else None,
-        cost=_cost(dataset, seconds, _device(model)),
+        cost=_cost(dataset, seconds, model),
         predictions=arrays,
     )
 
@@ -197,14 +198,15 @@ def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.
         )
 
 
-def _cost(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, Any]:
+def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
     atoms = int(dataset.counts.sum())
+    orientations = len(model.rotations) if isinstance(model, RotationAverage) else 1
     return {
-        "forward_passes": len(dataset),
+        "forward_passes": len(dataset) * orientations,
         "atoms": atoms,
         "seconds": seconds,
         "atoms_per_second": atoms / seconds,
-        "hardware": _hardware(device),
+        "hardware": _hardware(_device(model)),
         "versions": {
             "transip": version("transip"),
             "torch": str(torch.__version__),
@@ -223,20 +225,32 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def evaluate_saved(model: str | Path, packs: Sequence[str | Path] = (), *, device: str = "cpu") -> Evaluation:
+def evaluate_saved(
+    model: str | Path, packs: Sequence[str | Path] = (), *, device: str = "cpu", average: int | None = None
+) -> Evaluation:
     """Evaluate a saved model on `packs`, or, if there are none, on what the recipe of the run `model` held out.
+
+    With `average`, its mean over so many rotations is evaluated; see `transip.symmetry.average.averaged`.
 
     Raises:
         InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
     """
-    potential = load_model(model, device)
-    if packs:
-        data = Dataset.open(packs)
-    elif (recipe := Path(model) / "recipe.yaml").is_file():
-        _, data = prepare(load(Recipe, recipe).data)
-    else:
-        raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
+    potential = averaged(load_model(model, device), average)
+    data = held_out(model, packs)
     return evaluate(potential, data, batch=budget_for(data), latent=load_latent(model_folder(model)))
+
+
+def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
+    """`packs`, or, if there are none, what the recipe of the run `model` held out.
+
+    Raises:
+        InputError: the data cannot be read, or there are no packs and `model` is not a run folder.
+    """
+    if packs:
+        return Dataset.open(packs)
+    if not (recipe := Path(model) / "recipe.yaml").is_file():
+        raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
+    return prepare(load(Recipe, recipe).data)[1]
 
 
 def budget_for(data: Dataset) -> BatchSettings:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from transip.evaluation.result import NO_DOMAIN, Evaluation
-from transip.evaluation.runs import Line, Run
+from transip.evaluation.runs import Line, Run, evaluated
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
 PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
@@ -25,31 +25,20 @@ REFERENCE = "#009e73"
 # Stand-ins that become CSS colours, so that figures change with the page.
 INK, GRID = "#010203", "#040506"
 CSS_COLOURS = {INK: "currentColor", GRID: "var(--grid)"} | {c: f"var(--run-{k})" for k, c in enumerate(PALETTE)}
+INKED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+THIN = ("axes.linewidth", "grid.linewidth", "xtick.major.width", "ytick.major.width")
 STYLE: dict[Any, Any] = {
+    **dict.fromkeys(INKED, INK),
+    **dict.fromkeys(THIN, 0.7),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of runs and domains may hold a $
     "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "axes.grid": True,
     "grid.color": GRID,
-    "grid.linewidth": 0.7,
     "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
     "lines.linewidth": 1.8,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
     "savefig.transparent": True,
 }
 PER_ATOM = ("forces", "reference_forces", "numbers", "positions")
@@ -87,17 +76,13 @@ def colour_of(run: int) -> str:
 def learning_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
     """A validation metric of every run against steps, time or forward passes; empty if no run has it."""
 
-    def draw(axes: Axes) -> bool:
-        drawn = False
+    def draw(axes: Axes) -> None:
         for k, run in enumerate(runs):
             points = _series(run.validation, x, y)
             if len(points):
                 mark = "o" if len(points) <= 30 else ""
                 axes.plot(*points.T, **_line_style(k), marker=mark, markersize=3.5)
-                drawn = True
-        _name_axes(axes, x, y)
-        _log_scale(axes)
-        return drawn
+        _logarithmic(axes, x, y)
 
     return _figure(draw)
 
@@ -105,18 +90,13 @@ def learning_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
 def loss_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
     """A training loss of every run, a running mean over the raw values; empty if it is 0 throughout."""
 
-    def draw(axes: Axes) -> bool:
-        drawn = False
+    def draw(axes: Axes) -> None:
         for k, run in enumerate(runs):
             points = _series(run.training, x, y)
-            if len(points) and points[:, 1].any():
-                style = _line_style(k)
-                axes.plot(*points.T, color=style["color"], linewidth=0.6, alpha=0.3)
-                axes.plot(points[:, 0], _running_mean(points[:, 1], max(1, len(points) // 25)), **style)
-                drawn = True
-        _name_axes(axes, x, y)
-        _log_scale(axes)
-        return drawn
+            if points[:, 1].any():
+                axes.plot(*points.T, color=colour_of(k), linewidth=0.6, alpha=0.3)
+                axes.plot(points[:, 0], _running_mean(points[:, 1], max(1, len(points) // 25)), **_line_style(k))
+        _logarithmic(axes, x, y)
 
     return _figure(draw)
 
@@ -126,45 +106,39 @@ def parity(
 ) -> str:
     """Predicted against reference values, as the density of points on a logarithmic scale of shades."""
 
-    def draw(axes: Axes) -> bool:
+    def draw(axes: Axes) -> None:
         low, high = float(min(true.min(), found.min())), float(max(true.max(), found.max()))
         margin = 0.04 * (high - low) or 1.0
         limits = (low - margin, high + margin)
-        shades = LinearSegmentedColormap.from_list(
-            "density", [(0.0, to_rgba(colour, 0.25)), (1.0, to_rgba(colour, 1.0))]
-        )
-        extent = (*limits, *limits)
+        shades = LinearSegmentedColormap.from_list("density", np.array([to_rgba(colour, 0.25), to_rgba(colour, 1)]))
         axes.plot(limits, limits, color=INK, linewidth=0.7, alpha=0.6, zorder=1)
+        extent = (*limits, *limits)
         density = axes.hexbin(
             true, found, gridsize=55, bins="log", mincnt=1, cmap=shades, extent=extent, linewidths=0.1
         )
-        density.set_rasterized(True)
-        density.set_zorder(2)
-        axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"Reference {what} ({unit})")
-        axes.set_ylabel(f"Predicted {what} ({unit})")
+        density.set(rasterized=True, zorder=2)
+        names = {"xlabel": f"Reference {what} ({unit})", "ylabel": f"Predicted {what} ({unit})"}
+        axes.set(xlim=limits, ylim=limits, aspect="equal", **names)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
-        return True
 
     return _figure(draw, size=(3.7, 3.5))
 
 
 def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
     """A metric in each chemical domain, a dot per run; empty if there are fewer than two domains."""
-    evaluated = [(k, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
-    domains = sorted({domain for _, evaluation in evaluated for domain in evaluation.domains})
+    found = evaluated(runs)
+    domains = sorted({domain for _, evaluation in found for domain in evaluation.domains})
     if len(domains) < 2:
         return ""
 
-    def draw(axes: Axes) -> bool:
-        for place, (k, evaluation) in enumerate(evaluated):
+    def draw(axes: Axes) -> None:
+        for place, (k, evaluation) in enumerate(found):
             rows = [row for row, domain in enumerate(domains) if domain in evaluation.domains]
             values = [y.factor * evaluation.domains[domains[row]][y.key] for row in rows]
-            offset = 0.12 * (place - (len(evaluated) - 1) / 2)
+            offset = 0.12 * (place - (len(found) - 1) / 2)
             axes.plot(values, np.array(rows) + offset, "o", color=colour_of(k), markersize=6)
-        axes.set_yticks(range(len(domains)), [_short(domain or NO_DOMAIN) for domain in domains])
-        axes.set(xlabel=y.label, xlim=_from_zero(axes), ylim=(len(domains) - 0.5, -0.5))
-        return True
+        _name_rows(axes, [domain or NO_DOMAIN for domain in domains], y.label)
 
     return _figure(draw, size=(4.1, 1.2 + 0.42 * len(domains)))
 
@@ -172,16 +146,11 @@ def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
 def error_by_size(runs: Sequence[Run], y: Quantity) -> str:
     """Force or energy error against atoms per molecule, in bins that hold equally many structures."""
 
-    def draw(axes: Axes) -> bool:
-        drawn = False
-        for k, run in enumerate(runs):
-            if run.evaluation is None:
-                continue
-            sizes, values = _binned_by_size(run.evaluation, y.key)
+    def draw(axes: Axes) -> None:
+        for k, evaluation in evaluated(runs):
+            sizes, values = _binned_by_size(evaluation, y.key)
             axes.plot(sizes, y.factor * values, **_line_style(k), marker="o", markersize=4)
-            drawn = True
         axes.set(xlabel="Atoms in the molecule", ylabel=y.label, ylim=(0, None))
-        return drawn
 
     return _figure(draw)
 
@@ -189,8 +158,7 @@ def error_by_size(runs: Sequence[Run], y: Quantity) -> str:
 def rotation_errors(runs: Sequence[Run]) -> str:
     """Force rotation error (dot) beside the force MAE (ring) of each run."""
 
-    def draw(axes: Axes) -> bool:
-        drawn = False
+    def draw(axes: Axes) -> None:
         for row, run in enumerate(runs):
             mae, rotation = (run.metrics.get(q.key) for q in (FORCE_MAE, ROTATION_ERROR))
             if mae is None or rotation is None:
@@ -199,10 +167,7 @@ def rotation_errors(runs: Sequence[Run]) -> str:
             axes.plot(ends, [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
             axes.plot(ends[0], row, "o", color=colour_of(row), markersize=8)
             axes.plot(ends[1], row, "o", color=colour_of(row), markersize=8, fillstyle="none", markeredgewidth=1.6)
-            drawn = True
-        axes.set_yticks(range(len(runs)), [_short(run.name) for run in runs])
-        axes.set(xlabel="● rotation error, ○ MAE (meV/Å)", xlim=_from_zero(axes), ylim=(len(runs) - 0.5, -0.5))
-        return drawn
+        _name_rows(axes, [run.name for run in runs], "● rotation error, ○ MAE (meV/Å)")
 
     return _figure(draw, size=(4.1, 1.2 + 0.42 * len(runs)))
 
@@ -210,18 +175,13 @@ def rotation_errors(runs: Sequence[Run]) -> str:
 def layer_profile(runs: Sequence[Run], y: Quantity) -> str:
     """Invariant share or latent error of the embedding after each layer; empty if no run has it."""
 
-    def draw(axes: Axes) -> bool:
-        drawn = False
-        for k, run in enumerate(runs):
-            symmetry = run.evaluation.symmetry if run.evaluation is not None else None
-            layers = symmetry["layers"] if symmetry is not None else []
-            points = _series(layers, Quantity("layer", "Layer"), y)
+    def draw(axes: Axes) -> None:
+        for k, evaluation in evaluated(runs):
+            points = _series((evaluation.symmetry or {}).get("layers", ()), Quantity("layer", "Layer"), y)
             if len(points):
                 axes.plot(points[:, 0] + 1, points[:, 1], **_line_style(k), marker="o", markersize=5)
-                drawn = True
         axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return drawn
 
     return _figure(draw)
 
@@ -285,37 +245,31 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _line_style(run: int) -> dict[str, Any]:
-    dashes = ("-", "--", ":")[run // len(PALETTE) % 3]
-    return {"color": colour_of(run), "linestyle": dashes}
+    return {"color": colour_of(run), "linestyle": ("-", "--", ":")[run // len(PALETTE) % 3]}
 
 
-def _name_axes(axes: Axes, x: Quantity, y: Quantity) -> None:
-    axes.set_xlabel(x.label)
-    axes.set_ylabel(y.label)
+def _logarithmic(axes: Axes, x: Quantity, y: Quantity) -> None:
+    """Name the axes; y is logarithmic with plain numbers, enough of them even within one decade."""
+    axes.set(xlabel=x.label, ylabel=y.label)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-
-
-def _log_scale(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers, enough of them even within one decade."""
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
     if high / low > 1e4:  # a loss that warms up from nothing would press the rest flat
-        axes.set_ylim(bottom=high / 1e4)
         low = high / 1e4
+        axes.set_ylim(bottom=low)
     subs = (1,) if high / low > 1e3 else (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else FixedLocator(_round_ticks(low, high)))
+    few = FixedLocator(list(MaxNLocator(4).tick_values(low, high)))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else few)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _round_ticks(low: float, high: float) -> list[float]:
-    return list(MaxNLocator(4).tick_values(low, high))
-
-
-def _from_zero(axes: Axes) -> tuple[float, float]:
-    """Limits of an x axis from 0 to a little beyond the data."""
-    return 0.0, 1.07 * max(float(axes.dataLim.x1), 1e-9)
+def _name_rows(axes: Axes, names: Sequence[str], quantity: str) -> None:
+    """A row for each of `names`, from the top; `quantity` runs from 0 to a little beyond the data."""
+    axes.set_yticks(range(len(names)), [name if len(name) <= 28 else f"{name[:27]}…" for name in names])
+    right = 1.07 * max(float(axes.dataLim.x1), 1e-9)
+    axes.set(xlabel=quantity, xlim=(0.0, right), ylim=(len(names) - 0.5, -0.5))
 
 
 def _short_number(value: float, _: int | None = None) -> str:
@@ -325,15 +279,13 @@ def _short_number(value: float, _: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
-
-
-def _figure(draw: Callable[[Axes], bool], size: tuple[float, float] = (4.1, 3.0)) -> str:
-    """Let `draw` fill one pair of axes; the SVG, or nothing if it says that there is nothing to see."""
+def _figure(draw: Callable[[Axes], None], size: tuple[float, float] = (4.1, 3.0)) -> str:
+    """Let `draw` fill one pair of axes; the SVG, or nothing if it found nothing to show."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained", dpi=144)
-        if not draw(figure.add_subplot()):
+        axes = figure.add_subplot()
+        draw(axes)
+        if not axes.has_data():
             return ""
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

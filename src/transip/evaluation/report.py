@@ -11,7 +11,7 @@ from string import Template
 
 from transip.evaluation import plots, tables
 from transip.evaluation.plots import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
-from transip.evaluation.runs import Run, read_runs
+from transip.evaluation.runs import Run, evaluated, read_runs
 from transip.evaluation.viewer import safe_json, viewer_data
 from transip.files import write_text
 
@@ -87,16 +87,14 @@ def _learning(runs: Sequence[Run]) -> str:
 
 def _parity(runs: Sequence[Run]) -> str:
     forces, energies = {}, {}
-    for k, run in enumerate(runs):
-        if run.evaluation is None:
-            continue
-        shown = plots.thinned(run.evaluation.predictions, SHOWN_STRUCTURES)
-        colour, true, found = plots.colour_of(k), shown["reference_forces"].ravel(), shown["forces"].ravel()
-        forces[run.name] = plots.parity(true, found, colour, "force component", "eV/Å")
-        true, found = plots.relative_energies(
-            shown["numbers"], shown["natoms"], shown["reference_energy"], shown["energy"]
-        )
-        energies[run.name] = plots.parity(true, found, colour, "energy", "eV/atom")
+    for k, evaluation in evaluated(runs):
+        shown = plots.thinned(evaluation.predictions, SHOWN_STRUCTURES)
+        name, colour = runs[k].name, plots.colour_of(k)
+        true, found = shown["reference_forces"].ravel(), shown["forces"].ravel()
+        forces[name] = plots.parity(true, found, colour, "force component", "eV/Å")
+        totals = shown["reference_energy"], shown["energy"]
+        true, found = plots.relative_energies(shown["numbers"], shown["natoms"], *totals)
+        energies[name] = plots.parity(true, found, colour, "energy", "eV/atom")
     if not forces:
         return ""
     explanation = (
@@ -121,13 +119,8 @@ def _domains(runs: Sequence[Run]) -> str:
 
 
 def _symmetry(runs: Sequence[Run]) -> str:
-    figures = _figures(
-        [
-            plots.rotation_errors(runs),
-            plots.layer_profile(runs, INVARIANT_SHARE),
-            plots.layer_profile(runs, LATENT_ERROR),
-        ]
-    )
+    profiles = [plots.layer_profile(runs, y) for y in (INVARIANT_SHARE, LATENT_ERROR)]
+    figures = _figures([plots.rotation_errors(runs), *profiles])
     explanation = (
         "<p>Nothing in the network knows about rotations; it has to learn them. The <b>force rotation error</b> is how "
         "far a force component strays when the molecule is turned and the forces are turned back. Close to the force "
@@ -140,7 +133,7 @@ def _symmetry(runs: Sequence[Run]) -> str:
 
 
 def _viewer(runs: Sequence[Run]) -> str:
-    return _asset("viewer.html") if any(run.evaluation is not None for run in runs) else ""
+    return _asset("viewer.html") if evaluated(runs) else ""
 
 
 def _recipes(runs: Sequence[Run]) -> str:

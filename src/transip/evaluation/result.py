@@ -17,6 +17,7 @@ from transip.files import atomic_path, read_json, write_json
 
 FORMAT = 1
 METRICS_FILE, PREDICTIONS_FILE = "evaluation.json", "predictions.npz"
+SECTIONS = ("overall", "domains", "symmetry", "cost")  # of evaluation.json
 NO_DOMAIN = "(no domain)"
 ROTATION_ERRORS = ("energy_rotation_spread", "energy_rotation_spread_per_atom", "force_rotation_error")
 
@@ -46,12 +47,7 @@ class Evaluation:
         folder = Path(folder)
         with atomic_path(folder / PREDICTIONS_FILE) as partial, partial.open("wb") as handle:
             np.savez(handle, **self.predictions)  # type: ignore[arg-type]
-        sections = {
-            "overall": self.overall,
-            "domains": self.domains,
-            "symmetry": self.symmetry,
-            "cost": self.cost,
-        }
+        sections = {name: getattr(self, name) for name in SECTIONS}
         write_json(folder / METRICS_FILE, {"format": FORMAT, **sections})
 
     @classmethod
@@ -64,13 +60,8 @@ class Evaluation:
         source = Path(folder) / METRICS_FILE
         values = read_json(source)
         _check_sections(values, source)
-        return cls(
-            values["overall"],
-            values["domains"],
-            values["symmetry"],
-            values["cost"],
-            _read_predictions(Path(folder) / PREDICTIONS_FILE),
-        )
+        sections = {name: values[name] for name in SECTIONS}
+        return cls(**sections, predictions=_read_predictions(Path(folder) / PREDICTIONS_FILE))
 
     @property
     def relative_rotation_error(self) -> float | None:
@@ -132,9 +123,7 @@ def _check_sections(values: Any, source: Path) -> None:
             raise TypeError
     except (KeyError, TypeError, AttributeError):
         raise InputError(
-            "is not an evaluation by transip",
-            where=str(source),
-            remedy="write it again with `transip evaluate`",
+            "is not an evaluation by transip", where=str(source), remedy="write it again with `transip evaluate`"
         ) from None
 
 
@@ -143,18 +132,15 @@ def _read_predictions(source: Path) -> dict[str, np.ndarray]:
         with np.load(source) as archive:
             arrays = {name: archive[name] for name in archive.files}
         atoms, structures = int(arrays["natoms"].sum()), len(arrays["ids"])
-        for name in ("forces", "reference_forces", "positions"):
-            if arrays[name].shape != (atoms, 3):
-                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(atoms, 3)}")
-        for name in ("natoms", "energy", "reference_energy", "domain"):
-            if arrays[name].shape != (structures,):
-                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(structures,)}")
+        shapes = dict.fromkeys(("forces", "reference_forces", "positions"), (atoms, 3))
+        shapes |= dict.fromkeys(("natoms", "energy", "reference_energy", "domain"), (structures,))
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
     except FileNotFoundError:
         raise InputError("is missing", where=str(source), remedy="write it with `transip evaluate`") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"is truncated or corrupt ({error})",
-            where=str(source),
-            remedy="write it again with `transip evaluate`",
+            f"is truncated or corrupt ({error})", where=str(source), remedy="write it again with `transip evaluate`"
         ) from error
     return arrays

@@ -39,11 +39,14 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Metrics and rotation errors of the evaluation or, without one, of the last validation."""
+        """Metrics and rotation errors, also relative, of the evaluation or, without one, of the last validation."""
         if self.evaluation is None:
-            return self.validation[-1] if self.validation else {}
-        symmetry = self.evaluation.symmetry or {}
-        return self.evaluation.overall | {key: symmetry[key] for key in ROTATION_ERRORS if key in symmetry}
+            found = dict(self.validation[-1]) if self.validation else {}
+        else:
+            symmetry = self.evaluation.symmetry or {}
+            found = self.evaluation.overall | {key: symmetry[key] for key in ROTATION_ERRORS if key in symmetry}
+        rotation, mae = found.get("force_rotation_error"), found.get("force_mae")
+        return found | ({"relative_rotation_error": rotation / mae} if rotation is not None and mae else {})
 
     @property
     def compute(self) -> dict[str, Any]:
@@ -80,6 +83,11 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
         replace(run, name=str(folder)) if names.count(run.name) > 1 else run
         for run, folder in zip(runs, folders, strict=True)
     ]
+
+
+def evaluated(runs: Sequence[Run]) -> list[tuple[int, Evaluation]]:
+    """Number and evaluation of each run that has one."""
+    return [(k, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
 
 
 def read_run(folder: str | Path) -> Run:

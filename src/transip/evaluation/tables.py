@@ -6,20 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
-from transip.evaluation.plots import (
-    ENERGY_MAE,
-    FORCE_MAE,
-    MINUTES,
-    PASSES,
-    ROTATION_ERROR,
-    STEPS,
-    Quantity,
-    colour_of,
-)
+from transip.evaluation.plots import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity, colour_of
 from transip.evaluation.result import NO_DOMAIN
 from transip.evaluation.runs import Run
 
-RELATIVE_ROTATION_ERROR = Quantity("relative_rotation_error", "Rotation error / force MAE")
 ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (FORCE_MAE, "low"),
     (Quantity("force_rmse", "Force RMSE", "meV/Å", 1e3), "low"),
@@ -31,7 +21,7 @@ ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
 )
 SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (ROTATION_ERROR, "low"),
-    (RELATIVE_ROTATION_ERROR, "low"),
+    (Quantity("relative_rotation_error", "Rotation error / force MAE"), "low"),
     (Quantity("energy_rotation_spread_per_atom", "Energy rotation spread", "meV/atom", 1e3), "low"),
 )
 COST = (STEPS, PASSES, Quantity("atoms_seen", "Atoms seen"), MINUTES)
@@ -52,25 +42,19 @@ def summary_table(runs: Sequence[Run]) -> str:
         "Cost of training": cost,
         "Evaluation": _evaluation_rows(runs),
     }
-    body = "".join(_group(name, rows, len(runs)) for name, rows in groups.items())
-    return f'<div class="scroll"><table><thead>{_heading(runs)}</thead><tbody>{body}</tbody></table></div>'
+    return _table(runs, [_group(name, rows, len(runs)) for name, rows in groups.items()])
 
 
 def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
     """A metric per domain and run; empty if no run has been evaluated."""
-    domains = sorted({name for run in runs if run.evaluation is not None for name in run.evaluation.domains})
-    if not domains:
-        return ""
+    by_run = [run.evaluation.domains if run.evaluation is not None else {} for run in runs]
     rows = []
-    for domain in domains:
-        values = [run.evaluation.domains.get(domain, {}) if run.evaluation is not None else {} for run in runs]
+    for domain in sorted(set().union(*by_run)):
+        values = [domains.get(domain, {}) for domains in by_run]
         structures = max(value.get("structures", 0) for value in values)
-        cells = _best_in_bold(
-            [_scaled(value.get(quantity.key), quantity) for value in values], "low", [True] * len(runs)
-        )
+        cells = _best_in_bold([_scaled(value, quantity) for value in values], "low", runs)
         rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
-    head = _heading(runs, quantity.label)
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _table(runs, rows, quantity.label) if rows else ""
 
 
 def differences_table(runs: Sequence[Run]) -> str:
@@ -78,14 +62,8 @@ def differences_table(runs: Sequence[Run]) -> str:
     flat = [_flatten(run.recipe) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     differing = [key for key in keys if key != "name" and len({repr(settings.get(key)) for settings in flat}) > 1]
-    if not differing:
-        return ""
-    rows = [
-        _row(key, [escape(str(settings[key])) if key in settings else MISSING for settings in flat])
-        for key in differing
-    ]
-    head = _heading(runs, "Setting")
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    rows = [_row(key, [escape(str(settings.get(key, MISSING))) for settings in flat]) for key in differing]
+    return _table(runs, rows, "Setting") if rows else ""
 
 
 def legend(runs: Sequence[Run]) -> str:
@@ -140,12 +118,14 @@ def _unequal_data(runs: Sequence[Run]) -> list[str]:
     return ["The runs were evaluated on different structures: errors do not compare."] if len(sets) > 1 else []
 
 
-def _heading(runs: Sequence[Run], first: str = "") -> str:
-    cells = [
+def _table(runs: Sequence[Run], rows: Sequence[str], first: str = "") -> str:
+    """Rows of HTML under the names of the runs; `first` heads their labels."""
+    names = "".join(
         f'<th scope="col">{_swatch(k)}{escape(run.name)}<small>{escape(run.objective)}</small></th>'
         for k, run in enumerate(runs)
-    ]
-    return f'<tr><th scope="col">{escape(first)}</th>{"".join(cells)}</tr>'
+    )
+    head = f'<tr><th scope="col">{escape(first)}</th>{names}</tr>'
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _group(name: str, rows: Sequence[Row], columns: int) -> str:
@@ -162,38 +142,26 @@ def _row(label: str, cells: Sequence[str], note: str = "") -> str:
 
 
 def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> Row:
-    if quantity is RELATIVE_ROTATION_ERROR:
-        values = [_relative_rotation_error(run) for run in runs]
-    else:
-        values = [_scaled(run.metrics.get(quantity.key), quantity) for run in runs]
-    compared = [run in _comparable(runs) for run in runs]
-    return quantity.label, _best_in_bold(values, best, compared)
+    values = [_scaled(run.metrics, quantity) for run in runs]
+    return quantity.label, _best_in_bold(values, best, runs)
 
 
 def _comparable(runs: Sequence[Run]) -> list[Run]:
     """Evaluated runs; a validation during training, on other structures, does not compete with them."""
-    evaluated = [run for run in runs if run.evaluation is not None]
-    return evaluated or list(runs)
+    return [run for run in runs if run.evaluation is not None] or list(runs)
 
 
-def _relative_rotation_error(run: Run) -> float | None:
-    rotation, mae = run.metrics.get(ROTATION_ERROR.key), run.metrics.get(FORCE_MAE.key)
-    return rotation / mae if isinstance(rotation, int | float) and mae else None
-
-
-def _scaled(value: Any, quantity: Quantity) -> float | None:
+def _scaled(values: dict[str, Any], quantity: Quantity) -> float | None:
+    value = values.get(quantity.key)
     return quantity.factor * value if isinstance(value, int | float) else None
 
 
-def _best_in_bold(values: Sequence[float | None], best: Literal["low", "high"], compared: Sequence[bool]) -> list[str]:
+def _best_in_bold(values: Sequence[float | None], best: Literal["low", "high"], runs: Sequence[Run]) -> list[str]:
     known = [value for value in values if value is not None]
     decimals = _decimals(max(known, key=abs, default=0.0))
     texts = [MISSING if value is None else f"{value:,.{decimals}f}" for value in values]
-    rivals = {
-        text: value
-        for text, value, competes in zip(texts, values, compared, strict=True)
-        if competes and value is not None
-    }
+    compared = [run in _comparable(runs) for run in runs]
+    rivals = {t: v for t, v, competes in zip(texts, values, compared, strict=True) if competes and v is not None}
     if len(rivals) < 2:  # one run, or all look equal
         return texts
     winner = (min if best == "low" else max)(rivals, key=lambda text: rivals[text])
@@ -207,7 +175,7 @@ def _decimals(largest: float) -> int:
 
 
 def _cost(run: Run, quantity: Quantity) -> str:
-    value = _scaled(run.compute.get(quantity.key), quantity)
+    value = _scaled(run.compute, quantity)
     return MISSING if value is None else f"{value:,.1f}" if quantity is MINUTES else f"{value:,.0f}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from transip.evaluation.plots import REFERENCE, colour_of, force_error_sums
 from transip.evaluation.result import Evaluation
-from transip.evaluation.runs import Run
+from transip.evaluation.runs import Run, evaluated
 from transip.structure import ELEMENTS
 
 WORST_FORCES, WORST_ENERGIES = 4, 2
@@ -23,18 +23,17 @@ def viewer_data(runs: Sequence[Run]) -> dict[str, Any] | None:
     Structures are chosen by the errors of the first run that was evaluated; other runs add their forces where
     they have predicted the same structure.
     """
-    evaluated = [(k, run, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
-    if not evaluated:
+    shown = [(k, evaluation, _index(evaluation)) for k, evaluation in evaluated(runs)]
+    if not shown:
         return None
-    first = evaluated[0][2]
-    found = {k: _index(evaluation) for k, _, evaluation in evaluated}
+    chooser, first, _ = shown[0]
     return {
         "reference": REFERENCE,
-        "chosenBy": evaluated[0][1].name,
-        "runs": {str(k): {"name": run.name, "colour": colour_of(k)} for k, run, _ in evaluated},
+        "chosenBy": runs[chooser].name,
+        "runs": {str(k): {"name": runs[k].name, "colour": colour_of(k)} for k, *_ in shown},
         "structures": [
             {"reason": reason, **_structure(first, i)}
-            | {"predicted": {str(k): _prediction(e, found[k], first, i) for k, _, e in evaluated}}
+            | {"predicted": {str(k): _prediction(each, index, first, i) for k, each, index in shown}}
             for i, reason in _chosen(first)
         ],
     }

@@ -19,14 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from transip.config import LabelSettings
@@ -66,15 +59,11 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
     started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
     with _bar(settings, work, console) as update:
         while wave := work.missing():
-            for entry, number, chunk in _label_all(settings, wave):
-                work.keep(entry, number, chunk)
+            for finished in _label_all(settings, wave):
+                work.keep(*finished)
                 update()
-    pack = write_pack(
-        output,
-        work.structures(),
-        level_of_theory=level_of_theory(settings.method),
-        provenance=work.provenance(),
-    )
+    theory = level_of_theory(settings.method)
+    pack = write_pack(output, work.structures(), level_of_theory=theory, provenance=work.provenance())
     seconds = time.perf_counter() - started
     console.print(_table(settings, work, (sum(map(sum, work.sizes())) - found_before) / seconds))
     work.remove()
@@ -88,6 +77,7 @@ class _Work:
         self.settings = settings
         self.folder = _work_folder(output)
         self.identity = _identity(settings)
+        # per domain: number of a finished chunk → structures in it, failures by reason
         self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
         if self._mine():
             for file in self.folder.glob("*.npz"):
@@ -149,11 +139,11 @@ class _Work:
 
     def provenance(self) -> dict[str, Any]:
         """What the pack says about where it comes from."""
-        failures = [
-            {"domain": wanted.domain, "failures": self.failures(entry)}
-            for entry, wanted in enumerate(self.settings.domains)
-        ]
-        return {**self.identity, "failures": failures}
+        domains = enumerate(self.settings.domains)
+        return {
+            **self.identity,
+            "failures": [{"domain": wanted.domain, "failures": self.failures(entry)} for entry, wanted in domains],
+        }
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -219,9 +209,8 @@ def _work_folder(output: Path) -> Path:
 
 
 def _check_backend(backend: str) -> None:
-    module = {"dask": "distributed", "ray": "ray.util.joblib"}.get(backend)
-    if module is not None and find_spec(module.partition(".")[0]) is None:
-        package = module.partition(".")[0]
+    package = {"dask": "distributed"}.get(backend, backend)
+    if backend != "loky" and find_spec(package) is None:
         raise InputError(
             f"backend {backend!r} needs the package {package}, which is not installed",
             where="backend",
@@ -233,14 +222,28 @@ def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator
     """Label chunks in parallel; yields them as they are finished."""
     joblib = need("joblib")
     form, together = "generator_unordered", len(wave)
-    if settings.backend == "ray":
-        need("ray.util.joblib").register_ray()
-    with joblib.parallel_config(settings.backend, n_jobs=settings.workers):
+    with _cluster(settings.backend), joblib.parallel_config(settings.backend, n_jobs=settings.workers):
         if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
             form, together = "list", 4 * joblib.effective_n_jobs()
         for first in range(0, len(wave), together):
             tasks = (joblib.delayed(_numbered)(settings, *task) for task in wave[first : first + together])
             yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
+
+
+@contextmanager
+def _cluster(backend: str) -> Iterator[None]:
+    """Join the cluster that the environment names, or start one on this machine, unless that was done before."""
+    if backend == "ray":
+        need("ray.util.joblib").register_ray()  # Ray connects when it is first used
+    if backend == "dask":
+        distributed = need("distributed")
+        try:
+            distributed.default_client()
+        except ValueError:  # there is none
+            with distributed.Client():
+                yield
+            return
+    yield
 
 
 def _numbered(settings: LabelSettings, entry: int, number: int) -> tuple[int, int, Chunk]:
@@ -251,20 +254,13 @@ def _numbered(settings: LabelSettings, entry: int, number: int) -> tuple[int, in
 def _bar(settings: LabelSettings, work: _Work, console: Console) -> Iterator[Any]:
     """A progress bar over labelled structures; yields a function that brings it up to date."""
     wanted = [domain.structures for domain in settings.domains]
-    started = time.perf_counter()
-    columns = (
-        TextColumn("labelling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    rate = TextColumn("{task.fields[rate]:.0f}/s")
+    columns = ("labelling", BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn())
 
     def labelled() -> int:
         return sum(min(sum(sizes), most) for sizes, most in zip(work.sizes(), wanted, strict=True))
 
-    before = labelled()
+    started, before = time.perf_counter(), labelled()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=sum(wanted), completed=before, rate=0.0)
 

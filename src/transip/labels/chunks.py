@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -16,6 +17,10 @@ from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
 from transip.labels.molecules import Failed, need
 from transip.structure import MIN_DISTANCE, Structure
+
+# fields of a `Structure` as they are stored
+PER_ATOM = {"numbers": np.empty(0, dtype=np.int64), "positions": np.empty((0, 3)), "forces": np.empty((0, 3))}
+PER_STRUCTURE, TEXTS = ("charge", "spin", "energy"), ("domain", "source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +33,11 @@ class Chunk:
     def save(self, path: Path) -> None:
         """Write to `path`, a NumPy archive without pickled objects."""
         found = self.structures
-        texts = {
-            "failures": self.failures,
-            "domain": [s.domain for s in found],
-            "source": [s.source for s in found],
-        }
-        arrays = {
-            "counts": np.array([len(s) for s in found], dtype=np.int64),
-            "charge": np.array([s.charge for s in found], dtype=np.int64),
-            "spin": np.array([s.spin for s in found], dtype=np.int64),
-            "energy": np.array([s.energy for s in found], dtype=np.float64),
-            "numbers": np.concatenate([np.empty(0, dtype=np.int64), *(s.numbers for s in found)]),
-            "positions": np.concatenate([np.empty((0, 3)), *(s.positions for s in found)]),
-            "forces": np.concatenate([np.empty((0, 3)), *(s.forces for s in found if s.forces is not None)]),
-            "texts": np.array(json.dumps(texts)),
-        }
+        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in found] for name in TEXTS}
+        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in found]) for name in PER_STRUCTURE}
+        for name, nothing in PER_ATOM.items():
+            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in found)])
+        arrays |= {"counts": np.array([len(s) for s in found], dtype=np.int64), "texts": np.array(json.dumps(texts))}
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
 
@@ -53,13 +48,10 @@ class Chunk:
             arrays = dict(archive)
         texts = json.loads(str(arrays["texts"]))
         ends = np.cumsum(arrays["counts"])
-        per_atom = [np.split(arrays[name], ends)[:-1] for name in ("numbers", "positions", "forces")]
-        per_structure = [arrays[name].tolist() for name in ("charge", "spin", "energy")]
-        rows = zip(*per_atom, *per_structure, texts["domain"], texts["source"], strict=True)
-        structures = [
-            Structure(numbers, positions, charge, spin, energy, forces, domain, source)
-            for numbers, positions, forces, charge, spin, energy, domain, source in rows
-        ]
+        columns = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
+        columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
+        rows = zip(*columns.values(), strict=True)
+        structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
         return cls(structures, texts["failures"])
 
 

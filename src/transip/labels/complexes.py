@@ -20,49 +20,20 @@ SHAPES = {
 MANY = ("octahedral", "octahedral", "tetrahedral", "trigonal bipyramidal")
 TEN = ("linear", "tetrahedral")
 FLAT = ("square planar",)
+SIX = ("octahedral",)
 
 # metal, oxidation state, d electrons, shapes
 METALS = (
-    ("Ti", 3, 1, MANY),
-    ("Ti", 4, 0, MANY),
-    ("V", 3, 2, MANY),
-    ("Cr", 3, 3, MANY),
-    ("Mn", 2, 5, MANY),
-    ("Fe", 2, 6, MANY),
-    ("Fe", 3, 5, MANY),
-    ("Co", 2, 7, MANY),
-    ("Co", 3, 6, ("octahedral",)),
-    ("Ni", 2, 8, (*MANY, *FLAT)),
-    ("Cu", 1, 10, TEN),
-    ("Cu", 2, 9, (*MANY, *FLAT)),
-    ("Zn", 2, 10, MANY),
-    ("Mo", 0, 6, ("octahedral",)),
-    ("Ru", 2, 6, ("octahedral",)),
-    ("Rh", 1, 8, FLAT),
-    ("Rh", 3, 6, ("octahedral",)),
-    ("Pd", 2, 8, FLAT),
-    ("Ag", 1, 10, TEN),
-    ("Cd", 2, 10, MANY),
-    ("Ir", 3, 6, ("octahedral",)),
-    ("Pt", 2, 8, FLAT),
-    ("Pt", 4, 6, ("octahedral",)),
-    ("Au", 1, 10, ("linear",)),
-    ("Au", 3, 8, FLAT),
-)
+    ("Ti", 3, 1, MANY), ("Ti", 4, 0, MANY), ("V", 3, 2, MANY), ("Cr", 3, 3, MANY), ("Mn", 2, 5, MANY),
+    ("Fe", 2, 6, MANY), ("Fe", 3, 5, MANY), ("Co", 2, 7, MANY), ("Co", 3, 6, SIX),
+    ("Ni", 2, 8, (*MANY, *FLAT)), ("Cu", 1, 10, TEN), ("Cu", 2, 9, (*MANY, *FLAT)), ("Zn", 2, 10, MANY),
+    ("Mo", 0, 6, SIX), ("Ru", 2, 6, SIX), ("Rh", 1, 8, FLAT), ("Rh", 3, 6, SIX),
+    ("Pd", 2, 8, FLAT), ("Ag", 1, 10, TEN), ("Cd", 2, 10, MANY),
+    ("Ir", 3, 6, SIX), ("Pt", 2, 8, FLAT), ("Pt", 4, 6, SIX), ("Au", 1, 10, ("linear",)), ("Au", 3, 8, FLAT),
+)  # fmt: skip
 LIGANDS = (  # the first atom binds
-    "O",
-    "N",
-    "P",
-    "[C-]#[O+]",
-    "[C-]#N",
-    "[F-]",
-    "[Cl-]",
-    "[Br-]",
-    "[OH-]",
-    "[N-]=C=S",
-    "n1ccccc1",
-    "N#CC",
-)
+    "O", "N", "P", "[C-]#[O+]", "[C-]#N", "[F-]", "[Cl-]", "[Br-]", "[OH-]", "[N-]=C=S", "n1ccccc1", "N#CC",
+)  # fmt: skip
 LARGEST_CHARGE = 3
 
 

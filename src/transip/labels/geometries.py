@@ -14,7 +14,7 @@ from transip.labels import dynamics
 from transip.labels.methods import GFN2
 from transip.labels.molecules import Failed, Molecule, atomic_numbers, need
 from transip.labels.organics import quiet
-from transip.structure import Structure
+from transip.structure import Structure, rigid_motions
 
 MINIMIZE_STEPS = 200
 DISTINCT = 0.1  # Å; conformers closer than this (root mean square) are one
@@ -83,11 +83,8 @@ def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
     Raises:
         Failed: no conformer could be embedded, or neither force field knows the molecule.
     """
-    chem, embed, fields = (
-        need("rdkit.Chem"),
-        need("rdkit.Chem.rdDistGeom"),
-        need("rdkit.Chem.rdForceFieldHelpers"),
-    )
+    chem, embed = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom")
+    fields = need("rdkit.Chem.rdForceFieldHelpers")
     bonds = chem.Mol(bonds)
     how = embed.ETKDGv3()
     how.randomSeed, how.pruneRmsThresh, how.maxIterations, how.numThreads = seed, DISTINCT, 20, 1
@@ -134,19 +131,8 @@ def thermal(
     Where atoms are does not depend on masses, so the modes are those of H itself. Translations and rotations
     are not displaced, and modes softer than `SOFTEST` are treated as that stiff.
     """
-    rigid = _rigid_motions(positions)
+    rigid = rigid_motions(positions)
     inside = np.eye(len(hessian)) - rigid @ rigid.T
     stiffness, modes = np.linalg.eigh(inside @ hessian @ inside + STIFF * rigid @ rigid.T)
     amplitudes = np.sqrt(kB * temperature / stiffness.clip(min=SOFTEST))
     return (modes @ (amplitudes * rng.normal(size=len(amplitudes)))).reshape(-1, 3)
-
-
-def _rigid_motions(positions: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of translations and rotations, (3·atoms, 6); 5 if linear, 3 for one atom."""
-    from scipy.linalg import orth
-
-    axes = np.eye(3)
-    centred = positions - positions.mean(0)
-    shifts = [np.tile(axis, len(positions)) for axis in axes]
-    turns = [np.cross(axis, centred).ravel() for axis in axes]
-    return orth(np.array(shifts + turns).T, rcond=1e-6)

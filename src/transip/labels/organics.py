@@ -36,11 +36,8 @@ def small(max_atoms: int) -> list[tuple[str, Any]]:
     """
     found = [(smiles, bonds) for smiles, bonds in _all().items() if bonds.GetNumAtoms() <= max_atoms]
     if not found:
-        raise InputError(
-            f"no organic molecule has at most {max_atoms} atoms",
-            where="max_atoms",
-            remedy="set a larger max_atoms",
-        )
+        problem = f"no organic molecule has at most {max_atoms} atoms"
+        raise InputError(problem, where="max_atoms", remedy="set a larger max_atoms")
     return found
 
 

@@ -14,17 +14,19 @@ RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 LONGEST = 5  # residues
 PEPTIDES = 0.85  # share; the rest are fragments of nucleic acids and carbohydrates
 
-# (name, what it matches, probability that its proton state is the charged one), site by site
-BASES = (  # the matched atom gains H and a charge of +1
-    ("amine", "[NX3;H2,H1;!$(NC=[O,N]);!$(N[c,C]=*);!$(Nc)]", 0.6),
-    ("guanidine", "[NX2;$(N=C(N)N)]", 0.8),
-    ("imidazole", "[nX2;r5;$(n1cncc1),$(n1ccnc1)]", 0.3),
-)
-ACIDS = (  # the matched atom loses its H and gains a charge of −1
-    ("carboxylic acid", "[OX2H;$(OC=O)]", 0.6),
-    ("phosphate", "[OX2H;$(OP=O)]", 0.5),
-    ("thiol", "[SX2H]", 0.2),
-)
+# (what it matches, probability that its proton state is the charged one), site by site
+SITES = {
+    1: (  # bases: the matched atom gains H and a charge of +1
+        ("[NX3;H2,H1;!$(NC=[O,N]);!$(N[c,C]=*);!$(Nc)]", 0.6),  # amine
+        ("[NX2;$(N=C(N)N)]", 0.8),  # guanidine
+        ("[nX2;r5;$(n1cncc1),$(n1ccnc1)]", 0.3),  # imidazole
+    ),
+    -1: (  # acids: the matched atom loses its H and gains a charge of −1
+        ("[OX2H;$(OC=O)]", 0.6),  # carboxylic acid
+        ("[OX2H;$(OP=O)]", 0.5),  # phosphate
+        ("[SX2H]", 0.2),  # thiol
+    ),
+}
 
 FRAGMENTS = (
     "Nc1ncnc2[nH]cnc12",  # adenine
@@ -63,14 +65,14 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
 
 
 def protonated(bonds: Any, rng: np.random.Generator) -> Any:
-    """Give or take a proton at each site of `BASES` and `ACIDS` with its probability; `bonds` is not touched.
+    """Give or take a proton at each of `SITES` with its probability; `bonds` is not touched.
 
     Raises:
         Failed: the result is not a valid molecule.
     """
     chem = need("rdkit.Chem")
     changed = chem.RWMol(bonds)
-    for (pattern, probability), charge in _sites():
+    for pattern, probability, charge in _sites():
         for (place,) in bonds.GetSubstructMatches(pattern):
             if rng.random() < probability:
                 atom = changed.GetAtomWithIdx(place)
@@ -85,10 +87,6 @@ def protonated(bonds: Any, rng: np.random.Generator) -> Any:
 
 
 @cache
-def _sites() -> list[tuple[tuple[Any, float], int]]:
-    chem = need("rdkit.Chem")
-    return [
-        ((chem.MolFromSmarts(pattern), probability), charge)
-        for sites, charge in ((BASES, 1), (ACIDS, -1))
-        for _, pattern, probability in sites
-    ]
+def _sites() -> list[tuple[Any, float, int]]:
+    smarts = need("rdkit.Chem").MolFromSmarts
+    return [(smarts(pattern), share, charge) for charge in (1, -1) for pattern, share in SITES[charge]]

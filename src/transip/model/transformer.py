@@ -1,33 +1,34 @@
-"""The Transformer: pre-norm attention and SwiGLU blocks over the atoms of each molecule, no graph, no cutoff.
+"""The Transformer: pre-norm attention and SwiGLU blocks over the atoms of each molecule, beside a local convolution.
 
-Shape suffixes: B structures, N padded atoms, D width, H heads, K features of a head.
+Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), D width, H heads, K features of a head.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from transip.batch import Batch
 from transip.config import ModelSettings
+from transip.model.convolution import Convolution
+from transip.model.pairs import SPREAD, PairFeatures, Pairs
 from transip.model.rotary import RotaryCoordinates, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
-Logits = Float[Tensor, "B H N N"]
-
-DISTANCE_FEATURES = 32
-DISTANCE_RANGE = 8.0  # Å; farther pairs are told apart by the slope alone
+Logits = Float[Tensor, "B H n N"]
 
 
 class Transformer(nn.Module):
-    """Blocks of attention among the atoms of a molecule; also returns the embedding after every block."""
+    """Blocks of attention among the atoms of a molecule; returns the embedding after every block."""
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
-        self.distances = DistanceFeatures() if settings.distance_bias else None
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
+        self.pairs = PairFeatures(settings)
+        looking = {k * settings.depth // settings.convolutions for k in range(settings.convolutions)}
+        self.blocks = nn.ModuleList(Block(settings, k in looking) for k in range(settings.depth))
 
     def forward(
         self, embedding: Float[Tensor, "atoms D"], positions: Float[Tensor, "atoms 3"], batch: Batch
@@ -42,33 +43,31 @@ class Transformer(nn.Module):
         slots, size = batch.slots, (len(batch), batch.largest)
         hidden_BND = to_padded(embedding, slots, size)
         positions_BN3 = to_padded(positions, slots, size)
-        distances = None if self.distances is None else self.distances(positions_BN3)
+        pairs = self.pairs(positions_BN3, batch.mask)
         hiddens = []
         for block in self.blocks:
-            hidden_BND = block(hidden_BND, positions_BN3, batch.mask, distances)
+            hidden_BND = block(hidden_BND, positions_BN3, pairs)
             hiddens.append(hidden_BND.flatten(0, 1)[slots])
         return hiddens
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + SwiGLU(norm x); both branches start at zero."""
+    """x + attention(norm x) [+ convolution(norm x)], then x + SwiGLU(norm x); every branch starts at zero."""
 
-    def __init__(self, settings: ModelSettings):
+    def __init__(self, settings: ModelSettings, convolution: bool):
         super().__init__()
         self.attention_norm = nn.RMSNorm(settings.width)
         self.attention = Attention(settings)
+        self.convolution = Convolution(settings.width) if convolution else None
         self.mlp_norm = nn.RMSNorm(settings.width)
         self.mlp = SwiGLU(settings.width)
 
-    def forward(
-        self,
-        hidden_BND: Hidden,
-        positions_BN3: Float[Tensor, "B N 3"],
-        mask_BN: Bool[Tensor, "B N"],
-        distances: "Distances | None",
-    ) -> Hidden:
+    def forward(self, hidden_BND: Hidden, positions_BN3: Float[Tensor, "B N 3"], pairs: Iterable[Pairs]) -> Hidden:
         """One block."""
-        hidden_BND = hidden_BND + self.attention(self.attention_norm(hidden_BND), positions_BN3, mask_BN, distances)
+        normed_BND = self.attention_norm(hidden_BND)
+        hidden_BND = hidden_BND + self.attention(normed_BND, positions_BN3, pairs)
+        if self.convolution is not None:
+            hidden_BND = hidden_BND + torch.cat([self.convolution(normed_BND, part) for part in pairs], 1)
         return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
 
 
@@ -90,13 +89,7 @@ class Attention(nn.Module):
         self.bias = DistanceBias(self.heads) if settings.distance_bias else None
         self.rotary_values = settings.rotary_values
 
-    def forward(
-        self,
-        hidden_BND: Hidden,
-        positions_BN3: Float[Tensor, "B N 3"],
-        mask_BN: Bool[Tensor, "B N"],
-        distances: "Distances | None",
-    ) -> Hidden:
+    def forward(self, hidden_BND: Hidden, positions_BN3: Float[Tensor, "B N 3"], pairs: Iterable[Pairs]) -> Hidden:
         """Attention output before it is added to the residual stream."""
         phases = self.rotary(positions_BN3)
         query_BNHK = turn(self._normed(self.query_norm, self.query(hidden_BND)), phases)
@@ -104,11 +97,15 @@ class Attention(nn.Module):
         value_BNHK = self._split(self.value(hidden_BND))
         if self.rotary_values:
             value_BNHK = turn(value_BNHK, phases)
-        bias = None if self.bias is None or distances is None else self.bias(distances)
-        output_BNHK = attend(query_BNHK, key_BNHK, value_BNHK, padding_bias(mask_BN, bias, query_BNHK.dtype))
+        parts = [attend(query_BNHK[:, p.looking], key_BNHK, value_BNHK, self._bias(p, query_BNHK.dtype)) for p in pairs]
+        output_BNHK = torch.cat(parts, 1)
         if self.rotary_values:
             output_BNHK = turn_back(output_BNHK, phases)
         return self.output(output_BNHK.flatten(2))
+
+    def _bias(self, pairs: Pairs, dtype: torch.dtype) -> Float[Tensor, "B h n N"]:
+        hide = pairs.hide[:, None, None, :].to(dtype)
+        return hide if self.bias is None else self.bias(pairs).to(dtype) + hide
 
     def _normed(self, norm: nn.RMSNorm, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:
         return norm(self._split(hidden_BND).to(norm.weight.dtype))  # float32 under autocast, too
@@ -133,65 +130,33 @@ class SwiGLU(nn.Module):
         return self.down(functional.silu(self.gate(hidden_BND)) * self.up(hidden_BND))
 
 
-class Distances(tuple[Tensor, Tensor]):
-    """Distances in Å, (B, N, N), and their Gaussian features, (B, N, N, DISTANCE_FEATURES)."""
-
-
-class DistanceFeatures(nn.Module):
-    """Distances between the atoms of a molecule, as they are and spread over Gaussians."""
-
-    centers: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        centers = torch.linspace(0, DISTANCE_RANGE, DISTANCE_FEATURES)
-        self.register_buffer("centers", centers, persistent=False)
-
-    def forward(self, positions_BN3: Float[Tensor, "B N 3"]) -> Distances:
-        """Pair features; smooth everywhere, also where an atom meets itself."""
-        with torch.autocast(positions_BN3.device.type, enabled=False):
-            displacement = positions_BN3[:, :, None] - positions_BN3[:, None]
-            distance = (displacement.square().sum(-1) + 1e-6).sqrt()
-            step = DISTANCE_RANGE / (DISTANCE_FEATURES - 1)
-            gaussians = (-0.5 * ((distance[..., None] - self.centers) / step).square()).exp()
-        return Distances((distance, gaussians))
-
-
 class DistanceBias(nn.Module):
     """Per head, a logit bias learned from distance: Gaussians, and a slope that makes some heads local at the start."""
 
     def __init__(self, heads: int):
         super().__init__()
-        self.project = nn.Linear(DISTANCE_FEATURES, heads, bias=False)
+        self.project = nn.Linear(SPREAD[-1], heads, bias=False)
         nn.init.zeros_(self.project.weight)
         self.slope = nn.Parameter(torch.logspace(math.log10(0.1), math.log10(5.0), heads))  # 1/Å
 
-    def forward(self, distances: Distances) -> Logits:
+    def forward(self, pairs: Pairs) -> Logits:
         """Bias of every pair."""
-        distance, gaussians = distances
-        bias_BNNH = self.project(gaussians) - distance[..., None] * self.slope
-        return bias_BNNH.permute(0, 3, 1, 2)
-
-
-def padding_bias(mask_BN: Bool[Tensor, "B N"], bias: Logits | None, dtype: torch.dtype) -> Float[Tensor, "B h n N"]:
-    """Add −∞ for keys that are padding."""
-    hide = torch.zeros(mask_BN.shape, dtype=dtype, device=mask_BN.device).masked_fill(~mask_BN, -math.inf)
-    hide = hide[:, None, None, :]
-    return hide if bias is None else bias.to(dtype) + hide
+        bias_BNnH = self.project(pairs.spread) - pairs.distance[..., None] * self.slope
+        return bias_BNnH.permute(0, 3, 2, 1)
 
 
 def attend(
-    query_BNHK: Float[Tensor, "B N H K"],
+    query_BnHK: Float[Tensor, "B n H K"],
     key_BNHK: Float[Tensor, "B N H K"],
     value_BNHK: Float[Tensor, "B N H K"],
-    bias: Float[Tensor, "B h n N"],
-) -> Float[Tensor, "B N H K"]:
+    bias: Float[Tensor, "B h m N"],
+) -> Float[Tensor, "B n H K"]:
     """Softmax attention.
 
     Written out where gradients are needed: the fused CPU kernel has neither a second derivative (gradient
     forces) nor a derivative with respect to the bias.
     """
-    query, key, value = (x.transpose(1, 2) for x in (query_BNHK, key_BNHK, value_BNHK))
+    query, key, value = (x.transpose(1, 2) for x in (query_BnHK, key_BNHK, value_BNHK))
     if torch.is_grad_enabled():
         logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
         output = logits.softmax(-1).to(value.dtype) @ value

@@ -60,7 +60,7 @@ def measure_symmetry(
         model: maps (Batch, layers) to a Prediction.
         batches: what to measure on.
         rotations: random orientations per structure; at least 2.
-        layers: blocks whose embeddings are examined.
+        layers: blocks whose embeddings are examined; -1 is the last.
         latent: the trained action, if there is one; gives the latent error of the layers it acts on.
         seed: of the orientations.
 
@@ -77,7 +77,8 @@ def measure_symmetry(
     totals = {"spread": 0.0, "spread_per_atom": 0.0, "force": 0.0}
     structures, components = 0, 0
     moments = [_Moments() for _ in layers]
-    acted = _acted_layers(latent, len(getattr(getattr(model, "transformer", None), "blocks", ())))
+    depth = len(getattr(getattr(model, "transformer", None), "blocks", ()))
+    acted = _from_the_first(latent.settings.layers if latent is not None else (), depth)
     for batch in batches:
         # Drawn structure by structure, so that the orientations do not depend on how structures fall into batches.
         dtype = batch.positions.dtype
@@ -91,7 +92,7 @@ def measure_symmetry(
         totals["force"] += float(deviation.mean(0).sum())
         structures += len(batch)
         components += views.forces[0].numel()
-        for layer, moment, embeddings in zip(layers, moments, views.latents, strict=True):
+        for layer, moment, embeddings in zip(_from_the_first(layers, depth), moments, views.latents, strict=True):
             moment.add(embeddings)
             if latent is not None and layer in acted:
                 moment.add_action(latent, acted.index(layer), embeddings, views.rotations, batch)
@@ -103,8 +104,9 @@ def measure_symmetry(
     }
 
 
-def _acted_layers(latent: LatentEquivariance | None, depth: int) -> list[int]:
-    return [] if latent is None else [layer % depth if depth else layer for layer in latent.settings.layers]
+def _from_the_first(layers: Sequence[int], depth: int) -> list[int]:
+    """Numbers of layers counted from 0; as they are if the depth is not known (0)."""
+    return [layer % depth if depth else layer for layer in layers]
 
 
 class _Moments:

@@ -177,6 +177,8 @@ class Training:
             return torch.eye(3).expand(views, len(range(self.rank, structures, self.processes)), 3, 3)
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
         turns = random_rotations(views * structures, generator).view(views, structures, 3, 3)
+        if self.recipe.objective.reflections:  # in both views or in neither: between them is a rotation
+            turns = turns * (1 - 2 * torch.randint(2, (structures, 1, 1), generator=generator))
         return turns[:, self.rank :: self.processes]
 
     def _count(self, indices: Any) -> None:
@@ -188,11 +190,14 @@ class Training:
     def _diverged(self, group: list[Any]) -> NonFiniteLoss:
         mine = [indices[self.rank :: self.processes] for indices in group]
         batches = [self.data.batch(indices).to(self.device) for indices in mine]
-        bad = [i for batch in batches for i in not_finite(self.objective.potential, batch)]
-        named = bad or [int(i) for indices in mine for i in indices]
+        named = [i for batch in batches for i in not_finite(self.objective.potential, batch)]
+        if not named and self.processes == 1:
+            named = [int(i) for indices in mine for i in indices]
         which = "; ".join(self.data.describe(i) for i in named[:8]) + ("; …" if len(named) > 8 else "")
+        # Not gathered: a loss may be infinite in one process alone, and the others would never come to the meeting.
+        elsewhere = f"structures of another process than {self.rank}, which names them, or on none by itself"
         return NonFiniteLoss(
-            f"the loss or its gradient is not finite at step {self.progress.step + 1}, on {which}",
+            f"the loss or its gradient is not finite at step {self.progress.step + 1}, on {which or elsewhere}",
             where=str(self.folder),
             remedy="check these structures, or lower the learning rate; "
             f"the last good checkpoint is kept ({self.folder / 'checkpoints'})",

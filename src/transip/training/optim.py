@@ -3,9 +3,10 @@
 import math
 
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from transip.config import OptimizerSettings
+from transip.training.muon import Muon
 
 
 class Optimizers:

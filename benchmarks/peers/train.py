@@ -1,0 +1,187 @@
+"""Train a peer for a number of minutes on one core and evaluate it. Runs in the peer's environment:
+
+    .venvs/painn/bin/python train.py painn --data DATA.npz --minutes 12 --seed 0 -o result.json
+
+One loop, loss and schedule for every peer; what a peer's users would choose (size, optimiser, learning rate) is in
+adapters/NAME.py. Validation and writing results are off the clock, finding neighbours and making batches are on it.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from report import provenance
+from structures import Batch, Molecules, random_rotations
+from torch import Tensor
+from torch.nn import functional
+
+ENERGY_WEIGHT = 8.0  # of |ΔE|/N beside ‖ΔF‖, both over the forces' RMS; Å
+EMA_DECAY = 0.99
+CLIP = 10.0  # norm of the gradient
+WARM_UP = 0.02  # of the budget
+LAST_RATE = 0.01  # of the peak
+POINTS = 8  # of the curve
+CURVE_STRUCTURES = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=["painn", "esen", "allscaip", "mace", "nequip", "pet"])
+    parser.add_argument("--data", type=Path, required=True, help="the packed task as .npz (benchmarks/speedrun)")
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=16, help="structures in a step")
+    parser.add_argument("--learning-rate", type=float, help="peak (default: the adapter's)")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
+    adapter = import_module(f"adapters.{arguments.peer}")
+    arrays = np.load(arguments.data)
+    train, validation = (Molecules(arrays, name) for name in ("train", "validation"))
+    model = adapter.build(train.elements, train.neighbours)
+    rate = {} if arguments.learning_rate is None else {"lr": arguments.learning_rate}
+    optimizer = adapter.OPTIMIZER(model.parameters(), **rate)
+    run = Run(model, optimizer, float(arrays["scale"]), arguments.minutes, arguments.seed)
+    run.train(train, validation, arguments.batch)
+    result = {
+        "entry": arguments.peer,
+        "kind": "peer",
+        "track": "cpu-1core",
+        "seed": arguments.seed,
+        "budget_minutes": arguments.minutes,
+        "train_structures": len(train),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        **run.evaluate(validation),
+        "structures_evaluated": len(validation),
+        "forward_passes": run.structures_seen,
+        "steps": run.steps,
+        "batch": arguments.batch,
+        "atoms_seen": run.atoms_seen,
+        "seconds": run.seconds,
+        "learning_rate": run.peaks[0],
+        "forces": adapter.FORCES,
+        "curve": run.curve,
+        **provenance(adapter.PACKAGE),
+    }
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+class Run:
+    """One training run; its clock stops while it is evaluated."""
+
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scale: float, minutes: float, seed: int
+    ):
+        self.model, self.optimizer, self.scale = model, optimizer, scale
+        self.average = deepcopy(model).eval().requires_grad_(False)
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.budget = 60.0 * minutes
+        self.generator = torch.Generator().manual_seed(seed)
+        self.steps = self.structures_seen = self.atoms_seen = 0
+        self.seconds = 0.0
+        self.curve: list[tuple[float, float]] = []
+
+    def train(self, train: Molecules, validation: Molecules, size: int) -> None:
+        sample = validation.batch(range(min(CURVE_STRUCTURES, len(validation))))
+        self.model.train()
+        self._warm_up(train.batch(range(size)))
+        for indices in self._orders(len(train), size):
+            began = time.perf_counter()
+            batch = train.batch(indices)
+            batch = batch.rotated(random_rotations(size, self.generator))
+            self._step(batch)
+            self.seconds += time.perf_counter() - began
+            if self.seconds >= self.budget * (len(self.curve) + 1) / POINTS:
+                _, forces = self.predict(sample)
+                self.curve.append((self.seconds, 1e3 * float((forces - sample.forces).abs().mean())))
+            if self.seconds >= self.budget:
+                return
+
+    def _warm_up(self, batch: Batch) -> None:
+        """A step that changes nothing: late imports and compilation are off the clock."""
+        energy, forces = self.model(batch)
+        (energy.sum() + forces.square().sum()).backward()
+
+    def _orders(self, structures: int, size: int) -> Iterator[list[int]]:
+        while True:
+            order = torch.randperm(structures, generator=self.generator).tolist()
+            yield from (order[i : i + size] for i in range(0, structures - size + 1, size))
+
+    def _step(self, batch: Batch) -> None:
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self._rate(self.seconds / self.budget)
+        energy, forces = self.model(batch)
+        energy_error = (self.scale * energy - batch.energy).abs() / batch.counts
+        force_error = torch.linalg.vector_norm(self.scale * forces - batch.forces, dim=-1)
+        loss = (ENERGY_WEIGHT * energy_error.mean() + force_error.mean()) / self.scale
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.steps += 1
+        self.structures_seen += len(batch.counts)
+        self.atoms_seen += len(batch.numbers)
+        self._follow(min(EMA_DECAY, (1 + self.steps) / (10 + self.steps)))
+
+    @staticmethod
+    def _rate(share: float) -> float:
+        """Of the peak learning rate: linear warm-up, then a cosine down to LAST_RATE, over the share of the budget."""
+        cosine = (1 + math.cos(math.pi * min(share, 1.0))) / 2
+        return min(1.0, (share + 1e-3) / WARM_UP) * (LAST_RATE + (1 - LAST_RATE) * cosine)
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """Move the averaged weights; other state (running statistics) is copied."""
+        averages, weights = list(self.average.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for mine, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Energies less references (structures,) in eV, and forces (atoms, 3) in eV/Å, by the averaged weights."""
+        energy, forces = self.average(batch)
+        return self.scale * energy.detach(), self.scale * forces.detach()
+
+    def evaluate(self, validation: Molecules, size: int = 64) -> dict[str, float]:
+        sums = torch.zeros(4, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        for start in range(0, len(validation), size):
+            batch = validation.batch(range(start, min(start + size, len(validation))))
+            energy, forces = self.predict(batch)
+            rotations = random_rotations(len(batch.counts), generator)
+            _, turned = self.predict(batch.rotated(rotations))
+            back = batch.turn(turned, rotations.mT)
+            sums += torch.stack(
+                [
+                    (forces - batch.forces).abs().sum() / 3,
+                    functional.cosine_similarity(forces, batch.forces, dim=-1).sum(),
+                    (back - forces).abs().sum() / 3,
+                    ((energy - batch.energy).abs() / batch.counts).sum(),
+                ]
+            )
+        force, cosine, rotation, energy_error = sums.tolist()
+        atoms, structures = len(validation.numbers), len(validation)
+        return {
+            "force_mae_mev_per_angstrom": 1e3 * force / atoms,
+            "energy_mae_mev_per_atom": 1e3 * energy_error / structures,
+            "force_cosine": cosine / atoms,
+            "force_rotation_error_mev_per_angstrom": 1e3 * rotation / atoms,
+        }
+
+
+if __name__ == "__main__":
+    main()

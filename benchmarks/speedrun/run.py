@@ -1,0 +1,146 @@
+"""The speedrun: the lowest force error on unseen compositions after twelve minutes of training on one core.
+
+    python benchmarks/speedrun/run.py organics organics-latent --seeds 0 1 2
+    python benchmarks/speedrun/run.py painn esen mace nequip allscaip pet --seeds 0 1 2
+    python benchmarks/speedrun/run.py organics --steps 4800 --name=-4800-steps
+
+An entry is a recipe (recipes/NAME.yaml) or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
+environment by benchmarks/peers/train.py, on the same structures, with the same loss). The task is
+`recipes/data-organics.yaml`, built first, once, if it is not there. Only training counts towards the budget,
+evaluations do not. Each run leaves one JSON object in benchmarks/speedrun/results/.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from transip.config import DataSettings, LabelSettings, Recipe, load
+from transip.data.dataset import Dataset, prepare
+from transip.data.references import References, statistics
+from transip.evaluation.evaluate import evaluate_saved
+from transip.files import write_json
+from transip.labels.campaign import build
+from transip.training.loop import train
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PEERS = HERE.parent / "peers"
+DATA = Path("data/organics.pack")
+EXPORT = Path("data/organics.npz")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("entries", nargs="+", help="recipes or peers, by name")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--minutes", type=float, default=12.0, help="budget of training")
+    parser.add_argument("--steps", type=int, help="a budget of optimiser steps instead (recipes only)")
+    parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings: a.b=c")
+    parser.add_argument("--name", default="", help="appended to the entry's name, to tell overrides apart")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not DATA.exists():
+        build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
+    for entry in arguments.entries:
+        for seed in arguments.seeds:
+            target = RESULTS / f"{entry}{arguments.name}-seed{seed}.json"
+            if (PEERS / "adapters" / f"{entry}.py").exists():
+                run_peer(entry, seed, arguments.minutes, target)
+            else:
+                budget = ["training.minutes=null", f"training.steps={arguments.steps}"]
+                if arguments.steps is None:
+                    budget = ["training.steps=null", f"training.minutes={arguments.minutes}"]
+                recipe = load(Recipe, f"recipes/{entry}.yaml", [*arguments.overrides, *budget, f"training.seed={seed}"])
+                write_json(target, run_recipe(recipe, entry + arguments.name))
+            print(target, summary(json.loads(target.read_text())))
+
+
+def run_recipe(recipe: Recipe, entry: str) -> dict[str, object]:
+    """Train and evaluate one of our own."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(recipe, folder)
+        found = evaluate_saved(folder)
+        config = json.loads((Path(folder) / "model" / "config.json").read_text())
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    last = max((line for line in lines), key=lambda line: line["step"])
+    return {
+        "entry": entry,
+        "kind": "recipe" if recipe.objective.latent.weight or "augment" not in entry else "control",
+        "track": "cpu-1core",
+        "seed": recipe.training.seed,
+        "budget_minutes": recipe.training.minutes,
+        "train_structures": config["data"]["structures"],
+        "parameters": config["parameters"],
+        "forward_passes": last["forward_passes"],
+        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
+        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
+        "force_cosine": found.overall["force_cosine"],
+        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
+        "structures_evaluated": found.overall["structures"],
+        "steps": last["step"],
+        "seconds": last["time_s"],
+        "atoms_seen": last["atoms_seen"],
+        "curve": [[line["time_s"], 1e3 * line["force_mae"]] for line in lines if line["kind"] == "evaluation"],
+        "command": shlex.join(["python", *sys.argv]),
+        "recipe": recipe.model_dump(mode="json"),
+        "hardware": f"one core of {_processor()}",
+        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+    }
+
+
+def run_peer(entry: str, seed: int, minutes: float, target: Path) -> None:
+    """Train and evaluate a peer inside its own environment."""
+    if not EXPORT.exists():
+        export(EXPORT)
+    python = PEERS / ".venvs" / entry / "bin" / "python"
+    if not python.exists():
+        subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
+    options = {"data": EXPORT, "minutes": minutes, "seed": seed, "output": target}
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    subprocess.run([python, PEERS / "train.py", entry, *flags], check=True)
+
+
+def export(path: Path) -> None:
+    """The task as plain arrays, for programs that know nothing of transip."""
+    train_data, validation = prepare(DataSettings(train=(str(DATA),)))
+    references = References.fit(train_data)
+    scale = statistics(train_data, references)["force_rms"]
+    arrays = _arrays("train", train_data) | _arrays("validation", validation)
+    np.savez(path, references=references.values, scale=scale, **arrays)
+
+
+def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:
+    batch = data.batch(np.arange(len(data)))
+    assert batch.energy is not None and batch.forces is not None
+    names = ("numbers", "positions", "forces", "energy", "counts", "charge", "spin")
+    return {f"{split}_{name}": getattr(batch, name).numpy() for name in names}
+
+
+def summary(result: dict[str, float]) -> str:
+    return (
+        f"forces {result['force_mae_mev_per_angstrom']:.1f} meV/Å, energy {result['energy_mae_mev_per_atom']:.2f} "
+        f"meV/atom, rotation error {result['force_rotation_error_mev_per_angstrom']:.1f} meV/Å"
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Large molecules are looked at in parts and their neighbours gathered: the same numbers, by another road."""
+
+import pytest
+import torch
+
+from transip.batch import Batch
+from transip.config import ModelSettings
+from transip.model import pairs
+from transip.model.pairs import Neighbourhood, PairFeatures
+
+
+@pytest.fixture
+def batch(make_structure):
+    return Batch.collate([make_structure(count, seed=count) for count in (9, 1, 14)], torch.float64)
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize(("name", "value"), [("DENSE", 2), ("PAIRS_AT_ONCE", 100), ("PAIRS_AT_ONCE", 1)])
+def test_every_road_gives_the_same_numbers(make_model, batch, monkeypatch, forces, name, value):
+    model = make_model("default", forces)
+    with torch.no_grad():
+        expected = model(batch)
+        monkeypatch.setattr(pairs, name, value)
+        found = model(batch)
+    torch.testing.assert_close(found.energy, expected.energy, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-9)
+
+
+def test_gathered_neighbours_train_like_dense_ones(make_model, batch, monkeypatch):
+    def gradients() -> list[torch.Tensor]:
+        model = make_model().requires_grad_()
+        prediction = model(batch)
+        loss = prediction.energy.sum() + prediction.forces.square().sum()
+        return list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True))
+
+    expected = gradients()
+    monkeypatch.setattr(pairs, "DENSE", 2)
+    for a, b in zip(gradients(), expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_parts_cover_every_atom_once(monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 70)
+    positions = torch.randn(2, 10, 3)
+    with torch.no_grad():
+        parts = PairFeatures(ModelSettings(size="XS"))(positions, torch.ones(2, 10, dtype=torch.bool))
+        for _ in range(2):  # made anew for every block
+            looking = [part.looking for part in parts]
+            assert [i for part in looking for i in range(part.start, part.stop)] == list(range(10))
+    assert len(looking) == 4
+
+
+def test_surroundings_fade_out_smoothly_at_the_radius():
+    """Value and slope vanish where a neighbour leaves, else molecular dynamics would feel a kick."""
+    neighbourhood = Neighbourhood().double()
+    distance = torch.linspace(3.0, 4.5, 1501, dtype=torch.float64)[None, :, None]
+    vector = distance[..., None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)
+    features = neighbourhood(vector, distance, torch.ones_like(distance, dtype=torch.bool)).features[0, :, 0]
+    # more than DENSE atoms: neighbours come nearest first, which is the order given here
+    inside, outside = features[distance[0, : len(features), 0] < 4.0], features[distance[0, : len(features), 0] >= 4.0]
+    assert inside[0].abs().max() > 0.1
+    assert outside.numel() == 0 or outside.abs().max() == 0
+    assert inside[-1].abs().max() < 1e-5 and (inside[-1] - inside[-2]).abs().max() < 1e-5
