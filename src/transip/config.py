@@ -306,6 +306,9 @@ class Recipe(Settings):
     name: str = Field(description="of the run; its folder is runs/NAME unless given")
     data: DataSettings = Field(description="what to learn from")
     model: ModelSettings = Field(default_factory=ModelSettings, description="the network")
+    start: str | None = Field(
+        default=None, description="trained model whose weights training begins with; `model` may differ in `forces`"
+    )
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="the loss and its controls")
     references: ReferenceSettings = Field(default_factory=ReferenceSettings, description="element energies")
     training: TrainingSettings = Field(description="the run")

@@ -1,11 +1,14 @@
 """What goes into one optimiser step."""
 
 import itertools
+import json
 
 import pytest
 import torch
 
 from toy import read_metrics, toy_recipe
+from transip.errors import InputError
+from transip.model.files import load_model
 from transip.training.loop import train
 from transip.training.losses import Losses, Objective
 
@@ -46,3 +49,50 @@ def test_every_view_of_every_batch_has_an_orientation_of_its_own(toy_packs, tmp_
         assert all(not torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
     else:
         assert all(torch.equal(turn, torch.eye(3)) for turn in seen)
+
+
+@pytest.mark.parametrize("reflections", [True, False])
+def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_packs, tmp_path, monkeypatch, reflections):
+    seen: list[torch.Tensor] = []
+    forward = Objective.forward
+
+    def recorded(self: Objective, batch, turns, *rest) -> Losses:
+        seen.append(torch.linalg.det(turns).round())
+        return forward(self, batch, turns, *rest)
+
+    monkeypatch.setattr(Objective, "forward", recorded)
+    changes = {"training.steps": 12, "objective.views": 2, "objective.reflections": reflections}
+    train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
+    signs = torch.cat(seen, 1)
+    assert torch.equal(signs[0], signs[1])
+    assert abs(signs.mean()) < 0.4 if reflections else bool((signs == 1).all())
+
+
+@pytest.mark.parametrize(("before", "after"), [("direct", "gradient"), ("gradient", "direct"), ("direct", "direct")])
+def test_training_goes_on_from_a_trained_model(toy_packs, tmp_path, before, after):
+    train(toy_recipe(toy_packs, {"training.steps": 3, "model.forces": before}), tmp_path / "first", progress=False)
+    almost_nothing = {"name": "adamw", "learning_rate": 1e-12}
+    changes = {
+        "training.steps": 1,
+        "training.optimizer": almost_nothing,
+        "training.seed": 5,
+        "model.forces": after,
+        "start": str(tmp_path / "first"),
+    }
+    train(toy_recipe(toy_packs, changes), tmp_path / "second", progress=False)
+    first, second = load_model(tmp_path / "first"), load_model(tmp_path / "second")
+    assert second.scale == first.scale and torch.equal(second.references, first.references)
+    assert second.settings.forces == after
+    for name, value in second.state_dict().items():
+        if before == after or not name.startswith("force_head"):
+            torch.testing.assert_close(value, first.state_dict()[name], rtol=0, atol=1e-9)
+    config = json.loads((tmp_path / "second/model/config.json").read_text())
+    assert config["started_from"] == str(tmp_path / "first")
+
+
+def test_a_start_of_another_architecture_is_refused(toy_packs, tmp_path):
+    train(toy_recipe(toy_packs, {"training.steps": 1}), tmp_path / "first", progress=False)
+    changes = {"start": str(tmp_path / "first"), "model.depth": 1, "model.convolutions": 1}
+    with pytest.raises(InputError, match=r"another architecture.*depth 1 \(there 2\)"):
+        train(toy_recipe(toy_packs, changes), tmp_path / "second", progress=False)
+    assert not (tmp_path / "second" / "model").exists()

@@ -27,7 +27,7 @@ from transip.data.sampler import AtomBudgetSampler, check_budget
 from transip.errors import InputError, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import write_text
-from transip.model.files import save_model
+from transip.model.files import load_model, save_model
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.structure import ELEMENTS
@@ -309,7 +309,11 @@ class Training:
 
 
 def build_potential(recipe: Recipe, data: Dataset) -> Potential:
-    """An untrained potential whose references and scale fit `data`."""
+    """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.start`.
+
+    Raises:
+        InputError: that model is of another architecture.
+    """
     references = References.from_settings(recipe.references, data)
     found = statistics(data, references)
     card = {
@@ -319,7 +323,27 @@ def build_potential(recipe: Recipe, data: Dataset) -> Potential:
         "spins": sorted({int(s) for s in data.spins()}),
         "data": {"structures": len(data), **found},
     }
-    return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
+    if recipe.start is None:
+        return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
+    start = load_model(recipe.start)
+    _check_architecture(recipe, start)
+    potential = Potential(recipe.model, start.references, start.scale, {**card, "started_from": recipe.start})
+    # direct → gradient leaves the force head behind, gradient → direct gets a new one
+    known = potential.state_dict()
+    potential.load_state_dict({**known, **{k: v for k, v in start.state_dict().items() if k in known}})
+    return potential
+
+
+def _check_architecture(recipe: Recipe, start: Potential) -> None:
+    same = {"preset", "size", "forces"}  # the first two only fill in others
+    wanted, found = recipe.model.model_dump(exclude=same), start.settings.model_dump(exclude=same)
+    different = [f"{key} {wanted[key]} (there {found[key]})" for key in wanted if wanted[key] != found[key]]
+    if different:
+        raise InputError(
+            f"is of another architecture than the recipe's model: {', '.join(different)}",
+            where=str(recipe.start),
+            remedy="give the recipe's `model` the same settings",
+        )
 
 
 def averaged_weights(potential: Potential, decay: float) -> AveragedModel:
