@@ -6,10 +6,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def provenance(package: str) -> dict[str, object]:
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]).replace(f"{ROOT}/", ""),
         "hardware": f"one core of {_processor()}",
         "versions": {name: version(name) for name in (package, "torch", "numpy")},
     }

@@ -47,6 +47,10 @@ def test_trains(path, tiny_pack, tmp_path):
     values["data"] |= {"train": [str(tiny_pack)], "validation": [], "validation_fraction": 0.3}
     values["model"] = values.get("model", {}) | TINY_MODEL
     values["training"] |= TINY_TRAINING
+    if values.pop("start", None):
+        before = values | {"model": values["model"] | {"forces": "direct"}}
+        train(parse(Recipe, before, path.name), tmp_path / "before", progress=False)
+        values["start"] = str(tmp_path / "before")
     model = train(parse(Recipe, values, path.name), tmp_path / "run", progress=False)
     card = json.loads((model / "config.json").read_text())
     assert card["training"]["step"] == 2
