@@ -26,7 +26,6 @@ class Convolution(nn.Module):
     def forward(self, hidden: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n D"]:
         """Σ_j features_ij ⊗ channels_j, then read."""
         channels = self.channels(hidden)  # B N C
-        assert pairs.neighbours is not None
         features, atoms = pairs.neighbours.features.to(channels.dtype), pairs.neighbours.atoms
         if atoms is None:  # one product per structure
             view = (channels.mT @ features.flatten(2)).unflatten(-1, features.shape[2:]).transpose(1, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -39,21 +40,37 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of some looking atoms.
+    """All pairs of some looking atoms; what costs something to know is found when it is first asked for.
 
     Attributes:
         looking: the atoms that look.
         hide: −∞ for atoms seen that are padding, else 0; (B, N).
+        vector: x_seen − x_looking, Å, (B, N, n, 3).
         distance: Å, (B, N, n).
-        spread: the distance over Gaussians, (B, N, n, K); None without a distance bias.
-        neighbours: None without convolutions.
+        pair: two atoms, the seen one not padding, not the same, (B, N, n).
+        kinds: the functions over which `spread` and `neighbours` are spread.
     """
 
     looking: slice
     hide: Float[Tensor, "B N"]
+    vector: Float[Tensor, "B N n 3"]
     distance: Float[Tensor, "B N n"]
-    spread: Float[Tensor, "B N n K"] | None
-    neighbours: Neighbours | None
+    pair: Bool[Tensor, "B N n"]
+    kinds: PairFeatures
+
+    @cached_property
+    def spread(self) -> Float[Tensor, "B N n K"]:
+        """The distance over Gaussians, for a model with a distance bias."""
+        assert self.kinds.spread is not None
+        with torch.autocast(self.distance.device.type, enabled=False):
+            return self.kinds.spread(self.distance)
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The atoms nearby, for a model with convolutions."""
+        assert self.kinds.neighbourhood is not None
+        with torch.autocast(self.distance.device.type, enabled=False):
+            return self.kinds.neighbourhood(self.vector, self.distance, self.pair)
 
 
 class PairFeatures(nn.Module):
@@ -76,14 +93,10 @@ class PairFeatures(nn.Module):
         with torch.autocast(positions.device.type, enabled=False):
             vector = positions[:, :, None] - positions[:, None, looking]
             distance = (vector.square().sum(-1) + 1e-6).sqrt()  # smooth, also where an atom meets itself
-            spread = None if self.spread is None else self.spread(distance)
-            neighbours = None
-            if self.neighbourhood is not None:
-                index = torch.arange(positions.shape[1], device=positions.device)
-                other = index[:, None] != index[None, looking]
-                neighbours = self.neighbourhood(vector, distance, mask[:, :, None] & other)
+        index = torch.arange(positions.shape[1], device=positions.device)
+        pair = mask[:, :, None] & (index[:, None] != index[None, looking])
         hide = torch.zeros_like(distance[..., 0]).masked_fill(~mask, -math.inf)
-        return Pairs(looking, hide, distance, spread, neighbours)
+        return Pairs(looking, hide, vector, distance, pair, self)
 
 
 class Gaussians(nn.Module):
