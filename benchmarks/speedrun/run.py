@@ -20,6 +20,7 @@ import argparse
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--split", type=float, default=0.5, help="share of the first of two recipes")
     parser.add_argument("--steps", type=int, help="a budget of optimiser steps instead (recipes only)")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings: a.b=c")
+    parser.add_argument("--keep", type=Path, help="keep the runs, models included, in this folder")
     parser.add_argument("--name", default="", help="appended to the entry's name, to tell overrides apart")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,7 +65,8 @@ def main() -> None:
             if (PEERS / "adapters" / f"{entry}.py").exists():
                 run_peer(entry, seed, arguments.minutes, target)
             else:
-                write_json(target, run_recipes(recipes(entry, seed, arguments), entry + arguments.name))
+                keep = arguments.keep and arguments.keep / target.stem
+                write_json(target, run_recipes(recipes(entry, seed, arguments), entry + arguments.name, keep))
             print(target, summary(json.loads(target.read_text())))
 
 
@@ -81,7 +84,7 @@ def recipes(entry: str, seed: int, arguments: argparse.Namespace) -> list[Recipe
     return found
 
 
-def run_recipes(phases: list[Recipe], entry: str) -> dict[str, object]:
+def run_recipes(phases: list[Recipe], entry: str, keep: Path | None) -> dict[str, object]:
     """Train one recipe after the other, each starting with the weights of the one before; evaluate the last."""
     lines: list[dict[str, float]] = []
     spent = dict.fromkeys(("step", "time_s", "forward_passes", "atoms_seen"), 0)
@@ -95,6 +98,8 @@ def run_recipes(phases: list[Recipe], entry: str) -> dict[str, object]:
             spent = {key: max(line[key] for line in lines) for key in spent}
         found = evaluate_saved(folder)
         config = json.loads((folder / "model" / "config.json").read_text())
+        if keep is not None:
+            shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("checkpoints"))
     recipe = phases[-1]
     return {
         "entry": entry,

@@ -205,10 +205,10 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 @pytest.mark.parametrize(
     ("preset", "size", "count"),
     [
-        ("default", "XS", 350_676),
-        ("default", "S", 1_503_476),
-        ("default", "M", 22_391_572),
-        ("default", "L", 116_161_540),
+        ("default", "XS", 361_044),
+        ("default", "S", 1_522_036),
+        ("default", "M", 22_442_900),
+        ("default", "L", 116_262_020),
         ("paper", "XS", 226_500),
         ("paper", "S", 1_270_980),
         ("paper", "M", 21_890_692),

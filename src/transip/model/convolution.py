@@ -26,12 +26,9 @@ class Convolution(nn.Module):
     def forward(self, hidden: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n D"]:
         """Σ_j features_ij ⊗ channels_j, then read."""
         channels = self.channels(hidden)  # B N C
-        features, atoms = pairs.neighbours.features.to(channels.dtype), pairs.neighbours.atoms
-        if atoms is None:  # one product per structure
+        features = pairs.neighbours.features.to(channels.dtype)
+        if pairs.neighbours.atoms is None:  # one product per structure
             view = (channels.mT @ features.flatten(2)).unflatten(-1, features.shape[2:]).transpose(1, 2)
         else:
-            seen = channels.gather(1, atoms.flatten(1)[..., None].expand(-1, -1, CHANNELS)).unflatten(
-                1, atoms.shape[1:]
-            )
-            view = torch.einsum("bmic,bmik->bick", seen, features)
+            view = torch.einsum("bmic,bmik->bick", pairs.neighbours.of(channels), features)
         return self.read(view.flatten(2))

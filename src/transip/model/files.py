@@ -16,7 +16,9 @@ from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json, write_text
 from transip.model.potential import Potential
 
-FORMAT = 2  # 2: `convolutions` among the settings of the architecture
+FORMAT = 3
+# What a format has that the one before it had not: settings of the architecture, as they were in effect until then.
+NEW_SETTINGS = {2: {"convolutions": 0}, 3: {"pair_forces": False}}
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")
 
@@ -57,8 +59,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     try:
         settings, scale = config.pop("model"), float(config.pop("scale"))
         config.pop("parameters", None)
-        if version < 2:
-            settings = {"convolutions": 0, **settings}
+        for number, added in NEW_SETTINGS.items():
+            settings = settings if version >= number else {**added, **settings}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"lacks or misstates {error}", where=str(folder / CONFIG)) from error
     tensors = load_tensors(folder / WEIGHTS)

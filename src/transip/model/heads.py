@@ -1,12 +1,18 @@
-"""What is read from an atom's last embedding: its energy and, for direct models, its force.
+"""What is read from the atoms' last embeddings: energies and, for direct models, forces.
 
 Two pairs of heads: plain ones read the embedding as it comes; the `Vector` ones read it as ¼ scalars and ¾
-vectors (`fixed_representation`), so that they are equivariant functions of the embedding.
+vectors (`fixed_representation`), so that they are equivariant functions of the embedding. `PairForceHead` adds to the
+plain ones what needs two atoms to be seen.
 """
+
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+from transip.model.pairs import Neighbourhood, Pairs
 
 Embedding = Float[Tensor, "atoms width"]
 
@@ -49,6 +55,35 @@ class ForceHead(nn.Module):
     def forward(self, embedding: Embedding) -> Float[Tensor, "atoms 3"]:
         """One vector per atom, in units of the model's scale per Å."""
         return self.mlp(embedding)
+
+
+class PairForceHead(nn.Module):
+    """Forces along the lines between near atoms, each as strong as distance and both embeddings say.
+
+    Bonds are stiff, and their force is a steep function of one distance along one line: read off the pair, neither
+    has to be squeezed through an atom's embedding. The strengths are as (little) invariant as the embeddings.
+    """
+
+    HIDDEN = 64
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.seen = nn.Linear(width, self.HIDDEN, bias=False)
+        self.looking = nn.Linear(width, self.HIDDEN)
+        self.radial = nn.Linear(Neighbourhood.RADIAL, self.HIDDEN, bias=False)
+        self.strength = nn.Linear(self.HIDDEN, 1, bias=False)
+        nn.init.zeros_(self.strength.weight)
+
+    def forward(self, embedding: Float[Tensor, "B N D"], pairs: Iterable[Pairs]) -> Float[Tensor, "B N 3"]:
+        """One vector per atom, in units of the model's scale per Å; embeddings and forces in the padded layout."""
+        return torch.cat([self._of(embedding, part) for part in pairs], 1)
+
+    def _of(self, embedding: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n 3"]:
+        near = pairs.neighbours
+        looking = self.looking(embedding[:, pairs.looking])[:, None]
+        hidden = near.of(self.seen(embedding)) + looking + self.radial(near.radial)
+        strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
+        return (strength[..., None] * near.direction).sum(1)
 
 
 class VectorEnergyHead(nn.Module):

@@ -30,12 +30,29 @@ class Neighbours:
     """The atoms within a radius.
 
     Attributes:
-        features: of each pair, zero beyond the radius, (B, M, n, K).
+        fade: 1 for touching atoms, falling smoothly to 0 at the radius; 0 for what is no pair, (B, M, n).
+        radial: the distance over Gaussians, times `fade`, (B, M, n, K).
+        direction: from the looking atom to the seen one, of unit length, (B, M, n, 3).
         atoms: which atoms are the M, (B, M, n); None if they are all atoms in order.
     """
 
-    features: Float[Tensor, "B M n K"]
+    fade: Float[Tensor, "B M n"]
+    radial: Float[Tensor, "B M n K"]
+    direction: Float[Tensor, "B M n 3"]
     atoms: Int64[Tensor, "B M n"] | None
+
+    @cached_property
+    def features(self) -> Float[Tensor, "B M n F"]:
+        """`radial` × (1, `direction`)."""
+        directions = torch.cat([torch.ones_like(self.fade)[..., None], self.direction], -1)
+        return (directions[..., None] * self.radial[..., None, :]).flatten(-2)
+
+    def of(self, values: Float[Tensor, "B N C"]) -> Float[Tensor, "B M m C"]:
+        """Values of the atoms seen, for each atom that looks (m = n) or all alike (m = 1)."""
+        if self.atoms is None:
+            return values[:, :, None]
+        flat = self.atoms.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
+        return values.gather(1, flat).unflatten(1, self.atoms.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,7 @@ class Pairs:
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """The atoms nearby, for a model with convolutions."""
+        """The atoms nearby, for a model with convolutions or pair forces."""
         assert self.kinds.neighbourhood is not None
         with torch.autocast(self.distance.device.type, enabled=False):
             return self.kinds.neighbourhood(self.vector, self.distance, self.pair)
@@ -79,7 +96,7 @@ class PairFeatures(nn.Module):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
-        self.neighbourhood = Neighbourhood() if settings.convolutions else None
+        self.neighbourhood = Neighbourhood() if settings.convolutions or settings.has_pair_forces else None
 
     def forward(self, positions: Positions, mask: Mask) -> Iterable[Pairs]:
         """Pairs of every atom: at once, or in parts that are made anew whenever they are asked for."""
@@ -115,11 +132,11 @@ class Gaussians(nn.Module):
 
 
 class Neighbourhood(nn.Module):
-    """Displacements of near atoms, spread over Gaussians of distance × (1, direction)."""
+    """Displacements of near atoms, as a direction and a distance spread over Gaussians."""
 
     RADIUS = 4.0  # Å; features fade out smoothly towards it
     RADIAL = 32
-    FEATURES = 4 * RADIAL
+    FEATURES = 4 * RADIAL  # of `Neighbours.features`
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +145,7 @@ class Neighbourhood(nn.Module):
     def forward(
         self, vector: Float[Tensor, "B N n 3"], distance: Float[Tensor, "B N n"], pair: Bool[Tensor, "B N n"]
     ) -> Neighbours:
-        """Features of the pairs that are closer than the radius."""
+        """The pairs that are closer than the radius."""
         atoms = None
         if distance.shape[1] > DENSE:
             far = distance.detach().masked_fill(~pair, math.inf)
@@ -136,10 +153,8 @@ class Neighbourhood(nn.Module):
             atoms = far.topk(max(most, 1), dim=1, largest=False).indices
             vector = vector.gather(1, atoms[..., None].expand(-1, -1, -1, 3))
             distance, pair = distance.gather(1, atoms), pair.gather(1, atoms)
-        window = 0.5 + 0.5 * (distance.clamp(max=self.RADIUS) * (math.pi / self.RADIUS)).cos()
-        radial = self.radial(distance) * (window * pair)[..., None]
-        directions = torch.cat([torch.ones_like(distance)[..., None], vector / distance[..., None]], -1)
-        return Neighbours((directions[..., None] * radial[..., None, :]).flatten(-2), atoms)
+        fade = (0.5 + 0.5 * (distance.clamp(max=self.RADIUS) * (math.pi / self.RADIUS)).cos()) * pair
+        return Neighbours(fade, self.radial(distance) * fade[..., None], vector / distance[..., None], atoms)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
 from transip.config import ModelSettings
 from transip.model.embedding import AtomEmbedding
-from transip.model.heads import EnergyHead, ForceHead, VectorEnergyHead, VectorForceHead
-from transip.model.transformer import Transformer
+from transip.model.heads import EnergyHead, ForceHead, PairForceHead, VectorEnergyHead, VectorForceHead
+from transip.model.transformer import Transformer, to_padded
 
 
 class Potential(nn.Module):
@@ -50,6 +50,7 @@ class Potential(nn.Module):
         self.energy_head = (VectorEnergyHead if vectors else EnergyHead)(settings.width)
         direct = settings.forces == "direct"
         self.force_head = (VectorForceHead if vectors else ForceHead)(settings.width) if direct else None
+        self.pair_force_head = PairForceHead(settings.width) if settings.has_pair_forces else None
         self.register_buffer("references", references.to(torch.float64))
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
@@ -61,18 +62,29 @@ class Potential(nn.Module):
         if self.force_head is None:
             return self._predict_conservative(batch, layers)
         positions = centred(batch.positions, batch)
-        hiddens = self.transformer(self.embed(batch, positions), positions, batch)
+        hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch)
         last = self.norm(hiddens[-1])
-        forces = self.force_head(last).to(positions.dtype) * self.scale
+        forces = self.force_head(last).to(positions.dtype)
+        if self.pair_force_head is not None:
+            padded = to_padded(last, batch.slots, (len(batch), batch.largest))
+            forces = forces + self.pair_force_head(padded, pairs).flatten(0, 1)[batch.slots]
+        forces = forces * self.scale
         forces = forces - mean_by_structure(forces, batch)[batch.structure]  # no net force on a molecule
         return self._prediction(batch, self.energy_head(last), forces, hiddens, layers)
+
+    def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
+        """Embeddings after `layers`, as `forward` gives them; blocks after the deepest of them are not run."""
+        layers = [layer % self.settings.depth for layer in layers]
+        positions = centred(batch.positions, batch)
+        hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch, max(layers) + 1)
+        return tuple(unit_rms(hiddens[layer]) for layer in layers)
 
     def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
             positions = centred(leaf, batch)
-            hiddens = self.transformer(self.embed(batch, positions), positions, batch)
+            hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch)
             shares = self.energy_head(self.norm(hiddens[-1]))
             (gradient,) = torch.autograd.grad(shares.sum(), leaf, create_graph=training)
         if not training:

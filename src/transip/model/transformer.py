@@ -5,6 +5,7 @@ Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), D
 
 import math
 from collections.abc import Iterable
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ Logits = Float[Tensor, "B H n N"]
 
 
 class Transformer(nn.Module):
-    """Blocks of attention among the atoms of a molecule; returns the embedding after every block."""
+    """Blocks of attention among the atoms of a molecule."""
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
@@ -31,24 +32,29 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(settings, k in looking) for k in range(settings.depth))
 
     def forward(
-        self, embedding: Float[Tensor, "atoms D"], positions: Float[Tensor, "atoms 3"], batch: Batch
-    ) -> list[Float[Tensor, "atoms D"]]:
-        """Embeddings of the atoms after each block, first to last.
+        self,
+        embedding: Float[Tensor, "atoms D"],
+        positions: Float[Tensor, "atoms 3"],
+        batch: Batch,
+        depth: int | None = None,
+    ) -> tuple[list[Float[Tensor, "atoms D"]], Iterable[Pairs]]:
+        """Embeddings of the atoms after each block, first to last, and the pairs of atoms that the blocks saw.
 
         Args:
             embedding: of the atoms before the first block.
             positions: Å, centred per structure.
             batch: says which atoms belong together.
+            depth: run only this many blocks.
         """
         slots, size = batch.slots, (len(batch), batch.largest)
         hidden_BND = to_padded(embedding, slots, size)
         positions_BN3 = to_padded(positions, slots, size)
         pairs = self.pairs(positions_BN3, batch.mask)
         hiddens = []
-        for block in self.blocks:
+        for block in islice(self.blocks, depth):
             hidden_BND = block(hidden_BND, positions_BN3, pairs)
             hiddens.append(hidden_BND.flatten(0, 1)[slots])
-        return hiddens
+        return hiddens, pairs
 
 
 class Block(nn.Module):
