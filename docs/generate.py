@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import results_pages
+import study_page
 import torch
 import typer
 from pydantic.fields import FieldInfo
@@ -27,6 +28,7 @@ def main() -> None:
     (REFERENCE / "settings.md").write_text(settings_page(), encoding="utf-8")
     (REFERENCE / "cli.md").write_text(cli_page(), encoding="utf-8")
     results_pages.write()
+    study_page.write()
 
 
 def settings_page() -> str:

@@ -1,8 +1,13 @@
-"""Writes results/speedrun.md and its figure from benchmarks/speedrun/results: nothing in them is typed by hand."""
+"""Writes results/speedrun.md, results/throughput.md, their figures and the tables of explanation/scaling.md.
+
+They come from benchmarks/*/results and from benchmarks/throughput/plan.py: nothing in them is typed by hand.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,8 +18,8 @@ from matplotlib.figure import Figure
 from transip.files import atomic_path
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "speedrun" / "results"
-PAGE, FIGURE = HERE / "results" / "speedrun.md", HERE / "results" / "speedrun.svg"
+PAGES, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks"
+RESULTS, SPEED = BENCHMARKS / "speedrun" / "results", BENCHMARKS / "throughput" / "results"
 COLUMNS = {
     "forces, meV/Å": ("force_mae_mev_per_angstrom", 1),
     "energy, meV/atom": ("energy_mae_mev_per_atom", 2),
@@ -40,15 +45,50 @@ few per cent. What was tried on the way, and failed, is in `benchmarks/speedrun/
 """
 
 
+SPEED_INTRODUCTION = """# Throughput
+
+Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures, with
+random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20 atoms,
+training a step on 16 of them; the others are one molecule, or one cluster of molecules. The model is timed on a
+prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through `TransIPCalculator`. Memory is
+the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak.
+
+```console
+$ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
+$ python benchmarks/throughput/stream.py --molecules 100000
+```
+"""
+SPEED_COLUMNS = {  # column → case, key, digits
+    "batch, atoms/s": ("batch64x20", "atoms_per_second", 0),
+    "20 atoms, ms": ("single20", "milliseconds", 2),
+    "200 atoms, ms": ("single200", "milliseconds", 1),
+    "1,000 atoms, ms": ("single1000", "milliseconds", 0),
+    "calculator, ms": ("calculator20", "milliseconds", 2),
+    "training, atoms/s": ("train", "atoms_per_second", 0),
+    "share of peak, training": ("train", "matmul_peak_share", 2),
+}
+
+
 def write() -> None:
-    """Write the page and the figure."""
+    """Write the pages, the figures and the scaling plan's tables."""
+    PAGES.mkdir(exist_ok=True)
     groups = entries()
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(
-        "\n".join([INTRODUCTION, *table(groups), "", "```{image} speedrun.svg", "```", ""]), encoding="utf-8"
-    )
-    with atomic_path(FIGURE) as partial:
-        figure(groups).savefig(partial, format="svg")
+    write_page("speedrun", [INTRODUCTION, *table(groups)], figure(groups))
+    rows = speed_rows()
+    grown = [row for row in rows if row["case"] == "growth"]
+    page = [SPEED_INTRODUCTION, *speed_table(rows), *start_table(rows), *growth_text(grown), *stream_text()]
+    write_page("throughput", page, growth_figure(grown) if grown else None)
+    plan = subprocess.run([sys.executable, BENCHMARKS / "throughput" / "plan.py"], check=True, capture_output=True)
+    (PAGES / "scaling-plan.txt").write_bytes(plan.stdout)
+
+
+def write_page(name: str, lines: list[str], drawing: Figure | None) -> None:
+    """A page that ends with its figure."""
+    image = ["", f"```{{image}} {name}.svg", "```"] if drawing else []
+    (PAGES / f"{name}.md").write_text("\n".join([*lines, *image, ""]), encoding="utf-8")
+    if drawing:
+        with atomic_path(PAGES / f"{name}.svg") as partial:
+            drawing.savefig(partial, format="svg")
 
 
 def entries() -> list[list[dict[str, Any]]]:
@@ -88,3 +128,90 @@ def figure(groups: list[list[dict[str, Any]]]) -> Figure:
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return drawing
+
+
+# ------------------------------------------------------------------------------------------ throughput
+
+
+def speed_rows() -> list[dict[str, Any]]:
+    """Rows of all entries."""
+    paths = [path for path in sorted(SPEED.glob("*.json")) if path.name != "stream.json"]
+    return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def speed_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A line per entry, kind of forces and compilation, the fastest batch first."""
+    groups: dict[tuple[str, str, bool], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        if row["case"] in {case for case, _, _ in SPEED_COLUMNS.values()}:
+            groups[row["entry"], row["forces"], row["compiled"]][row["case"]] = row
+    if not groups:
+        return ["Nothing has been measured yet."]
+    lines = [
+        f"| entry | forces | compiled | {' | '.join(SPEED_COLUMNS)} | memory, MB |",
+        "|---|---|---|" + "---|" * (len(SPEED_COLUMNS) + 1),
+    ]
+    fastest = sorted(groups.items(), key=lambda item: -item[1].get("batch64x20", {}).get("atoms_per_second", 0))
+    for (entry, forces, compiled), cases in fastest:
+        cells = [number(cases.get(case, {}).get(key), digits) for case, key, digits in SPEED_COLUMNS.values()]
+        memory = number(max(row["peak_memory_mb"] for row in cases.values()), 0)
+        lines.append(f"| {entry} | {forces} | {'yes' if compiled else 'no'} | {' | '.join(cells)} | {memory} |")
+    return lines
+
+
+def start_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What comes before the first energy."""
+    names = {
+        ("torch", "import"): "importing PyTorch",
+        ("transip", "import"): "importing `transip.TransIPCalculator` after it",
+        ("transip-S", "first12"): "loading a model, first energy and forces of benzene",
+    }
+    found = [(names[key], row) for row in rows if (key := (row["entry"], row["case"])) in names]
+    if not found:
+        return []
+    return ["", "| start | ms |", "|---|---|", *(f"| {name} | {row['milliseconds']:,.0f} |" for name, row in found)]
+
+
+def growth_text(rows: list[dict[str, Any]]) -> list[str]:
+    """How time and memory grow."""
+    if not rows:
+        return []
+    last = rows[-1]
+    return [
+        "",
+        f"**One structure of up to {last['atoms']:,} atoms** (transip-S, direct forces, eager): from 1,000 atoms on, "
+        f"time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, as "
+        f"N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
+        f"{last['peak_memory_mb'] / 1e3:,.2f} GB in all.",
+    ]
+
+
+def growth_figure(rows: list[dict[str, Any]]) -> Figure:
+    """Time and memory against atoms."""
+    drawing = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = {"milliseconds": "ms", "memory_over_before_mb": "memory over the process before, MB"}
+    for axes, (key, label) in zip(drawing.subplots(1, 2), panels.items(), strict=True):
+        axes.loglog([row["atoms"] for row in rows], [row[key] for row in rows], "o-")
+        axes.set(xlabel="atoms", ylabel=label)
+        axes.grid(alpha=0.3, which="both")
+    return drawing
+
+
+def stream_text() -> list[str]:
+    """`transip predict` over a long file."""
+    path = SPEED / "stream.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    least, most = min(found["memory_mb"]), max(found["memory_mb"])
+    return [
+        "",
+        f"**`transip predict` over {found['molecules']:,} molecules** in extxyz: {found['atoms_per_second']:,.0f} "
+        f"atoms/s, {100 * found['share_of_batched_rate']:.0f} % of the model's own rate; the most memory in a tenth of "
+        f"the time is between {least:,.0f} and {most:,.0f} MB.",
+    ]
+
+
+def number(value: float | None, digits: int) -> str:
+    """A cell; a dash where nothing was measured."""
+    return "–" if value is None else f"{value:,.{digits}f}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy import write_toy_pack
+from toy import write_toy_pack, write_toy_pool
 from transip.config import ModelSettings
 from transip.model.potential import Potential
 from transip.structure import Structure
@@ -68,6 +68,12 @@ def toy_packs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Labelled packs (training, validation) with an analytic pair potential; see `toy.py`."""
     folder = tmp_path_factory.mktemp("toy")
     return write_toy_pack(folder / "train.pack", 43), write_toy_pack(folder / "validation.pack", 12, seed=1)
+
+
+@pytest.fixture(scope="session")
+def toy_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of 18 unlabelled molecules whose compositions are in neither of `toy_packs`."""
+    return write_toy_pool(tmp_path_factory.mktemp("pool") / "pool.pack", 18)
 
 
 @pytest.fixture(scope="session", autouse=True)

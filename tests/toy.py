@@ -15,6 +15,7 @@ from transip.data.store import write_pack
 from transip.structure import Structure
 
 MOLECULES = ("H2O", "CH4", "NH3", "CH3OH", "HCN", "C2H4", "CO2", "CH3SH", "H2CO", "C2H2")
+OTHERS = ("C2H6", "CH3CH2OH", "H2O2", "N2H4", "HCOOH", "SH2")  # of other compositions
 TINY = {"width": 32, "depth": 2, "heads": 4}  # as small as a model can be and still have every part twice
 TIMES = {"time_s", "atoms_per_second", "memory_mb"}  # what two equal runs may differ in
 
@@ -53,6 +54,17 @@ def toy_structure(number: int, seed: int = 0, kinds: int = len(MOLECULES)) -> St
 def write_toy_pack(path: Path, structures: int, seed: int = 0, kinds: int = len(MOLECULES)) -> Path:
     """A pack of `structures` toy structures."""
     write_pack(path, [toy_structure(i, seed, kinds) for i in range(structures)], level_of_theory="toy pairs")
+    return path
+
+
+def write_toy_pool(path: Path, structures: int) -> Path:
+    """A pack of unlabelled shaken molecules of other compositions."""
+    generator, pool = np.random.default_rng(5), []
+    for i in range(structures):
+        atoms = ase.build.molecule(OTHERS[i % len(OTHERS)])
+        positions = atoms.positions + generator.normal(scale=0.08, size=(len(atoms), 3))
+        pool.append(Structure(atoms.numbers.astype(np.int64), positions, 0, 1, source=f"pool-{i}"))
+    write_pack(path, pool, level_of_theory="none")
     return path
 
 

@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
-import platform
 import shlex
 import sys
 from importlib.metadata import version
@@ -25,6 +24,8 @@ import torch
 from rich.progress import track
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
 from transip.data.dataset import Dataset
 from transip.evaluation.evaluate import budget_for, evaluate, held_out
 from transip.files import atomic_path, write_json
@@ -59,7 +60,7 @@ def main() -> None:
         "model": str(arguments.model),
         "structures": len(sample),
         "seed": SEED,
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {arguments.device}",
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
         "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
         "rows": rows,
     }

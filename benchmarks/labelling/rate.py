@@ -9,7 +9,6 @@ have the size of OMol25's (about 1 eV/Å per atom, few above 10). Writes `result
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
 from transip.config import LabelSettings
 from transip.labels.campaign import build
 from transip.labels.chunks import label_chunk
@@ -29,11 +30,6 @@ DOMAINS = (
     {"domain": "elytes", "structures": 120, "max_atoms": 26, "conformers": 8},
     {"domain": "metal_complexes", "structures": 120, "max_atoms": 26, "conformers": 8},
 )
-
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def core_seconds(settings):

@@ -9,7 +9,6 @@ results/. One command, minutes on one core for a molecule, an hour for a dimer:
 
 import argparse
 import json
-import platform
 import sys
 import time
 from dataclasses import replace
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from ase.units import Bohr, Hartree
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
 from transip.labels.methods import level_of_theory, mean_field, wb97m_v
 from transip.structure import Structure
 
@@ -91,7 +92,7 @@ def main():
         "level_of_theory": level_of_theory("wb97m-v"),
         "basis": basis,
         "versions": {name: version(name) for name in ("pyscf", "numpy", "transip")},
-        "hardware": platform.processor() or platform.machine(),
+        "hardware": processor(),
         "seed": None,
         "steps_angstrom": [STEP, 2 * STEP],
         "coordinates_atom_axis": COORDINATES,

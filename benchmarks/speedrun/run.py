@@ -18,7 +18,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
 
 import argparse
 import json
-import platform
 import shlex
 import shutil
 import subprocess
@@ -30,6 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
 from transip.config import DataSettings, LabelSettings, Recipe, load
 from transip.data.dataset import Dataset, prepare
 from transip.data.references import References, statistics
@@ -121,7 +122,7 @@ def run_recipes(phases: list[Recipe], entry: str, keep: Path | None) -> dict[str
         "curve": [[line["time_s"], 1e3 * line["force_mae"]] for line in lines if line["kind"] == "evaluation"],
         "command": shlex.join(["python", *sys.argv]),
         "recipes": [phase.model_dump(mode="json") for phase in phases],
-        "hardware": f"one core of {_processor()}",
+        "hardware": f"one core of {processor()}",
         "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
     }
 
@@ -159,12 +160,6 @@ def summary(result: dict[str, float]) -> str:
         f"forces {result['force_mae_mev_per_angstrom']:.1f} meV/Å, energy {result['energy_mae_mev_per_atom']:.2f} "
         f"meV/atom, rotation error {result['force_rotation_error_mev_per_angstrom']:.1f} meV/Å"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 if __name__ == "__main__":

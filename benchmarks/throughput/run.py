@@ -1,11 +1,17 @@
 """Speed of energies and forces, and of training, on one core: ours, the peers and GFN2-xTB, on the same structures.
 
-    python benchmarks/throughput/run.py ours reference painn esen mace nequip
-    python benchmarks/throughput/run.py growth
+    python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
+    python benchmarks/throughput/run.py ours --quick --cases batch64x20 --output /tmp/throughput
 
-Weights are random (speed does not depend on them). Each row is the median over repeats after warming up; peak memory
-is that of a fresh process for the case. Results go to benchmarks/throughput/results/, one list of objects per entry.
-Run nothing else beside it.
+Weights are random: speed does not depend on them. Times are processor time of one thread, the shortest of up to 30
+repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is
+beside it. `single…`, `batch…` and `train` are the model on a prepared batch, whose neighbours the peers are given;
+`calculator20` is a molecule through TransIPCalculator. Every row of ours is measured in a fresh process. Compiled rows
+are left out where there is no compilation.
+
+Results go to benchmarks/throughput/results/ENTRY.json, a list of rows. The matrix-product peak is that of float32
+products of 1,024 × 1,024 matrices on the same core; operations are those of the model's matrix products, forward
+and, in `train`, backward, not the optimiser's.
 """
 
 import os
@@ -13,237 +19,196 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # one core, whatever the machine has
 
 import argparse
+import itertools
 import json
-import resource
 import shlex
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from transip.batch import Batch
-from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
-from transip.data.dataset import Dataset
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from cases import CASES, FILE, export, structures_of
+from ours import MODELS, measure_ours, model_of
+
+from hardware import measure, processor
 from transip.files import write_json
 from transip.labels.methods import GFN2
-from transip.model.potential import Potential
-from transip.rotations import random_rotations
-from transip.structure import MAX_ATOMIC_NUMBER, Structure
-from transip.training.losses import Objective, Share
-from transip.training.optim import Optimizers
+from transip.model.files import save_model
 
 HERE = Path(__file__).parent
 RESULTS, PEERS = HERE / "results", HERE.parent / "peers"
-STRUCTURES = Path("data/throughput.npz")
-CASES = ("batch64x20", "single20", "single200", "single1000", "train")
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
-SPACING = 7.0  # Å between the centres of 20-atom molecules in the clusters of 200 and 1,000
+LARGE = 1000  # atoms from which on exponents are fitted
+IMPORTS = 5  # fresh processes
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("entries", nargs="+", help="ours, reference (GFN2-xTB), growth, or a peer")
-    parser.add_argument("--case", nargs=4, metavar=("CASE", "FORCES", "COMPILED", "ATOMS"), help=argparse.SUPPRESS)
+    parser.add_argument("entries", nargs="+", help="ours, import, growth, reference (GFN2-xTB), or a peer")
+    parser.add_argument("--cases", nargs="+", default=[*CASES, "calculator20"], help="of ours and the reference")
+    parser.add_argument("--quick", action="store_true", help="few repeats, growth to 3,000 atoms: does it work at all?")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.case:
-        case, forces, compiled, atoms = arguments.case
-        print(json.dumps(measure(case, forces, compiled == "True", int(atoms))))
+    effort = {"repeats": 3, "seconds": 10.0} if arguments.quick else {"repeats": 30, "seconds": 60.0}
+    if arguments.one:
+        print(json.dumps(measure_ours(**arguments.one, **effort)))
         return
-    if not STRUCTURES.exists():
-        np.savez(STRUCTURES, **export())
+    if not FILE.exists():
+        export()
     for entry in arguments.entries:
-        if entry == "ours":
-            combinations = [(c, f, k) for c in CASES for f in ("direct", "gradient") for k in (False, True)]
-            rows = [in_fresh_process(case, forces, compiled) for case, forces, compiled in combinations]
-        elif entry == "growth":
-            rows = [in_fresh_process("growth", "direct", False, atoms) for atoms in GROWTH]
-        elif entry == "reference":
-            rows = [reference(case) for case in CASES if case.startswith("single") and case != "single1000"]
-        else:
-            rows = peer(entry)
-        target = RESULTS / f"{entry}.json"
-        write_json(target, rows)
-        for row in rows:
-            print(f"{entry:10} {row['case']:11} {row['forces']:9} {row['milliseconds']:10.2f} ms", flush=True)
+        rows = []
+        for row in rows_of(entry, arguments, effort):
+            rows.append(row | ORIGIN)
+            print(summary(row), flush=True)
+        write_json(arguments.output / f"{entry}.json", rows)
 
 
-# ------------------------------------------------------------------------------------------ structures
+def summary(row: Row) -> str:
+    compiled = "compiled" if row["compiled"] else ""
+    label = f"{row['entry']:17} {row['case']:13} {row.get('atoms', ''):>6} {row['forces']:9} {compiled:9}"
+    return f"{label} {row['milliseconds']:11.2f} ms {row['peak_memory_mb'] or 0:9.0f} MB"
 
 
-def export() -> dict[str, np.ndarray]:
-    """64 organic molecules of 20 atoms, one of them alone, and clusters of 200 and 1,000 atoms of such molecules."""
-    data = Dataset.open(["data/organics.pack"])
-    alike = [data.structure(int(i)) for i in np.flatnonzero(data.counts == 20)[:64]]
-    cases = {
-        "batch64x20": alike,
-        "single20": alike[:1],
-        "single200": [cluster(alike, 200)],
-        "single1000": [cluster(alike, 1000)],
-        "train": alike[:16],
-    }
-    arrays: dict[str, np.ndarray] = {}
-    for case, structures in cases.items():
-        arrays[f"{case}_numbers"] = np.concatenate([s.numbers for s in structures])
-        arrays[f"{case}_positions"] = np.concatenate([s.positions for s in structures])
-        arrays[f"{case}_counts"] = np.array([len(s) for s in structures])
-    return arrays
+ORIGIN: Row = {
+    "track": "cpu-1core",
+    "hardware": f"one core of {processor()}",
+    "command": shlex.join(["python", *sys.argv]),
+}
 
 
-def cluster(molecules: list[Structure], atoms: int) -> Structure:
-    """Molecules of 20 atoms on a cubic lattice."""
-    copies = -(-atoms // 20)
-    side = int(np.ceil(copies ** (1 / 3)))
-    places = SPACING * np.stack(np.unravel_index(np.arange(copies), (side, side, side)), -1)
-    chosen = [molecules[k % len(molecules)] for k in range(copies)]
-    positions = [m.positions - m.positions.mean(0) + place for m, place in zip(chosen, places, strict=True)]
-    numbers = np.concatenate([m.numbers for m in chosen])[:atoms]
-    parity = int(numbers.sum()) % 2
-    return Structure(numbers, np.concatenate(positions)[:atoms], 0, 1 + parity)
-
-
-def structures_of(case: str) -> list[Structure]:
-    arrays = np.load(STRUCTURES)
-    counts = arrays[f"{case}_counts"]
-    numbers, positions = (np.split(arrays[f"{case}_{name}"], counts.cumsum()[:-1]) for name in ("numbers", "positions"))
-    return [Structure(z, x, 0, 1 + int(z.sum()) % 2) for z, x in zip(numbers, positions, strict=True)]
+def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -> Iterable[Row]:
+    if entry == "ours":
+        wanted = itertools.product(MODELS, arguments.cases, ("direct", "gradient"), (False, True))
+        rows = (in_fresh_process(*one, quick=arguments.quick) for one in wanted)
+        return (row for row in rows if row)
+    if entry == "growth":
+        return growth(arguments.quick)
+    if entry == "reference":
+        return (reference(case, effort) for case in arguments.cases if case in ("single20", "single200"))
+    if entry == "import":
+        return imports()
+    return peer(entry, arguments.quick)
 
 
 # ------------------------------------------------------------------------------------------ ours
 
 
-def in_fresh_process(case: str, forces: str, compiled: bool, atoms: int = 0) -> dict[str, object]:
-    """Measure one row where nothing else has used memory."""
-    command = [sys.executable, __file__, "ours", "--case", case, forces, str(compiled), str(atoms)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    row = json.loads(done.stdout.splitlines()[-1])
-    return {**row, "command": shlex.join(["python", *sys.argv])}
+def in_fresh_process(entry: str, case: str, forces: str, compiled: bool, atoms: int = 0, *, quick: bool) -> Row | None:
+    """Measure one row where nothing else has used memory; None, with a message, if that cannot be done."""
+    one = {"entry": entry, "case": case, "forces": forces, "compiled": compiled, "atoms": atoms}
+    flags = ["--quick"] if quick else []
+    command = [sys.executable, __file__, "ours", "--one", json.dumps(one), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{one} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(case: str, forces: str, compiled: bool, atoms: int) -> dict[str, object]:
-    """One row for the default model of size S."""
-    torch.manual_seed(0)
-    model = Potential(ModelSettings(forces=forces), torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), 1.0)
-    structures = [cluster(structures_of("batch64x20"), atoms)] if case == "growth" else structures_of(case)
-    batch = Batch.collate(structures)
-    before = memory_mb()
-    run = training_step(model, batch, compiled) if case == "train" else inference(model, batch, compiled)
-    with FlopCounterMode(display=False) as counter:
-        run()
-    seconds = timed(run, repeats=3 if len(batch.numbers) > 500 else 30)
-    done = len(batch.numbers)
-    return {
-        "entry": "transip-S",
-        "kind": "ours",
-        "track": "cpu-1core",
-        "case": case,
-        "atoms": done,
-        "forces": forces,
-        "compiled": compiled,
-        "atoms_per_second": done / seconds,
-        "milliseconds": 1e3 * seconds,
-        "peak_memory_mb": memory_mb() - before,
-        "matmul_peak_share": None if compiled else counter.get_total_flops() / seconds / matmul_peak(),
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
-    }
+def growth(quick: bool) -> list[Row]:
+    """One cluster of each size, and how time and memory over that of the empty process grow among the large ones."""
+    rows = []
+    for atoms in (size for size in GROWTH if size <= 3000 or not quick):
+        if row := in_fresh_process("transip-S", "growth", "direct", False, atoms, quick=quick):
+            rows.append(row | {"memory_over_before_mb": row["peak_memory_mb"] - row["memory_before_mb"]})
+    large = [row for row in rows if row["atoms"] >= LARGE]
+    sizes = np.log([row["atoms"] for row in large])
+    fits = {"time_exponent": "milliseconds", "memory_exponent": "memory_over_before_mb"}
+    found = {name: float(np.polyfit(sizes, np.log([row[key] for row in large]), 1)[0]) for name, key in fits.items()}
+    return [row | found if row["atoms"] >= LARGE else row for row in rows]
 
 
-def inference(model: Potential, batch: Batch, compiled: bool) -> Callable[[], object]:
-    model.eval().requires_grad_(False)
-    if compiled:
-        model.compile_blocks()
+IMPORT = """
+import json, sys, time
+now = lambda: (time.process_time(), time.perf_counter())
+marks = [now()]
+import torch
+marks.append(now())
+import transip
+calculator = transip.TransIPCalculator
+marks.append(now())
+from ase.build import molecule
+atoms = molecule("C6H6")
+marks.append(now())
+atoms.calc = calculator(sys.argv[1], charge=0, spin=1, unseen="ignore")
+atoms.get_forces()
+marks.append(now())
+print(json.dumps(marks))
+"""
 
-    @torch.no_grad()
-    def run() -> object:
-        return model(batch)
 
-    return run
-
-
-def training_step(model: Potential, batch: Batch, compiled: bool) -> Callable[[], object]:
-    """Forward, backward and optimiser, on one random orientation."""
-    if compiled:
-        model.compile_blocks()
-    objective = Objective(model, ObjectiveSettings())
-    optimizers = Optimizers(objective, OptimizerSettings())
-    labelled = Batch(**{**vars(batch), "energy": torch.zeros(len(batch)).double(), "forces": batch.positions})
-    turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
-
-    def run() -> None:
-        objective(labelled, turns, 0, Share(len(batch), batch.num_atoms, 0.0), 0.5).total.backward()
-        optimizers.step(0.5)
-        optimizers.zero_grad()
-
-    return run
+def imports() -> list[Row]:
+    """Importing PyTorch, our calculator on top of it, then loading a model and a first energy: best of fresh ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model_of("transip-S", "direct"), Path(folder) / "model")
+        command = [sys.executable, "-c", IMPORT, str(Path(folder) / "model")]
+        marks = np.array([json.loads(subprocess.check_output(command)) for _ in range(IMPORTS)])
+    busy, wall = 1e3 * np.diff(marks, axis=1).min(0).T
+    steps = {0: ("torch", "reference", "import"), 1: ("transip", "ours", "import"), 3: ("transip-S", "ours", "first12")}
+    return [
+        {
+            "entry": entry,
+            "kind": kind,
+            "case": case,
+            "forces": "direct",
+            "compiled": False,
+            "atoms_per_second": None,
+            "milliseconds": busy[step],
+            "wall_milliseconds": wall[step],
+            "peak_memory_mb": None,
+            "matmul_peak_share": None,
+            "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+        }
+        for step, (entry, kind, case) in steps.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------ others
 
 
-def reference(case: str) -> dict[str, object]:
+def reference(case: str, effort: dict[str, Any]) -> Row:
     """GFN2-xTB itself, a fresh self-consistent field each time."""
     (structure,) = structures_of(case)
-
-    def run() -> object:
-        return GFN2(structure.numbers, structure.charge, structure.spin)(structure.positions)
-
-    seconds = timed(run, repeats=1 if len(structure) > 100 else 10)
+    limits = effort | {"seconds": min(effort["seconds"], 30.0)}
+    found = measure(lambda: GFN2(structure.numbers, 0, structure.spin)(structure.positions), **limits)
     return {
         "entry": "gfn2-xtb",
         "kind": "reference",
-        "track": "cpu-1core",
         "case": case,
         "atoms": len(structure),
         "forces": "gradient",
         "compiled": False,
-        "atoms_per_second": len(structure) / seconds,
-        "milliseconds": 1e3 * seconds,
-        "peak_memory_mb": memory_mb(),
+        "atoms_per_second": 1e3 * len(structure) / found["milliseconds"],
+        **found,
         "matmul_peak_share": None,
-        "command": shlex.join(["python", *sys.argv]),
         "versions": {"tblite": version("tblite")},
     }
 
 
-def peer(entry: str) -> list[dict[str, object]]:
-    """A peer, measured inside its own environment."""
-    python, target = PEERS / ".venvs" / entry / "bin" / "python", RESULTS / f"{entry}.json"
+def peer(entry: str, quick: bool) -> list[Row]:
+    """A peer, measured inside its own environment as it comes and, where its package has that, compiled."""
+    python = PEERS / ".venvs" / entry / "bin" / "python"
     if not python.exists():
         subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
-    subprocess.run([python, PEERS / "speed.py", entry, f"--structures={STRUCTURES}", f"--output={target}"], check=True)
-    return json.loads(target.read_text())
-
-
-# ------------------------------------------------------------------------------------------ measuring
-
-
-def timed(run: Callable[[], object], repeats: int) -> float:
-    """Median seconds."""
-    for _ in range(1 + repeats // 3):
-        run()
-    found = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
-
-
-def matmul_peak(size: int = 1024) -> float:
-    """Operations a second of a large float32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / timed(lambda: a @ b, repeats=10)
-
-
-def memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for flags in ([], ["--compile"]):
+            target = Path(folder) / "rows.json"
+            options = [f"--structures={FILE}", f"--output={target}", *flags, *(["--quick"] if quick else [])]
+            done = subprocess.run([python, PEERS / "speed.py", entry, *options], check=not flags)
+            if not done.returncode:
+                rows += json.loads(target.read_text())
+    return rows
 
 
 if __name__ == "__main__":

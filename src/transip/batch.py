@@ -61,6 +61,23 @@ class Batch:
         """True where a padded layout holds an atom."""
         return torch.arange(self.largest, device=self.counts.device) < self.counts[:, None]
 
+    @property
+    def full(self) -> bool:
+        """Whether a padded layout has no padding, all structures being equally large."""
+        return self.num_atoms == len(self) * self.largest
+
+    def padded(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "structures largest *rest"]:
+        """Flat per-atom values in the padded layout, zeros where there is no atom."""
+        if not self.full:
+            empty = values.new_zeros(len(self) * self.largest, *values.shape[1:])
+            values = empty.index_copy(0, self.slots, values)
+        return values.unflatten(0, (len(self), self.largest))
+
+    def flat(self, padded: Float[Tensor, "structures largest *rest"]) -> Float[Tensor, "atoms *rest"]:
+        """Inverse of `padded`."""
+        values = padded.flatten(0, 1)
+        return values if self.full else values[self.slots]
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to `device`; cast positions and forces (never energies) to `dtype`."""
 
@@ -139,9 +156,7 @@ class Prediction:
 
 def sum_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
     """Sum per-atom values over the atoms of each structure, in order (no atomics, hence deterministic)."""
-    padded = values.new_zeros(len(batch) * batch.largest, *values.shape[1:])
-    padded = padded.index_copy(0, batch.slots, values)
-    return padded.view(len(batch), batch.largest, *values.shape[1:]).sum(1)
+    return batch.padded(values).sum(1)
 
 
 def mean_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:

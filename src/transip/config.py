@@ -106,6 +106,11 @@ class DataSettings(Settings):
         default=1000, description="structures used for evaluation during training, at most"
     )
     max_train: int | None = Field(default=None, gt=0, description="train on a random subset of this many structures")
+    unlabelled: tuple[str, ...] = Field(
+        default=(),
+        description="packed stores of which only geometries are used, for the losses between two views; "
+        "structures whose composition is held out for validation are left out",
+    )
     seed: int = Field(default=0, description="seed of the split and of subsets")
 
 
@@ -113,6 +118,11 @@ class BatchSettings(Settings):
     """How structures are put into batches: whichever limit is met first closes a batch."""
 
     structures: PositiveInt = Field(default=16, description="structures in a batch, at most, per process")
+    unlabelled: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="structures of `data.unlabelled` beside them, each in two views, at most, per process; "
+        "the limits below hold for them too, apart from the labelled ones",
+    )
     atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
     pairs: PositiveInt = Field(
         default=1_000_000,
@@ -146,6 +156,9 @@ class ModelSettings(Settings):
     convolutions: Annotated[int, Field(ge=0)] = Field(
         default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
     )
+    pair_forces: bool = Field(
+        default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"
+    )
     absolute_features: bool = Field(
         default=False, description="Fourier features of the centred positions in the embedding"
     )
@@ -154,6 +167,11 @@ class ModelSettings(Settings):
     fixed_representation: bool = Field(
         default=False, description="read the last embedding as ¼ scalars and ¾ vectors (for `latent.action: fixed`)"
     )
+
+    @property
+    def has_pair_forces(self) -> bool:
+        """Whether `pair_forces` has an effect: a gradient or a fixed representation leaves no room for it."""
+        return self.pair_forces and self.forces == "direct" and not self.fixed_representation
 
     @model_validator(mode="before")
     @classmethod
@@ -182,7 +200,13 @@ SIZES: dict[str, dict[str, int]] = {
 }
 PRESETS: dict[str, dict[str, bool | int]] = {
     "default": {},
-    "paper": {"rotary_values": False, "distance_bias": False, "convolutions": 0, "absolute_features": True},
+    "paper": {
+        "rotary_values": False,
+        "distance_bias": False,
+        "convolutions": 0,
+        "pair_forces": False,
+        "absolute_features": True,
+    },
 }
 
 
@@ -224,19 +248,37 @@ class ObjectiveSettings(Settings):
     )
     views: Literal[1, 2] = Field(default=1, description="2: each structure is seen in two orientations a step")
     second_view: Fraction = Field(default=1.0, description="share of the batch that gets the second view")
+    second_view_labels: bool = Field(
+        default=True,
+        description="false: labels are learned from the first view alone, and only blocks that `latent.layers` or "
+        "`consistency` need see the second",
+    )
     energy: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")
     forces: NonNegative = Field(default=1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
     equigrad: NonNegative = Field(
         default=0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only"
     )
+    consistency: NonNegative = Field(
+        default=0.0,
+        description="weight of the distance between the predictions for both views, measured like errors of energy "
+        "and forces, with their weights: asks the outputs what `latent` asks the embeddings",
+    )
     latent: LatentSettings = Field(default_factory=LatentSettings, description="latent equivariance; needs two views")
+
+    @property
+    def comparison(self) -> str:
+        """The setting, if any, by which two views of a structure are compared."""
+        return "latent.weight" if self.latent.weight else "consistency" if self.consistency else ""
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveSettings:
-        if self.latent.weight and self.views != 2:
-            raise ValueError("latent.weight > 0 compares two views: set objective.views to 2")
-        if self.latent.weight and not self.augment:
-            raise ValueError("latent.weight > 0 needs rotated views: set objective.augment to true")
+        if self.comparison and not self.augment:
+            raise ValueError(f"{self.comparison} > 0 needs rotated views: set objective.augment to true")
+        if not self.second_view_labels and not (self.comparison and self.views == 2):
+            raise ValueError(
+                "second_view_labels: false leaves the second view without a use: "
+                "set views to 2, and latent.weight or consistency above 0"
+            )
         return self
 
 
@@ -320,10 +362,27 @@ class Recipe(Settings):
             raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
         if self.objective.equigrad and self.model.forces != "gradient":
             raise ValueError("objective.equigrad penalises ∂E/∂rotation: it needs model.forces: gradient")
+        self._check_views()
         outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
         if outside:
             raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")
         return self
+
+    def _check_views(self) -> None:
+        packs, number, compared = self.data.unlabelled, self.training.batch.unlabelled, self.objective.comparison
+        if number and not packs:
+            raise ValueError(f"training.batch.unlabelled {number} has nothing to draw from: give data.unlabelled")
+        if packs and not number:
+            raise ValueError("data.unlabelled is never seen: set training.batch.unlabelled above 0")
+        if packs and not compared:
+            raise ValueError(
+                "data.unlabelled serves only losses between two views: "
+                "set objective.latent.weight or objective.consistency above 0"
+            )
+        if compared and self.objective.views != 2 and not packs:
+            raise ValueError(
+                f"objective.{compared} > 0 compares two views: set objective.views to 2, or give data.unlabelled"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -32,8 +32,8 @@ def full_disk(monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("predict", "md"):
-        monkeypatch.setattr(f"transip.calculators.{name}.write_extxyz", full)
+    for name in ("predict.frame_text", "md.write_extxyz"):
+        monkeypatch.setattr(f"transip.calculators.{name}", full)
 
 
 def test_choices_that_do_not_exist(model_folder, source, tmp_path):

@@ -26,6 +26,10 @@ from transip.errors import InputError
 KINDS = [kind for _, kind in inspect.getmembers(config, inspect.isclass) if issubclass(kind, Settings)]
 MINIMAL = {"name": "run", "data": {"train": ["a.pack"]}, "training": {"steps": 10}}
 LABELS = {"domains": [{"domain": "elytes", "structures": 5}, {"domain": "reactivity", "structures": 5}]}
+POOL = {
+    "data": {"train": ["a.pack"], "unlabelled": ["b.pack"]},
+    "training": {"steps": 1, "batch": {"unlabelled": 4}},
+}
 
 
 def recipe(**changes: object) -> Recipe:
@@ -103,7 +107,22 @@ class TestWrongValues:
                 "model",
                 "needs a width divisible by 4",
             ),
-            ({"objective": {"latent": {"weight": 1}}}, "objective", "set objective.views to 2"),
+            ({"objective": {"latent": {"weight": 1}}}, "", "objective.latent.weight > 0 .* set objective.views to 2"),
+            ({"objective": {"consistency": 1}}, "", "objective.consistency > 0 .* set objective.views to 2"),
+            ({"objective": {"consistency": 1, "views": 2, "augment": False}}, "objective", "augment to true"),
+            ({"objective": {"views": 2, "second_view_labels": False}}, "objective", "second view without a use"),
+            (
+                {"objective": {"consistency": 1, "second_view_labels": False}},
+                "objective",
+                "second view without a use: set views to 2",
+            ),
+            ({**POOL, "objective": {"views": 2}}, "", "data.unlabelled serves only losses between two views"),
+            ({**POOL, "training": {"steps": 1}}, "", "set training.batch.unlabelled above 0"),
+            (
+                {**POOL, "data": {"train": ["a.pack"]}},
+                "",
+                "unlabelled 4 has nothing to draw from: give data.unlabelled",
+            ),
             (
                 {"objective": {"latent": {"weight": 1}, "views": 2, "augment": False}},
                 "objective",
@@ -138,6 +157,11 @@ class TestWrongValues:
             model={"fixed_representation": True, "forces": "gradient", "size": "XS"},
             objective={"views": 2, "equigrad": 0.1, "latent": {"weight": 1, "action": "fixed", "layers": [-4, 3]}},
         )
+
+    @pytest.mark.parametrize("objective", [{"latent": {"weight": 1}}, {"consistency": 1}])
+    @pytest.mark.parametrize("views", [1, 2])
+    def test_a_pool_gives_two_views_by_itself(self, objective, views):
+        assert recipe(**POOL, objective={"views": views, **objective}).objective.views == views
 
 
 class TestFillingIn:

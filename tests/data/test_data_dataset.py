@@ -11,7 +11,7 @@ from random_molecules import real
 
 from transip.batch import Batch
 from transip.config import DataSettings
-from transip.data.dataset import Dataset, prepare, split_by_composition
+from transip.data.dataset import Dataset, prepare, prepare_unlabelled, split_by_composition
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 
@@ -143,3 +143,45 @@ def test_an_element_is_never_held_out_whole(tmp_path, structures):
         train, held_out = split_by_composition(dataset, 0.4, seed)
         assert len(held_out) and set(held_out.elements()) <= set(train.elements())
         assert len(train) + len(held_out) == len(dataset)
+
+
+def sources(dataset: Dataset) -> list[str]:
+    return [dataset.structure(i).source for i in range(len(dataset))]
+
+
+class TestUnlabelledPool:
+    def test_is_everything_but_the_compositions_held_out(self, paths, structures):
+        """Also those held-out structures that `max_validation` leaves out, and however few are trained on."""
+        settings_ = DataSettings(
+            train=paths, validation_fraction=0.3, max_train=5, max_validation=2, unlabelled=paths[::-1]
+        )
+        _, held_out = split_by_composition(Dataset.open(paths), 0.3, settings_.seed)
+        assert len(held_out) > 2
+        expected = {s.source for s in structures} - set(sources(held_out))
+        pool = prepare_unlabelled(settings_)
+        assert set(sources(pool)) == expected and len(pool) == len(expected)
+        assert not np.isin(pool.compositions(), held_out.compositions()).any()
+
+    def test_shares_no_composition_with_validation_packs(self, paths, structures, tmp_path):
+        some = [s for s in structures if s.formula == structures[0].formula]
+        write_pack(tmp_path / "validation.pack", some, level_of_theory="test")
+        validation = (str(tmp_path / "validation.pack"),)
+        pool = prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=paths))
+        assert len(pool) == len(structures) - len(some)
+        with pytest.raises(
+            InputError, match=r"validation\.pack: all \d+ structures have a composition that is held out"
+        ):
+            prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=validation))
+
+    def test_needs_no_labels_nor_one_level_of_theory(self, paths, structures, tmp_path):
+        bare = [replace(s, energy=None, forces=None) for s in structures[:20]]
+        write_pack(tmp_path / "bare.pack", bare, level_of_theory="none")
+        write_pack(tmp_path / "other.pack", structures[20:40], level_of_theory="another")
+        packs = (str(tmp_path / "bare.pack"), str(tmp_path / "other.pack"))
+        settings_ = DataSettings(train=paths, validation_fraction=0.2, unlabelled=packs)
+        pool = prepare_unlabelled(settings_)
+        place = {s.source: s for s in structures}
+        batch = pool.batch(range(len(pool)))
+        expected = Batch.collate([place[source] for source in sources(pool)])
+        assert batch.energy is None and len(batch) > 20
+        assert torch.equal(batch.positions, expected.positions) and torch.equal(batch.numbers, expected.numbers)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.model.potential import Potential
-from transip.model.rotary import RotaryCoordinates
+from transip.model.transformer import Attention
 from transip.structure import Structure
 
 KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "gradient")]
@@ -120,9 +120,9 @@ class TestEveryModel:
     def test_phases_stay_float32_under_bfloat16_autocast(self, make_model, make_structure, kind):
         model, batch = make_model(*kind, dtype=torch.float32), collate(make_structure(6), dtype=torch.float32)
         seen: list[list[torch.Tensor]] = [[], []]
-        rotaries = [module for module in model.modules() if isinstance(module, RotaryCoordinates)]
+        attentions = [module for module in model.modules() if isinstance(module, Attention)]
         for views, autocast in zip(seen, (False, True), strict=True):
-            hooks = [r.register_forward_hook(lambda _m, _i, out, v=views: v.extend(out)) for r in rotaries]
+            hooks = [a.register_forward_pre_hook(lambda _m, given, v=views: v.extend(given[1])) for a in attentions]
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 prediction = model(batch)
             for hook in hooks:

@@ -45,6 +45,8 @@ def test_is_short_and_explained(path):
 def test_trains(path, tiny_pack, tmp_path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     values["data"] |= {"train": [str(tiny_pack)], "validation": [], "validation_fraction": 0.3}
+    if values["data"].get("unlabelled"):
+        values["data"]["unlabelled"] = [str(tiny_pack)]
     values["model"] = values.get("model", {}) | TINY_MODEL
     values["training"] |= TINY_TRAINING
     if values.pop("start", None):

@@ -17,6 +17,7 @@ from transip.errors import InputError, NonFiniteLoss
 from transip.model.files import load_model
 from transip.training.checkpoint import load_checkpoint
 from transip.training.loop import Training, train
+from transip.training.views import GlobalBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -35,6 +36,16 @@ class TestNothingIsLeftBehind:
     def test_by_data_that_do_not_fit(self, toy_packs, tmp_path, changes, message):
         with pytest.raises(InputError, match=message):
             train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_by_unlabelled_structures_that_do_not_fit(self, toy_packs, toy_pool, tmp_path):
+        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 2, "objective.consistency": 1.0}
+        for changes, message in [
+            ({"training.batch.atoms": 8}, r"pool\.pack, structure 1 \(C2H6O, source pool-1\): has 9 atoms"),
+            ({"data.unlabelled": [str(toy_packs[0])]}, r"train\.pack: all 43 structures have a composition"),
+        ]:
+            with pytest.raises(InputError, match=message):
+                train(toy_recipe(toy_packs, {**pool, **changes}), tmp_path / "run", progress=False)
         assert list(tmp_path.iterdir()) == []
 
     def test_by_data_without_labels(self, toy_packs, tmp_path):
@@ -98,15 +109,32 @@ class TestNonFiniteLoss:
     def test_of_several_processes_each_names_only_its_own_structures(self, toy_packs, tmp_path, monkeypatch):
         poison(monkeypatch, "toy-17", float("inf"))
         training = Training(toy_recipe(toy_packs, CHANGES), tmp_path / "run", resume=False)
-        training.processes = 2
-        group = [np.arange(14, 20)]
+        training.processes = training.views.processes = 2
+        group = [GlobalBatch(np.arange(14, 20))]
         messages = []
-        for training.rank in (0, 1):  # structures 14, 16, 18 and 15, 17, 19
+        for rank in (0, 1):  # structures 14, 16, 18 and 15, 17, 19
+            training.rank = training.views.rank = rank
             for _ in range(6):
                 error = training._diverged(group)
             messages.append(error.problem)
         assert "on structures of another process than 0" in messages[0] and "source toy" not in messages[0]
         assert "source toy-17" in messages[1] and messages[1].count("source") == 1
+
+    def test_names_an_unlabelled_structure_too(self, toy_packs, toy_pool, tmp_path, monkeypatch):
+        batch_of = Dataset.batch
+
+        def poisoned(self: Dataset, indices) -> Batch:
+            batch = batch_of(self, indices)
+            for place, i in enumerate(batch.index.tolist()):
+                if self.structure(i).source == "pool-7":
+                    batch.positions[batch.structure == place] = torch.nan
+            return batch
+
+        monkeypatch.setattr(Dataset, "batch", poisoned)
+        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 4, "objective.consistency": 1.0}
+        message = r"not finite at step \d+, on pool\.pack, structure 7 \(C2H6O, source pool-7\)\n"
+        with pytest.raises(NonFiniteLoss, match=message):
+            train(toy_recipe(toy_packs, {**CHANGES, **pool}), tmp_path / "run", progress=False)
 
     def test_ends_the_command_line_with_exit_code_2(self, toy_packs, tmp_path, monkeypatch, capsys):
         poison(monkeypatch, "toy-17", float("inf"))

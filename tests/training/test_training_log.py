@@ -8,11 +8,13 @@ import yaml
 
 from toy import read_metrics, toy_recipe
 from transip.config import Recipe
+from transip.data.dataset import Dataset
 from transip.training.loop import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
 ERRORS = {"energy_mae_per_atom", "force_mae", "force_rotation_error", "energy_rotation_spread_per_atom"}
+FIRST_OF_TWO = {"weight": 1.0, "layers": [0]}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,29 @@ def test_forward_passes_count_second_views(run):
     last = read_metrics(folder, "train")[-1]
     assert last["forward_passes"] == 6 * (8 + 4) + (3 + 2)
     assert last["loss"] == pytest.approx(last["energy_loss"] + last["force_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labelled", "unlabelled"),
+    [
+        ({"objective.latent": {"weight": 1.0}}, 1, 2),
+        ({"objective.latent": FIRST_OF_TWO}, 1, 1),
+        ({"objective.latent": FIRST_OF_TWO, "objective.views": 2}, 2, 1),
+        ({"objective.latent": FIRST_OF_TWO, "objective.views": 2, "objective.second_view_labels": False}, 1.5, 1),
+        ({"objective.consistency": 1.0, "objective.views": 2, "objective.second_view_labels": False}, 2, 2),
+    ],
+)
+def test_a_view_that_one_block_of_two_sees_is_half_a_pass(toy_packs, toy_pool, tmp_path, changes, labelled, unlabelled):
+    """Passes of a labelled and of an unlabelled structure, in an epoch of 43 and 18 of them."""
+    pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 3, "training.steps": 6}
+    train(toy_recipe(toy_packs, {**pool, **changes}), tmp_path / "run", progress=False)
+    last = read_metrics(tmp_path / "run", "train")[-1]
+    assert last["forward_passes"] == 43 * labelled + 18 * unlabelled
+    atoms, of_pool = (int(Dataset.open([path]).counts.sum()) for path in (toy_packs[0], toy_pool))
+    assert last["atoms_seen"] == changes.get("objective.views", 1) * atoms + 2 * of_pool
+    terms = ("energy_loss", "force_loss", "latent_loss", "consistency_loss")
+    assert last["loss"] == pytest.approx(sum(last[term] for term in terms), rel=1e-5)
+    assert last["latent_loss"] + last["consistency_loss"] > 0
 
 
 def test_the_resolved_recipe_is_kept(run):

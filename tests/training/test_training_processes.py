@@ -17,7 +17,7 @@ from transip.config import ModelSettings, ObjectiveSettings
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.training.loop import train
-from transip.training.losses import Losses, Objective, Share
+from transip.training.losses import Objective, Share, Twice
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -32,6 +32,20 @@ RUNS = {
         "training.accumulate": 3,
     },
     "gradient forces": {"model.forces": "gradient", "objective.equigrad": 0.1, "objective.energy": 0},
+    "consistency on an unlabelled pool": {
+        "training.batch.unlabelled": 2,
+        "objective.energy": 0,
+        "objective.consistency": 0.5,
+        "objective.latent": LATENT,
+    },
+    "part of a second view and an unlabelled pool": {
+        "training.batch.unlabelled": 2,
+        "objective.energy": 0,
+        "objective.views": 2,
+        "objective.second_view": 0.5,
+        "objective.second_view_labels": False,
+        "objective.latent": {**LATENT, "layers": [0]},
+    },
 }
 
 
@@ -50,7 +64,7 @@ def launch(recipe: Path, folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS.keys())
-def test_two_processes_train_as_one(toy_packs, tmp_path, changes):
+def test_two_processes_train_as_one(toy_packs, toy_pool, tmp_path, changes):
     """AdamW and small steps: Muon's bfloat16 iteration turns the last bit of a sum into the third digit."""
     changes = {
         "training.steps": 6,
@@ -58,11 +72,15 @@ def test_two_processes_train_as_one(toy_packs, tmp_path, changes):
         "training.optimizer": {"name": "adamw", "learning_rate": 1e-4},
         **changes,
     }
+    of_pool = changes.get("training.batch.unlabelled", 0)
+    if of_pool:
+        changes["data.unlabelled"] = [str(toy_pool)]
     halves = toy_settings(toy_packs, {**changes, "training.batch.structures": 5})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(halves))
     finished = launch(tmp_path / "recipe.yaml", tmp_path / "two")
     assert finished.returncode == 0, finished.stderr
-    train(toy_recipe(toy_packs, {**changes, "training.batch.structures": 10}), tmp_path / "one", progress=False)
+    whole = {**changes, "training.batch.structures": 10, "training.batch.unlabelled": 2 * of_pool}
+    train(toy_recipe(toy_packs, whole), tmp_path / "one", progress=False)
     two, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [line["step"] for line in two] == [1, 2, 3, 4, 5, 6, 6]
     for found, expected in zip(two, one, strict=True):
@@ -91,6 +109,11 @@ OBJECTIVES = [
     *({"views": 2, "latent": latent} for latent in LATENTS),
 ]
 FIXED = {"views": 2, "latent": {"weight": 1.0, "action": "fixed"}}
+POOLED = [
+    {**views, **between}
+    for views in ({"views": 1}, {"views": 2, "second_view": 0.5, "second_view_labels": False})
+    for between in ({"latent": LATENT}, {"latent": {**LATENT, "layers": [0]}}, {"consistency": 1.0})
+]
 VARIATIONS = [
     *(({"preset": preset}, objective) for preset in ("default", "paper") for objective in OBJECTIVES),
     *(({"forces": "gradient"}, objective) for objective in [*OBJECTIVES[:6], {"equigrad": 1.0}]),
@@ -109,47 +132,61 @@ def objective(model: dict, settings: dict, dtype: torch.dtype = torch.float64) -
     return built
 
 
-def loss_of(
-    built: Objective, structures: list, turns: torch.Tensor, paired: int, share: Share, progress: float = 0.5
-) -> Losses:
-    return built(Batch.collate(structures, torch.float64), turns, paired, share, progress)
+def rotations(views: int, structures: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(structures)
+    return random_rotations(views * structures, generator, torch.float64).view(views, structures, 3, 3)
 
 
-@pytest.mark.parametrize(("model", "settings"), VARIATIONS)
-def test_every_parameter_has_a_gradient_at_every_step(model, settings):
+@pytest.mark.parametrize(
+    ("model", "settings", "pool"),
+    [
+        *((*variation, 0) for variation in VARIATIONS),
+        *(({"forces": forces}, settings, 2) for forces in ("direct", "gradient") for settings in POOLED),
+    ],
+)
+def test_every_parameter_has_a_gradient_at_every_step(model, settings, pool):
     """Otherwise processes would wait for each other's gradients for ever; also where a weight is still zero."""
     built = objective(model, settings)
-    structures = [toy_structure(i) for i in range(4)]
+    batch = Batch.collate([toy_structure(i) for i in range(4)], torch.float64)
     views = built.settings.views
-    turns = random_rotations(4 * views, torch.Generator().manual_seed(0), torch.float64).view(views, 4, 3, 3)
+    others = Twice(batch.first(pool), rotations(2, pool)) if pool else None
     for progress in (0.0, 0.5):
         built.zero_grad(set_to_none=True)
-        loss_of(built, structures, turns, 2 * (views - 1), Share(6, 25, 2), progress).total.backward()
+        losses = built(batch, rotations(views, 4), 2 * (views - 1), Share(6, 25, 2, 9), progress, others)
+        losses.total.backward()
         assert [name for name, p in built.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(
-    ("model", "settings"),
+    ("model", "settings", "pool"),
     [
-        ({}, {}),
-        ({}, {"views": 2, "second_view": 0.5, "latent": {"weight": 2.0, "level": "atoms", "hidden": 16}}),
-        ({}, {"views": 2, "latent": {"weight": 2.0, "level": "pooled", "distance": "cosine", "hidden": 16}}),
-        ({"forces": "gradient"}, {"equigrad": 0.7}),
+        ({}, {}, 0),
+        ({}, {"views": 2, "second_view": 0.5, "latent": {"weight": 2.0, "level": "atoms", "hidden": 16}}, 0),
+        ({}, {"views": 2, "latent": {"weight": 2.0, "level": "pooled", "distance": "cosine", "hidden": 16}}, 0),
+        ({"forces": "gradient"}, {"equigrad": 0.7}, 0),
+        ({}, {"views": 2, "second_view": 0.5, "consistency": 0.4}, 0),
+        *(({}, settings, 5) for settings in POOLED),
+        ({"forces": "gradient"}, POOLED[-1], 5),
     ],
 )
 @pytest.mark.parametrize("processes", [2, 3])
-def test_means_over_processes_are_the_loss_and_gradient_of_the_whole_batch(model, settings, processes):
+def test_means_over_processes_are_the_loss_and_gradient_of_the_whole_batch(model, settings, pool, processes):
     built = objective(model, settings)
     structures = [toy_structure(i) for i in (3, 0, 5, 1, 7, 2, 4)]  # 6 to 3 atoms; 7 structures do not divide evenly
+    others = [toy_structure(i, seed=1) for i in range(pool)]
     number, views = len(structures), built.settings.views
-    turns = random_rotations(number * views, torch.Generator().manual_seed(0), torch.float64).view(views, number, 3, 3)
+    turns, other_turns = rotations(views, number), rotations(2, pool)
     second = round(built.settings.second_view * number) * (views - 1)
-    totals = number + second, sum(map(len, structures)) + sum(map(len, structures[:second])), second
+    labelled = structures + (structures[:second] if built.settings.second_view_labels else [])
+    pairs = structures[:second] + others
+    totals = [total for views in (labelled, pairs) for total in (len(views), sum(map(len, views)))]
 
     def losses_and_gradients(rank: int, of: int) -> list[torch.Tensor]:
         paired = len(range(rank, second, of))
         share = Share(*(total / of for total in totals))
-        losses = loss_of(built, structures[rank::of], turns[:, rank::of], paired, share)
+        batch = Batch.collate(structures[rank::of], torch.float64)
+        mine = Twice(Batch.collate(others[rank::of], torch.float64), other_turns[:, rank::of]) if pool else None
+        losses = built(batch, turns[:, rank::of], paired, share, 0.5, mine)
         built.zero_grad()
         losses.total.backward()
         return [torch.stack([loss.detach() for loss in losses]), *(p.grad.clone() for p in built.parameters())]

@@ -42,6 +42,19 @@ OBJECTIVES = {
     "gradient forces": {"model.forces": "gradient", "objective.equigrad": 0.1},
     "adamw without averaging": {"training.optimizer.name": "adamw", "training.ema": 0},
     "patience": {"training.patience": 100},
+    "unlabelled pool": {
+        "training.batch.unlabelled": 4,
+        "training.accumulate": 2,
+        "objective.latent": {"weight": 1.0, "hidden": 16, "warmup": 0.5},
+        "objective.consistency": 0.3,
+    },
+    "second view through the first block": {
+        "training.batch.unlabelled": 5,
+        "objective.views": 2,
+        "objective.second_view": 0.3,
+        "objective.second_view_labels": False,
+        "objective.latent": {"weight": 1.0, "layers": [0], "hidden": 16},
+    },
 }
 
 
@@ -80,8 +93,9 @@ def assert_same(found: tuple, expected: tuple) -> None:
 
 
 @pytest.mark.parametrize("changes", OBJECTIVES.values(), ids=OBJECTIVES.keys())
-def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, tmp_path, monkeypatch, changes):
-    recipe = toy_recipe(toy_packs, changes)
+def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, toy_pool, tmp_path, monkeypatch, changes):
+    pool = {"data.unlabelled": [str(toy_pool)]} if "training.batch.unlabelled" in changes else {}
+    recipe = toy_recipe(toy_packs, {**changes, **pool})
     train(recipe, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)

@@ -68,6 +68,35 @@ def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_pack
     assert abs(signs.mean()) < 0.4 if reflections else bool((signs == 1).all())
 
 
+def test_the_pool_has_structures_and_orientations_of_its_own(toy_packs, toy_pool, tmp_path, monkeypatch):
+    """What is seen of the labelled structures is the same with and without it."""
+    seen: dict[str, list] = {}
+    forward = Objective.forward
+
+    def recorded(self: Objective, batch, turns, paired, share, progress, pool) -> Losses:
+        seen[name].append((batch.index, turns, pool))
+        return forward(self, batch, turns, paired, share, progress, pool)
+
+    monkeypatch.setattr(Objective, "forward", recorded)
+    changes = {"training.steps": 10, "objective.views": 2, "objective.consistency": 1.0}
+    for name, more in {
+        "without": {},
+        "with": {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 5},
+    }.items():
+        seen[name] = []
+        train(toy_recipe(toy_packs, {**changes, **more}), tmp_path / name, progress=False)
+    for (index, turns, pool), (same_index, same_turns, none) in zip(seen["with"], seen["without"], strict=True):
+        assert torch.equal(index, same_index) and torch.equal(turns, same_turns) and none is None
+        assert len(pool.batch) in (5, 3) and pool.turns.shape == (2, len(pool.batch), 3, 3)
+    drawn = torch.cat([pool.batch.index for _, _, pool in seen["with"][:4]])
+    assert sorted(drawn.tolist()) == list(range(18)) != drawn.tolist()  # an epoch of 5, 5, 5 and 3
+    turns = torch.cat([pool.turns for _, _, pool in seen["with"]], 1)
+    orientations = [*turns.flatten(0, 1), *(turn for _, turns, _ in seen["with"] for turn in turns.flatten(0, 1))]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(orientations, 2))
+    signs = torch.linalg.det(turns).round()
+    assert torch.equal(signs[0], signs[1]) and set(signs[0].tolist()) == {-1.0, 1.0}
+
+
 @pytest.mark.parametrize(("before", "after"), [("direct", "gradient"), ("gradient", "direct"), ("direct", "direct")])
 def test_training_goes_on_from_a_trained_model(toy_packs, tmp_path, before, after):
     train(toy_recipe(toy_packs, {"training.steps": 3, "model.forces": before}), tmp_path / "first", progress=False)

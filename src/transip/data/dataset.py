@@ -39,8 +39,12 @@ class Dataset:
         self._packs, self._pack_of, self._row_of = tuple(packs), pack_of, row_of
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path]) -> Dataset:
+    def open(cls, paths: Sequence[str | Path], *, alike: bool = True) -> Dataset:
         """All structures of the packs at `paths`.
+
+        Args:
+            paths: of the packs.
+            alike: require that labels can be mixed; without it only geometries may be used.
 
         Raises:
             InputError: a pack cannot be used, levels of theory differ, or only some packs are labelled.
@@ -48,7 +52,7 @@ class Dataset:
         if not paths:
             raise InputError("no packed dataset is given", remedy="name at least one NAME.pack")
         packs = [Pack.open(path) for path in paths]
-        for pack in packs[1:]:
+        for pack in packs[1:] if alike else ():
             _check_alike(packs[0], pack)
         sizes = [len(pack) for pack in packs]
         pack_of = np.repeat(np.arange(len(packs)), sizes)
@@ -197,15 +201,9 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
         InputError: a pack cannot be used, packs do not fit together, they are unlabelled, or nothing is left
             to train on or to validate with.
     """
-    train = Dataset.open(settings.train)
-    if not train.labelled:
-        raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
+    train, validation = _split(settings)
     if settings.validation:
-        validation = Dataset.open(settings.validation)
-        _check_alike(train._packs[0], validation._packs[0])
         _warn_of_overlap(train, validation)
-    else:
-        train, validation = split_by_composition(train, settings.validation_fraction, settings.seed)
     for name, part in (("training", train), ("validation", validation)):
         if not len(part):
             raise InputError(
@@ -217,6 +215,35 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
         _subset(train, settings.max_train, settings.seed),
         _subset(validation, settings.max_validation, settings.seed),
     )
+
+
+def prepare_unlabelled(settings: DataSettings) -> Dataset:
+    """Open the packs of which a recipe uses only geometries, without the compositions held out for validation.
+
+    Raises:
+        InputError: a pack cannot be used, or nothing is left.
+    """
+    pool, (_, held_out) = Dataset.open(settings.unlabelled, alike=False), _split(settings)
+    left = np.flatnonzero(~np.isin(pool.compositions(), held_out.compositions()))
+    if not len(left):
+        raise InputError(
+            f"all {len(pool)} structures have a composition that is held out for validation",
+            where=", ".join(settings.unlabelled),
+            remedy="give unlabelled packs with other molecules, or hold out less (data.validation_fraction)",
+        )
+    return pool.select(left)
+
+
+def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
+    """Training and held-out structures, before either is cut."""
+    train = Dataset.open(settings.train)
+    if not train.labelled:
+        raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
+    if not settings.validation:
+        return split_by_composition(train, settings.validation_fraction, settings.seed)
+    validation = Dataset.open(settings.validation)
+    _check_alike(train._packs[0], validation._packs[0])
+    return train, validation
 
 
 def _subset(dataset: Dataset, size: int | None, seed: int) -> Dataset:

@@ -6,16 +6,19 @@ once. Nothing is unpickled and no input is written to.
 
 from __future__ import annotations
 
+import io
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from transip.config import KeySettings, UnitSettings
 from transip.data.store import Pack
@@ -28,6 +31,8 @@ USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forc
 DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
 GIVE_IT = "add it to the file or give it for every structure (--{name}, {name}=...)"
 SAMPLE = 64  # structures by which units are judged
+PLAIN = re.compile(r"species:S:1:pos:R:3(?::(\w*forces):R:3)?")  # columns of most extxyz files
+PAIR = re.compile(r"""(\w+=(?:"[^"\\]*"|[^\s"'\\{}\[\]=]+))(?:\s+|$)""")  # key=value or key="text" of their comments
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,24 +241,65 @@ def _shard_number(file: Path) -> tuple[list[int], str]:
 
 
 def _read_extxyz(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as handle:
+        for number, frame in enumerate(_frames(handle)):
+            try:
+                yield _plain_frame(frame) or _any_frame(frame)
+            except KeyError as error:
+                raise InputError(
+                    f"has an unknown element or column type {error}",
+                    where=f"{path}, structure {number}",
+                    remedy="use element symbols H to Rn",
+                ) from error
+
+
+def _frames(handle: IO[str]) -> Iterator[list[str]]:
+    """The lines of one structure after another; ASE would go through the whole file first."""
+    head = handle.readline()
+    while head.strip():
+        frame = [head, *islice(handle, int(head) + 1)]
+        while (head := handle.readline()).lstrip().startswith("VEC"):
+            frame.append(head)
+        yield frame
+    if handle.read().strip():
+        raise ValueError("text follows an empty line")
+
+
+def _plain_frame(frame: list[str]) -> Record | None:
+    """A molecule with nothing per atom but perhaps forces, several times faster than through ASE; None if it is not."""
+    info = _info(frame[1]) if frame[1:] and not frame[1].isspace() else {}
+    columns = PLAIN.fullmatch(str(info.pop("Properties", "species:S:1:pos:R:3")))
+    rows = [line.split() for line in frame[2:]]
+    width = 4 if columns is None or columns[1] is None else 7
+    if columns is None or "Lattice" in info or {len(row) for row in rows} != {width} or len(rows) != int(frame[0]):
+        return None
+    values = np.array([list(map(float, row[1:])) for row in rows])
+    numbers = np.array([atomic_numbers[row[0].capitalize()] for row in rows])
+    arrays = {} if columns[1] is None else {columns[1]: values[:, 3:]}
+    return Record(numbers, values[:, :3], bool(np.any(info.pop("pbc", False))), info, arrays)
+
+
+def _info(comment: str) -> dict[str, Any]:
+    """Keys and values of a comment, as ASE reads them; most pairs are the same from structure to structure."""
+    comment = comment.strip()
+    if PAIR.sub("", comment):  # brackets, escapes, bare words
+        return dict(_parsed(comment))
+    return {key: value for pair in PAIR.findall(comment) for key, value in _parsed(pair).items()}
+
+
+@lru_cache(1024)
+def _parsed(text: str) -> dict[str, Any]:
+    from ase.io.extxyz import key_val_str_to_dict
+
+    return key_val_str_to_dict(text)
+
+
+def _any_frame(frame: list[str]) -> Record:
     from ase.io.extxyz import read_extxyz
 
-    number = 0
-    with path.open(encoding="utf-8") as handle:
-        try:
-            for atoms in read_extxyz(handle, index=slice(None)):  # pyright: ignore[reportArgumentType]
-                results = dict(atoms.calc.results) if atoms.calc else {}
-                periodic = bool(atoms.pbc.any())
-                yield Record(atoms.numbers, atoms.positions, periodic, atoms.info, dict(atoms.arrays), results)
-                number += 1
-        except KeyError as error:
-            raise InputError(
-                f"has an unknown element or column type {error}",
-                where=f"{path}, structure {number}",
-                remedy="use element symbols H to Rn",
-            ) from error
-        if handle.read().strip():  # ASE takes an empty line for the end of the file
-            raise ValueError("text follows an empty line")
+    (atoms,) = read_extxyz(io.StringIO("".join(frame)), index=slice(None))  # pyright: ignore[reportArgumentType]
+    results = dict(atoms.calc.results) if atoms.calc else {}
+    return Record(atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results)
 
 
 def _read_sqlite(path: Path) -> Iterator[Record]:

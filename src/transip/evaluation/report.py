@@ -21,6 +21,7 @@ LOSSES = (
     Quantity("force_loss", "Force loss"),
     Quantity("latent_loss", "Latent loss"),
     Quantity("equigrad_loss", "Equigrad loss"),
+    Quantity("consistency_loss", "Consistency loss"),
 )
 INVARIANT_SHARE = Quantity("invariant_share", "Invariant share")
 LATENT_ERROR = Quantity("latent_error", "Latent error, relative")

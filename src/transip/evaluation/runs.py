@@ -60,8 +60,11 @@ class Run:
         latent = _group(objective, "latent")
         if not objective:
             return ""
+        pool = ", unlabelled geometries" if _group(self.recipe, "data").get("unlabelled") else ""
         if latent.get("weight"):
-            return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}"
+            return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
+        if objective.get("consistency"):
+            return f"control: consistent outputs, weight {objective['consistency']}{pool}"
         if objective.get("equigrad"):
             return f"equigrad, weight {objective['equigrad']}"
         if not objective.get("augment", True):

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.model.pairs import Neighbourhood, Pairs
+from transip.model.pairs import Neighbourhood, Pairs, joined
 
 Embedding = Float[Tensor, "atoms width"]
 
@@ -76,14 +76,14 @@ class PairForceHead(nn.Module):
 
     def forward(self, embedding: Float[Tensor, "B N D"], pairs: Iterable[Pairs]) -> Float[Tensor, "B N 3"]:
         """One vector per atom, in units of the model's scale per Å; embeddings and forces in the padded layout."""
-        return torch.cat([self._of(embedding, part) for part in pairs], 1)
+        return joined([self._of(embedding, part) for part in pairs])
 
     def _of(self, embedding: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n 3"]:
         near = pairs.neighbours
         looking = self.looking(embedding[:, pairs.looking])[:, None]
         hidden = near.of(self.seen(embedding)) + looking + self.radial(near.radial)
         strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
-        return (strength[..., None] * near.direction).sum(1)
+        return (strength[:, None] * near.direction).sum(2).mT
 
 
 class VectorEnergyHead(nn.Module):

@@ -7,21 +7,21 @@ are seen, n atoms that look, M neighbours, H heads, K features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from transip.config import ModelSettings
+from transip.model.bias import SPREAD, DistanceBias, DistanceBiases
+from transip.model.gaussians import Gaussians
 
 Positions = Float[Tensor, "B N 3"]
 Mask = Bool[Tensor, "B N"]
 
-PAIRS_AT_ONCE = 2**21  # in inference, larger molecules are looked at in parts, so that memory grows linearly
-SPREAD = (0.0, 8.0, 32)  # Å, Å, Gaussians of the distance bias; farther pairs are told apart by its slope alone
+PAIRS_AT_ONCE = 2**18  # in inference, larger molecules are looked at in parts, so that memory grows linearly
 DENSE = 64  # atoms; in larger molecules the few neighbours are gathered from among the many atoms
 
 
@@ -32,20 +32,16 @@ class Neighbours:
     Attributes:
         fade: 1 for touching atoms, falling smoothly to 0 at the radius; 0 for what is no pair, (B, M, n).
         radial: the distance over Gaussians, times `fade`, (B, M, n, K).
-        direction: from the looking atom to the seen one, of unit length, (B, M, n, 3).
+        direction: from the looking atom to the seen one, of unit length, (B, 3, M, n).
+        features: `radial` × (1, `direction`), (B, M, n, 4 K).
         atoms: which atoms are the M, (B, M, n); None if they are all atoms in order.
     """
 
     fade: Float[Tensor, "B M n"]
     radial: Float[Tensor, "B M n K"]
-    direction: Float[Tensor, "B M n 3"]
+    direction: Float[Tensor, "B 3 M n"]
+    features: Float[Tensor, "B M n F"]
     atoms: Int64[Tensor, "B M n"] | None
-
-    @cached_property
-    def features(self) -> Float[Tensor, "B M n F"]:
-        """`radial` × (1, `direction`)."""
-        directions = torch.cat([torch.ones_like(self.fade)[..., None], self.direction], -1)
-        return (directions[..., None] * self.radial[..., None, :]).flatten(-2)
 
     def of(self, values: Float[Tensor, "B N C"]) -> Float[Tensor, "B M m C"]:
         """Values of the atoms seen, for each atom that looks (m = n) or all alike (m = 1)."""
@@ -57,37 +53,74 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of some looking atoms; what costs something to know is found when it is first asked for.
+    """All pairs of some looking atoms.
 
     Attributes:
         looking: the atoms that look.
-        hide: −∞ for atoms seen that are padding, else 0; (B, N).
-        vector: x_seen − x_looking, Å, (B, N, n, 3).
+        hide: −∞ for atoms seen that are padding, else 0; (B, N); None if there is no padding.
+        vector: x_seen − x_looking, Å, (B, 3, N, n).
         distance: Å, (B, N, n).
-        pair: two atoms, the seen one not padding, not the same, (B, N, n).
-        kinds: the functions over which `spread` and `neighbours` are spread.
+        pair: two atoms, the seen one not padding, not the same, (B or 1, N, n).
+        distance_biases: of the model's blocks, if it has any.
+        neighbourhood: finds neighbours, if the model needs them.
     """
 
     looking: slice
-    hide: Float[Tensor, "B N"]
-    vector: Float[Tensor, "B N n 3"]
+    hide: Float[Tensor, "B N"] | None
+    vector: Float[Tensor, "B 3 N n"]
     distance: Float[Tensor, "B N n"]
-    pair: Bool[Tensor, "B N n"]
-    kinds: PairFeatures
+    pair: Bool[Tensor, "#B N n"]
+    distance_biases: DistanceBiases | None
+    neighbourhood: Neighbourhood | None
 
-    @cached_property
-    def spread(self) -> Float[Tensor, "B N n K"]:
-        """The distance over Gaussians, for a model with a distance bias."""
-        assert self.kinds.spread is not None
-        with torch.autocast(self.distance.device.type, enabled=False):
-            return self.kinds.spread(self.distance)
+    def bias(self, block: int) -> Float[Tensor, "B #h #n N"] | None:
+        """What is added to the logits of a block's heads; None if nothing."""
+        if self.distance_biases is None:
+            return None if self.hide is None else self.hide[:, None, None]
+        return self.hidden(self.distance_biases.of(self.distance.mT.contiguous(), block))
 
-    @cached_property
+    def hidden(self, bias: Float[Tensor, "*L B H n N"]) -> Float[Tensor, "*L B H n N"]:
+        """`bias` with −∞ for padding."""
+        return bias if self.hide is None else bias + self.hide[:, None, None]
+
+    @property
     def neighbours(self) -> Neighbours:
         """The atoms nearby, for a model with convolutions or pair forces."""
-        assert self.kinds.neighbourhood is not None
+        assert self.neighbourhood is not None
         with torch.autocast(self.distance.device.type, enabled=False):
-            return self.kinds.neighbourhood(self.vector, self.distance, self.pair)
+            return self.neighbourhood(self.vector, self.distance, self.pair)
+
+
+@dataclass(frozen=True)
+class AllPairs(Pairs):
+    """Pairs of all atoms, of which everything that costs something to know is kept.
+
+    Attributes:
+        biases: of all blocks, (L, B, H, N, N); None without distance biases.
+        near: neighbours; None if the model needs none.
+    """
+
+    biases: Float[Tensor, "L B H N N"] | None
+    near: Neighbours | None
+
+    @classmethod
+    def among(cls, pairs: Pairs) -> AllPairs:
+        """`pairs`, which must be those of all atoms."""
+        with torch.autocast(pairs.distance.device.type, enabled=False):
+            known = pairs.distance_biases
+            biases = None if known is None else pairs.hidden(known.exact(pairs.distance))
+        near = None if pairs.neighbourhood is None else pairs.neighbours
+        return cls(**vars(pairs), biases=biases, near=near)
+
+    def bias(self, block: int) -> Float[Tensor, "B #h #n N"] | None:
+        """As in `Pairs`."""
+        return super().bias(block) if self.biases is None else self.biases[block]
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """As in `Pairs`."""
+        assert self.near is not None
+        return self.near
 
 
 class PairFeatures(nn.Module):
@@ -98,37 +131,32 @@ class PairFeatures(nn.Module):
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
         self.neighbourhood = Neighbourhood() if settings.convolutions or settings.has_pair_forces else None
 
-    def forward(self, positions: Positions, mask: Mask) -> Iterable[Pairs]:
-        """Pairs of every atom: at once, or in parts that are made anew whenever they are asked for."""
+    def forward(self, positions: Positions, mask: Mask | None, blocks: Sequence[DistanceBias] = ()) -> Iterable[Pairs]:
+        """Pairs of every atom: at once, or in parts that are made anew whenever they are asked for.
+
+        Args:
+            positions: Å.
+            mask: False for padding; None if there is none.
+            blocks: the distance bias of each block.
+        """
+        biases = DistanceBiases(blocks, self.spread) if self.spread is not None else None
         atoms = positions.shape[1]
         if torch.is_grad_enabled() or positions.shape[0] * atoms**2 <= PAIRS_AT_ONCE:
-            return [self.of(slice(0, atoms), positions, mask)]
-        return _Parts(lambda looking: self.of(looking, positions, mask), *positions.shape[:2])
+            return [AllPairs.among(self.of(slice(0, atoms), positions, mask, biases))]
+        return _Parts(lambda looking: self.of(looking, positions, mask, biases), *positions.shape[:2])
 
-    def of(self, looking: slice, positions: Positions, mask: Mask) -> Pairs:
+    def of(self, looking: slice, positions: Positions, mask: Mask | None, biases: DistanceBiases | None) -> Pairs:
         """Pairs of the `looking` atoms; angles and distances keep the positions' precision whatever autocast says."""
         with torch.autocast(positions.device.type, enabled=False):
-            vector = positions[:, :, None] - positions[:, None, looking]
-            distance = (vector.square().sum(-1) + 1e-6).sqrt()  # smooth, also where an atom meets itself
+            vector = positions.mT[..., None] - positions.mT[:, :, None, looking]
+            x, y, z = vector.unbind(1)
+            distance = (x * x + y * y + z * z + 1e-6).sqrt()  # smooth, also where an atom meets itself
         index = torch.arange(positions.shape[1], device=positions.device)
-        pair = mask[:, :, None] & (index[:, None] != index[None, looking])
-        hide = torch.zeros_like(distance[..., 0]).masked_fill(~mask, -math.inf)
-        return Pairs(looking, hide, vector, distance, pair, self)
-
-
-class Gaussians(nn.Module):
-    """A distance spread over Gaussians, evenly spaced and as wide as they are apart."""
-
-    centers: Tensor
-
-    def __init__(self, first: float, last: float, number: int):
-        super().__init__()
-        self.step = (last - first) / (number - 1)
-        self.register_buffer("centers", torch.linspace(first, last, number), persistent=False)
-
-    def forward(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs K"]:
-        """One feature per Gaussian."""
-        return (-0.5 * ((distance[..., None] - self.centers) / self.step).square()).exp()
+        pair, hide = (index[:, None] != index[looking])[None], None
+        if mask is not None:
+            pair = pair & mask[:, :, None]
+            hide = torch.zeros_like(distance[..., 0]).masked_fill(~mask, -math.inf)
+        return Pairs(looking, hide, vector, distance, pair, biases, self.neighbourhood)
 
 
 class Neighbourhood(nn.Module):
@@ -143,7 +171,7 @@ class Neighbourhood(nn.Module):
         self.radial = Gaussians(0.6, self.RADIUS, self.RADIAL)
 
     def forward(
-        self, vector: Float[Tensor, "B N n 3"], distance: Float[Tensor, "B N n"], pair: Bool[Tensor, "B N n"]
+        self, vector: Float[Tensor, "B 3 N n"], distance: Float[Tensor, "B N n"], pair: Bool[Tensor, "#B N n"]
     ) -> Neighbours:
         """The pairs that are closer than the radius."""
         atoms = None
@@ -151,10 +179,17 @@ class Neighbourhood(nn.Module):
             far = distance.detach().masked_fill(~pair, math.inf)
             most = int((far < self.RADIUS).sum(1).max())
             atoms = far.topk(max(most, 1), dim=1, largest=False).indices
-            vector = vector.gather(1, atoms[..., None].expand(-1, -1, -1, 3))
-            distance, pair = distance.gather(1, atoms), pair.gather(1, atoms)
+            vector = vector.gather(2, atoms[:, None].expand(-1, 3, -1, -1))
+            distance, pair = distance.gather(1, atoms), pair.expand(far.shape).gather(1, atoms)
         fade = (0.5 + 0.5 * (distance.clamp(max=self.RADIUS) * (math.pi / self.RADIUS)).cos()) * pair
-        return Neighbours(fade, self.radial(distance) * fade[..., None], vector / distance[..., None], atoms)
+        radial, direction = self.radial(distance) * fade[..., None], vector / distance[:, None]
+        factors = torch.cat([torch.ones_like(fade)[:, None], direction], 1).movedim(1, -1)[..., None]
+        return Neighbours(fade, radial, direction, (factors * radial[..., None, :]).flatten(-2), atoms)
+
+
+def joined(parts: list[Float[Tensor, "B _ *rest"]]) -> Float[Tensor, "B N *rest"]:
+    """What the parts of the looking atoms have found."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
 from transip.config import ModelSettings
 from transip.model.embedding import AtomEmbedding
 from transip.model.heads import EnergyHead, ForceHead, PairForceHead, VectorEnergyHead, VectorForceHead
-from transip.model.transformer import Transformer, to_padded
+from transip.model.transformer import Transformer
 
 
 class Potential(nn.Module):
@@ -63,11 +63,11 @@ class Potential(nn.Module):
             return self._predict_conservative(batch, layers)
         positions = centred(batch.positions, batch)
         hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch)
-        last = self.norm(hiddens[-1])
+        padded = self.norm(hiddens[-1])
+        last = batch.flat(padded)
         forces = self.force_head(last).to(positions.dtype)
         if self.pair_force_head is not None:
-            padded = to_padded(last, batch.slots, (len(batch), batch.largest))
-            forces = forces + self.pair_force_head(padded, pairs).flatten(0, 1)[batch.slots]
+            forces = forces + batch.flat(self.pair_force_head(padded, pairs))
         forces = forces * self.scale
         forces = forces - mean_by_structure(forces, batch)[batch.structure]  # no net force on a molecule
         return self._prediction(batch, self.energy_head(last), forces, hiddens, layers)
@@ -77,7 +77,7 @@ class Potential(nn.Module):
         layers = [layer % self.settings.depth for layer in layers]
         positions = centred(batch.positions, batch)
         hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch, max(layers) + 1)
-        return tuple(unit_rms(hiddens[layer]) for layer in layers)
+        return tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
 
     def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
@@ -85,7 +85,7 @@ class Potential(nn.Module):
             leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
             positions = centred(leaf, batch)
             hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch)
-            shares = self.energy_head(self.norm(hiddens[-1]))
+            shares = self.energy_head(self.norm(batch.flat(hiddens[-1])))
             (gradient,) = torch.autograd.grad(shares.sum(), leaf, create_graph=training)
         if not training:
             shares, hiddens = shares.detach(), [hidden.detach() for hidden in hiddens]
@@ -95,7 +95,7 @@ class Potential(nn.Module):
         self, batch: Batch, shares: Tensor, forces: Tensor, hiddens: list[Tensor], layers: Sequence[int]
     ) -> Prediction:
         energies = shares.double() * self.scale + self.references[batch.numbers]
-        latents = tuple(unit_rms(hiddens[layer]) for layer in layers)
+        latents = tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
         return Prediction(sum_by_structure(energies, batch), energies, forces, latents)
 
     def compile_blocks(self) -> Potential:

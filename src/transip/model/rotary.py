@@ -7,21 +7,22 @@ lets atom i receive v_j turned by w · (x_j − x_i): directions reach the value
 invariance stays exact.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Shape suffixes: B structures, N padded atoms, H heads, K features of a head, F = K / 2 frequencies.
-HeadFeatures = Float[Tensor, "B N H K"]
+# Shape suffixes: B structures, N padded atoms, H heads, K features of a head, for K / 2 frequencies.
+HeadFeatures = Float[Tensor, "B N *kinds H K"]
 
 
 class Phases(NamedTuple):
-    """Cosine and sine of every angle, (B, N, H, F)."""
+    """Cosines and sines as `turn` needs them: of every angle, twice, the first time −sin."""
 
-    cos: Float[Tensor, "B N H F"]
-    sin: Float[Tensor, "B N H F"]
+    cos: Float[Tensor, "B N H K"]
+    sin: Float[Tensor, "B N H K"]
 
 
 class RotaryCoordinates(nn.Module):
@@ -33,20 +34,27 @@ class RotaryCoordinates(nn.Module):
         lengths = torch.logspace(0, 1, frequencies, base=longest / shortest) * shortest
         self.frequencies = nn.Parameter(directions * lengths[:, None])
 
-    def forward(self, positions: Float[Tensor, "B N 3"]) -> Phases:
-        """Angles in float32 or better whatever autocast says: at 60 rad bfloat16 is off by 0.25 rad."""
-        with torch.autocast(positions.device.type, enabled=False):
-            angles = torch.einsum("bnx,hfx->bnhf", positions, self.frequencies.to(positions.dtype))
-            return Phases(angles.cos(), angles.sin())
+
+def all_phases(blocks: Sequence[RotaryCoordinates], positions: Float[Tensor, "B N 3"]) -> list[Phases]:
+    """Phases of each block, found together.
+
+    Angles are in float32 or better whatever autocast says: at 60 rad bfloat16 is off by 0.25 rad.
+    """
+    with torch.autocast(positions.device.type, enabled=False):
+        frequencies = torch.stack([block.frequencies for block in blocks]).to(positions.dtype)
+        angles = (positions @ frequencies.flatten(0, 2).T).unflatten(-1, frequencies.shape[:3])
+        cos, sin = angles.cos(), angles.sin()
+        both = torch.cat([cos, cos], -1).unbind(2), torch.cat([-sin, sin], -1).unbind(2)
+    return [Phases(*block) for block in zip(*both, strict=True)]
 
 
 def turn(features: HeadFeatures, phases: Phases) -> HeadFeatures:
     """Turn feature pairs (f, f + F) by the phases."""
-    a, b = features.chunk(2, dim=-1)
-    cos, sin = phases
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(features.dtype)
+    swapped = features.roll(features.shape[-1] // 2, -1)
+    return torch.addcmul(features * phases.cos, swapped, phases.sin).to(features.dtype)
 
 
 def turn_back(features: HeadFeatures, phases: Phases) -> HeadFeatures:
     """Inverse of `turn`."""
-    return turn(features, Phases(phases.cos, -phases.sin))
+    swapped = features.roll(features.shape[-1] // 2, -1)
+    return torch.addcmul(features * phases.cos, swapped, phases.sin, value=-1).to(features.dtype)

@@ -6,6 +6,7 @@ Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), D
 import math
 from collections.abc import Iterable
 from itertools import islice
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,10 @@ from torch.nn import functional
 
 from transip.batch import Batch
 from transip.config import ModelSettings
+from transip.model.bias import DistanceBias
 from transip.model.convolution import Convolution
-from transip.model.pairs import SPREAD, PairFeatures, Pairs
-from transip.model.rotary import RotaryCoordinates, turn, turn_back
+from transip.model.pairs import PairFeatures, Pairs, joined
+from transip.model.rotary import Phases, RotaryCoordinates, all_phases, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
 Logits = Float[Tensor, "B H n N"]
@@ -37,8 +39,8 @@ class Transformer(nn.Module):
         positions: Float[Tensor, "atoms 3"],
         batch: Batch,
         depth: int | None = None,
-    ) -> tuple[list[Float[Tensor, "atoms D"]], Iterable[Pairs]]:
-        """Embeddings of the atoms after each block, first to last, and the pairs of atoms that the blocks saw.
+    ) -> tuple[list[Hidden], Iterable[Pairs]]:
+        """Embeddings after each block, first to last, padded, and the pairs of atoms that the blocks saw.
 
         Args:
             embedding: of the atoms before the first block.
@@ -46,14 +48,15 @@ class Transformer(nn.Module):
             batch: says which atoms belong together.
             depth: run only this many blocks.
         """
-        slots, size = batch.slots, (len(batch), batch.largest)
-        hidden_BND = to_padded(embedding, slots, size)
-        positions_BN3 = to_padded(positions, slots, size)
-        pairs = self.pairs(positions_BN3, batch.mask)
+        blocks = [cast(Block, block) for block in islice(self.blocks, depth)]
+        hidden_BND, positions_BN3 = batch.padded(embedding), batch.padded(positions)
+        biases = [block.attention.bias for block in blocks if block.attention.bias is not None]
+        pairs = self.pairs(positions_BN3, None if batch.full else batch.mask, biases)
+        phases = all_phases([block.attention.rotary for block in blocks], positions_BN3)
         hiddens = []
-        for block in islice(self.blocks, depth):
-            hidden_BND = block(hidden_BND, positions_BN3, pairs)
-            hiddens.append(hidden_BND.flatten(0, 1)[slots])
+        for number, block in enumerate(blocks):
+            hidden_BND = block(hidden_BND, phases[number], pairs, number)
+            hiddens.append(hidden_BND)
         return hiddens, pairs
 
 
@@ -68,12 +71,12 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(settings.width)
         self.mlp = SwiGLU(settings.width)
 
-    def forward(self, hidden_BND: Hidden, positions_BN3: Float[Tensor, "B N 3"], pairs: Iterable[Pairs]) -> Hidden:
-        """One block."""
+    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: Iterable[Pairs], number: int) -> Hidden:
+        """This block, the `number`-th."""
         normed_BND = self.attention_norm(hidden_BND)
-        hidden_BND = hidden_BND + self.attention(normed_BND, positions_BN3, pairs)
+        hidden_BND = hidden_BND + self.attention(normed_BND, phases, pairs, number)
         if self.convolution is not None:
-            hidden_BND = hidden_BND + torch.cat([self.convolution(normed_BND, part) for part in pairs], 1)
+            hidden_BND = hidden_BND + joined([self.convolution(normed_BND, part) for part in pairs])
         return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
 
 
@@ -95,23 +98,19 @@ class Attention(nn.Module):
         self.bias = DistanceBias(self.heads) if settings.distance_bias else None
         self.rotary_values = settings.rotary_values
 
-    def forward(self, hidden_BND: Hidden, positions_BN3: Float[Tensor, "B N 3"], pairs: Iterable[Pairs]) -> Hidden:
+    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: Iterable[Pairs], block: int) -> Hidden:
         """Attention output before it is added to the residual stream."""
-        phases = self.rotary(positions_BN3)
-        query_BNHK = turn(self._normed(self.query_norm, self.query(hidden_BND)), phases)
-        key_BNHK = turn(self._normed(self.key_norm, self.key(hidden_BND)), phases)
-        value_BNHK = self._split(self.value(hidden_BND))
-        if self.rotary_values:
-            value_BNHK = turn(value_BNHK, phases)
-        parts = [attend(query_BNHK[:, p.looking], key_BNHK, value_BNHK, self._bias(p, query_BNHK.dtype)) for p in pairs]
-        output_BNHK = torch.cat(parts, 1)
+        query = self._normed(self.query_norm, self.query(hidden_BND))
+        key = self._normed(self.key_norm, self.key(hidden_BND))
+        value = self._split(self.value(hidden_BND))
+        turned = [query, key, value] if self.rotary_values else [query, key]
+        together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
+        query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
+        value = rest[0] if rest else value.transpose(1, 2)
+        output_BNHK = joined([attend(query[:, :, p.looking], key, value, p.bias(block)) for p in pairs])
         if self.rotary_values:
             output_BNHK = turn_back(output_BNHK, phases)
         return self.output(output_BNHK.flatten(2))
-
-    def _bias(self, pairs: Pairs, dtype: torch.dtype) -> Float[Tensor, "B h n N"]:
-        hide = pairs.hide[:, None, None, :].to(dtype)
-        return hide if self.bias is None else self.bias(pairs).to(dtype) + hide
 
     def _normed(self, norm: nn.RMSNorm, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:
         return norm(self._split(hidden_BND).to(norm.weight.dtype))  # float32 under autocast, too
@@ -136,42 +135,22 @@ class SwiGLU(nn.Module):
         return self.down(functional.silu(self.gate(hidden_BND)) * self.up(hidden_BND))
 
 
-class DistanceBias(nn.Module):
-    """Per head, a logit bias learned from distance: Gaussians, and a slope that makes some heads local at the start."""
-
-    def __init__(self, heads: int):
-        super().__init__()
-        self.project = nn.Linear(SPREAD[-1], heads, bias=False)
-        nn.init.zeros_(self.project.weight)
-        self.slope = nn.Parameter(torch.logspace(math.log10(0.1), math.log10(5.0), heads))  # 1/Å
-
-    def forward(self, pairs: Pairs) -> Logits:
-        """Bias of every pair."""
-        bias_BNnH = self.project(pairs.spread) - pairs.distance[..., None] * self.slope
-        return bias_BNnH.permute(0, 3, 2, 1)
-
-
 def attend(
-    query_BnHK: Float[Tensor, "B n H K"],
-    key_BNHK: Float[Tensor, "B N H K"],
-    value_BNHK: Float[Tensor, "B N H K"],
-    bias: Float[Tensor, "B h m N"],
+    query: Float[Tensor, "B H n K"],
+    key: Float[Tensor, "B H N K"],
+    value: Float[Tensor, "B H N K"],
+    bias: Float[Tensor, "B #H #n N"] | None,
 ) -> Float[Tensor, "B n H K"]:
     """Softmax attention.
 
     Written out where gradients are needed: the fused CPU kernel has neither a second derivative (gradient
     forces) nor a derivative with respect to the bias.
     """
-    query, key, value = (x.transpose(1, 2) for x in (query_BnHK, key_BNHK, value_BNHK))
     if torch.is_grad_enabled():
-        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+        logits, scale = query @ key.mT, query.shape[-1] ** -0.5
+        logits = logits * scale if bias is None else torch.add(bias, logits, alpha=scale)
         output = logits.softmax(-1).to(value.dtype) @ value
     else:
+        bias = None if bias is None else bias.to(query.dtype)
         output = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return output.transpose(1, 2)
-
-
-def to_padded(values: Float[Tensor, "atoms F"], slots: Tensor, size: tuple[int, int]) -> Float[Tensor, "B N F"]:
-    """Lay flat atoms out as (structures × largest structure), zeros where there is none."""
-    padded = values.new_zeros(size[0] * size[1], values.shape[-1])
-    return padded.index_copy(0, slots, values).view(*size, -1)

@@ -26,7 +26,7 @@ class Progress:
     step: int = 0
     batches: int = 0
     seconds: float = 0.0
-    forward_passes: int = 0
+    forward_passes: int | float = 0  # a view that only some blocks see is a fraction of one
     atoms_seen: int = 0
     best_force_mae: float = float("inf")
     evaluations_without_gain: int = 0

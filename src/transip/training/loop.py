@@ -15,27 +15,26 @@ from typing import Any, cast
 import torch
 import yaml
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from transip import config
 from transip.config import Recipe
-from transip.data.dataset import Dataset, prepare
+from transip.data.dataset import Dataset, prepare, prepare_unlabelled
 from transip.data.references import References, statistics
-from transip.data.sampler import AtomBudgetSampler, check_budget
+from transip.data.sampler import check_budget
 from transip.errors import InputError, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import write_text
 from transip.model.files import load_model, save_model
 from transip.model.potential import Potential
-from transip.rotations import random_rotations
 from transip.structure import ELEMENTS
 from transip.symmetry.latent import save_latent
 from transip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from transip.training.log import Live, MetricsFile, memory_mb
-from transip.training.losses import Losses, Objective, Share, not_finite
+from transip.training.losses import Losses, Objective, not_finite
 from transip.training.optim import Optimizers
+from transip.training.views import GlobalBatch, Views
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 
@@ -77,7 +76,8 @@ class Training:
         self.data, self.validation = prepare(recipe.data)
         for data in (self.data, self.validation):
             check_budget(data.counts, self.settings.batch, data.describe)
-        self.sampler = AtomBudgetSampler(self.data.counts, self.settings.batch, self.settings.seed, self.processes)
+        pool = prepare_unlabelled(recipe.data) if recipe.data.unlabelled else None
+        self.views = Views(recipe, self.data, pool, self.rank, self.processes)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, self.data)
@@ -101,7 +101,7 @@ class Training:
         if self.settings.trackers:
             self.accelerator.init_trackers(self.recipe.name)
         metrics = MetricsFile(self.folder / METRICS, self.progress.step) if main else None
-        batches = self.sampler.stream(self.progress.batches)
+        batches = self.views.stream(self.progress.batches)
         self._clock = time.perf_counter() - self.progress.seconds
         with Live(self.recipe.name, progress and main) as live:
             finished = self._finished()
@@ -126,21 +126,21 @@ class Training:
 
     # ------------------------------------------------------------------------------------------ a step
 
-    def _step(self, group: list[Any]) -> tuple[Tensor, float, float, float]:
-        """One optimiser step on `group` global batches: sums of the losses, gradient norm, learning rate, atoms/s."""
+    def _step(self, group: list[GlobalBatch]) -> tuple[Tensor, float, float, float]:
+        """One optimiser step on `group`: sums of the losses, gradient norm, learning rate, atoms/s."""
         began, done = time.perf_counter(), self._done()
-        share = self._share(group)
+        share = self.views.share(group)
         sums = torch.zeros(len(Losses._fields), device=self.device)
-        for k, indices in enumerate(group):
-            batch = self.data.batch(indices[self.rank :: self.processes]).to(self.device)
-            turns = self._turns(self.progress.batches + k, len(indices)).to(self.device)
-            paired = _per_process(self._paired(len(indices)), self.rank, self.processes)
+        for k, drawn in enumerate(group):
+            batch, turns, paired, pool = self.views.seen(self.progress.batches + k, drawn, self.device)
             last = k + 1 == len(group)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(batch, turns, paired, share, done)
+                losses = self.wrapped(batch, turns, paired, share, done, pool)
                 self.accelerator.backward(losses.total)
             sums += torch.stack([term.detach().to(sums.dtype) for term in losses])
-            self._count(indices)
+            passes, atoms = self.views.cost(drawn)
+            self.progress.forward_passes += passes
+            self.progress.atoms_seen += atoms
         norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
         if not (math.isfinite(float(norm)) and math.isfinite(float(sums[0]))):  # |∞| has a finite gradient
             raise self._diverged(group)
@@ -151,49 +151,16 @@ class Training:
         if self.averaged is not None:
             self.averaged.update_parameters(self.objective.potential)
         self.progress.seconds = time.perf_counter() - self._clock
-        atoms = sum(int(self.data.counts[indices].sum()) for indices in group)
+        atoms = sum(int(self.data.counts[drawn.labelled].sum()) for drawn in group)
         return sums, float(norm), rate, atoms / (time.perf_counter() - began)
 
-    def _share(self, group: list[Any]) -> Share:
-        structures = atoms = paired = 0
-        for indices in group:
-            second = self._paired(len(indices))
-            structures += len(indices) + second
-            atoms += int(self.data.counts[indices].sum() + self.data.counts[indices[:second]].sum())
-            paired += second
-        n = self.processes
-        return Share(structures / n, atoms / n, paired / n)
-
-    def _paired(self, structures: int) -> int:
-        """Structures of a global batch that get a second view: at least one for each process."""
-        if self.recipe.objective.views == 1:
-            return 0
-        return max(round(self.recipe.objective.second_view * structures), min(self.processes, structures))
-
-    def _turns(self, number: int, structures: int) -> Float[Tensor, "views structures 3 3"]:
-        """This process's orientations in global batch `number`, the same however many processes share it."""
-        views = self.recipe.objective.views
-        if not self.recipe.objective.augment:
-            return torch.eye(3).expand(views, len(range(self.rank, structures, self.processes)), 3, 3)
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
-        turns = random_rotations(views * structures, generator).view(views, structures, 3, 3)
-        if self.recipe.objective.reflections:  # in both views or in neither: between them is a rotation
-            turns = turns * (1 - 2 * torch.randint(2, (structures, 1, 1), generator=generator))
-        return turns[:, self.rank :: self.processes]
-
-    def _count(self, indices: Any) -> None:
-        second = self._paired(len(indices))
-        self.progress.forward_passes += len(indices) + second
-        counts = self.data.counts[indices]
-        self.progress.atoms_seen += int(counts.sum() + counts[:second].sum())
-
-    def _diverged(self, group: list[Any]) -> NonFiniteLoss:
-        mine = [indices[self.rank :: self.processes] for indices in group]
-        batches = [self.data.batch(indices).to(self.device) for indices in mine]
-        named = [i for batch in batches for i in not_finite(self.objective.potential, batch)]
+    def _diverged(self, group: list[GlobalBatch]) -> NonFiniteLoss:
+        mine = [part for drawn in group for part in self.views.parts(drawn)]
+        batches = [(data, data.batch(indices).to(self.device)) for data, indices in mine]
+        named = [(data, i) for data, batch in batches for i in not_finite(self.objective.potential, batch)]
         if not named and self.processes == 1:
-            named = [int(i) for indices in mine for i in indices]
-        which = "; ".join(self.data.describe(i) for i in named[:8]) + ("; …" if len(named) > 8 else "")
+            named = [(data, int(i)) for data, indices in mine for i in indices]
+        which = "; ".join(data.describe(i) for data, i in named[:8]) + ("; …" if len(named) > 8 else "")
         # Not gathered: a loss may be infinite in one process alone, and the others would never come to the meeting.
         elsewhere = f"structures of another process than {self.rank}, which names them, or on none by itself"
         return NonFiniteLoss(
@@ -236,6 +203,7 @@ class Training:
             "force_loss": means["forces"],
             "latent_loss": means["latent"],
             "equigrad_loss": means["equigrad"],
+            "consistency_loss": means["consistency"],
             "gradient_norm": norm,
             "learning_rate": rate,
             "atoms_per_second": speed,
@@ -356,11 +324,6 @@ def averaged_weights(potential: Potential, decay: float) -> AveragedModel:
             old.lerp_(new, weight)
 
     return AveragedModel(potential, multi_avg_fn=move)
-
-
-def _per_process(total: int, rank: int, processes: int) -> int:
-    """How many of the first `total` items fall to `rank` when items are dealt in turn."""
-    return len(range(rank, total, processes))
 
 
 def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -1,12 +1,17 @@
-"""The objective: task losses on one or two rotated views, and the latent-equivariance loss between them.
+"""The objective: task losses on one or two rotated views, and losses between two views, which need no labels.
 
     L = w_E |ΔE| / N / s + w_F mean_i ‖ΔF_i‖₂ / s + w_eq dist(T(u₀, r), u₁) [+ w_g ‖∂E/∂rotation‖ / s]
+        [+ w_c (w_E |E₁ − E₀| / N / s + w_F mean_i ‖F₁ − r F₀‖₂ / s)]
 
-Controls are settings of the same code: no augmentation, one view, two views without the latent loss.
+Controls are settings of the same code: no augmentation, one view, two views without the latent loss, and the last
+term, which asks the outputs what the latent loss asks the embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,19 +21,23 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
 from transip.config import ObjectiveSettings
 from transip.model.potential import Potential, centred
-from transip.rotations import Rotations, rotate
+from transip.rotations import Rotations, rotate, rotate_vectors
 from transip.symmetry.latent import LatentEquivariance
+
+Turns = Float[Tensor, "views structures 3 3"]
 
 
 class Share(NamedTuple):
     """What one process's batch is divided by, so that gradients averaged over processes are exact.
 
-    Each number is the global one divided by the number of processes; second views count.
+    Each number is the global one divided by the number of processes. The first two count labelled views, the last two
+    count structures, labelled or not, that are seen in two views.
     """
 
     structures: float
     atoms: float
     paired_structures: float
+    paired_atoms: float = 0.0
 
 
 class Losses(NamedTuple):
@@ -39,6 +48,54 @@ class Losses(NamedTuple):
     forces: Tensor
     latent: Tensor
     equigrad: Tensor
+    consistency: Tensor
+
+
+class Twice(NamedTuple):
+    """Structures and their orientations in two views."""
+
+    batch: Batch
+    turns: Turns
+
+
+class Pairs(NamedTuple):
+    """The structures seen in two views: the first `paired` of the labelled ones, and the pool.
+
+    Attributes:
+        batch: these structures.
+        relative: the rotation from the first view to the second.
+        structures: how many are labelled, labelled and paired, in the pool.
+        atoms: the same, in atoms.
+    """
+
+    batch: Batch
+    relative: Rotations
+    structures: tuple[int, ...]
+    atoms: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: Batch, paired: Twice | None, pool: Twice | None) -> Pairs:
+        """The pairs among the labelled structures `batch` and in the pool; there is at least one."""
+        parts = [part for part in (paired, pool) if part is not None]
+        each = (batch, paired and paired.batch, pool and pool.batch)
+        return cls(
+            batch=reduce(Batch.followed_by, [part.batch for part in parts]),
+            relative=torch.cat([part.turns[1] @ part.turns[0].mT for part in parts]),
+            structures=tuple(0 if part is None else len(part) for part in each),
+            atoms=tuple(0 if part is None else part.num_atoms for part in each),
+        )
+
+    def split(self, values: Iterable[Tensor], sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Values in the first and in the second view.
+
+        Args:
+            values: together, a row for each labelled structure (or atom) in the first view, each paired one in the
+                second, each of the pool in the first, each of the pool in the second.
+            sizes: `structures` or `atoms`.
+        """
+        labelled, paired, pool = sizes
+        first, second, pool_first, pool_second = torch.cat(list(values)).split((labelled, paired, pool, pool))
+        return torch.cat([first[:paired], pool_first]), torch.cat([second, pool_second])
 
 
 class Objective(nn.Module):
@@ -49,14 +106,10 @@ class Objective(nn.Module):
         self.potential, self.settings, self.bf16 = potential, settings, bf16
         wanted = settings.latent.weight > 0
         self.latent = LatentEquivariance(settings.latent, potential.settings.width) if wanted else None
+        self.layers = settings.latent.layers if wanted else ()
 
     def forward(
-        self,
-        batch: Batch,
-        turns: Float[Tensor, "views structures 3 3"],
-        paired: int,
-        share: Share,
-        progress: float,
+        self, batch: Batch, turns: Turns, paired: int, share: Share, progress: float, pool: Twice | None = None
     ) -> Losses:
         """Loss of one process's batch.
 
@@ -66,25 +119,46 @@ class Objective(nn.Module):
             paired: structures, from the first on, that get the second view.
             share: normalisation, see `Share`.
             progress: 0 … 1 of training, for the latent loss's warm-up.
+            pool: unlabelled structures (labels are ignored).
         """
-        views, layers = rotate(batch, turns[0]), ()
-        if len(turns) == 2:
-            views = views.followed_by(rotate(batch.first(paired), turns[1][:paired]))
-        if self.latent is not None:
-            layers = self.settings.latent.layers
+        again = Twice(batch.first(paired), turns[:, :paired]) if len(turns) == 2 else None
+        labelled, unlabelled = [rotate(batch, turns[0])], []
+        if again is not None:
+            second = rotate(again.batch, again.turns[1])
+            (labelled if self.settings.second_view_labels else unlabelled).append(second)
+        if pool is not None:
+            unlabelled += [rotate(pool.batch, turn) for turn in pool.turns]
+        views = reduce(Batch.followed_by, labelled)
         # Only the network runs in reduced precision: rotating positions in bfloat16 would move the atoms.
-        with torch.autocast(views.positions.device.type, torch.bfloat16, enabled=self.bf16):
-            prediction = self.potential(views, layers)
+        with torch.autocast(views.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            prediction = self.potential(views, self.layers)
+            others, embedded = self._see(unlabelled)
         energy, forces = self._task_losses(views, prediction, share)
-        latent = energy.new_zeros(())
-        if self.latent is not None:
+        latent = consistency = equigrad = energy.new_zeros(())
+        pairs = Pairs.of(batch, again, pool) if self.settings.comparison else None
+        if pairs is not None and self.latent is not None:
             weight = self.settings.latent.weight * warm(progress, self.settings.latent.warmup)
-            latent = weight * self._latent_loss(batch.first(paired), prediction, turns) / share.paired_structures
-        equigrad = energy.new_zeros(())
+            latents = zip(prediction.latents, *embedded, strict=True)
+            first, second = zip(*(pairs.split(layer, pairs.atoms) for layer in latents), strict=True)
+            loss = self.latent(first, second, pairs.relative, pairs.batch).sum()
+            latent = weight * loss / share.paired_structures
+        if pairs is not None and self.settings.consistency:
+            consistency = self.settings.consistency * self._distance(pairs, [prediction, *others], share)
         if self.settings.equigrad:
             penalty = rotation_gradient(views, prediction.forces).sum() / self.potential.scale
             equigrad = self.settings.equigrad * penalty / share.structures
-        return Losses(energy + forces + latent + equigrad, energy, forces, latent, equigrad)
+        total = energy + forces + latent + equigrad + consistency
+        return Losses(total, energy, forces, latent, equigrad, consistency)
+
+    def _see(self, views: list[Batch]) -> tuple[list[Prediction], list[tuple[Tensor, ...]]]:
+        """Predictions (none where no loss needs them) and embeddings of views without labels, all in one pass."""
+        if not views:
+            return [], []
+        joined = reduce(Batch.followed_by, views)
+        if not self.settings.consistency:
+            return [], [self.potential.embeddings(joined, self.layers)]
+        prediction = self.potential(joined, self.layers)
+        return [prediction], [prediction.latents]
 
     def _task_losses(self, batch: Batch, prediction: Prediction, share: Share) -> tuple[Tensor, Tensor]:
         if batch.energy is None or batch.forces is None:
@@ -95,13 +169,15 @@ class Objective(nn.Module):
         energy = settings.energy * energy_error.sum() / share.structures
         return energy.to(force_error.dtype), settings.forces * force_error.sum() / share.atoms
 
-    def _latent_loss(self, paired: Batch, prediction: Prediction, turns: Tensor) -> Tensor:
-        assert self.latent is not None
-        atoms, total = paired.num_atoms, prediction.latents[0].shape[0]
-        first = [latent[:atoms] for latent in prediction.latents]
-        second = [latent[total - atoms :] for latent in prediction.latents]
-        relative: Rotations = turns[1][: len(paired)] @ turns[0][: len(paired)].mT
-        return self.latent(first, second, relative, paired).sum()
+    def _distance(self, pairs: Pairs, predictions: list[Prediction], share: Share) -> Tensor:
+        """The task losses with the first view's prediction, turned, in the place of the second's labels."""
+        energy, found_energy = pairs.split((p.energy for p in predictions), pairs.structures)
+        forces, found_forces = pairs.split((p.forces for p in predictions), pairs.atoms)
+        turned = rotate_vectors(forces, pairs.relative, pairs.batch)
+        energy_change = ((found_energy - energy).abs() / pairs.batch.counts).sum() / share.paired_structures
+        force_change = norm(found_forces - turned).sum() / share.paired_atoms
+        energy_part = self.settings.energy * energy_change.to(force_change.dtype)
+        return (energy_part + self.settings.forces * force_change) / self.potential.scale
 
 
 def norm(vectors: Float[Tensor, "*rest 3"]) -> Float[Tensor, "*rest"]:
@@ -126,9 +202,12 @@ def warm(progress: float, warmup: float) -> float:
 
 @torch.no_grad()
 def not_finite(potential: Potential, batch: Batch) -> list[int]:
-    """Dataset indices of the structures of `batch` whose labels or predictions are not finite."""
-    if batch.energy is None or batch.forces is None or batch.index is None:
+    """Dataset indices of the structures of `batch` whose predictions, or labels if there are any, are not finite."""
+    if batch.index is None:
         return []
     prediction = potential(batch)
-    error = prediction.energy - batch.energy + mean_by_structure(norm(prediction.forces - batch.forces), batch)
+    energy, forces = prediction.energy, prediction.forces
+    if batch.energy is not None and batch.forces is not None:
+        energy, forces = energy - batch.energy, forces - batch.forces
+    error = energy + mean_by_structure(norm(forces), batch)
     return batch.index[~error.isfinite()].tolist()

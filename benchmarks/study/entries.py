@@ -1,0 +1,157 @@
+"""Everything that the study runs: groups of entries, each the base recipe (base.yaml) with some settings changed.
+
+An entry is called WHAT or, in groups that repeat the same entries at several sizes, WHAT@SIZE. `augment-1-view` and
+`augment-2-views` are the controls. Every step makes 16 forward passes of a structure through the network, or, where a
+second view needs only the first blocks, as much work; `passes` counts them, and run.py refuses an entry with another
+number. The exception is `paper-comparison`, which compares equal epochs because the paper did.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from transip.config import Recipe
+
+Overrides = dict[str, Any]  # settings in the words of a recipe
+
+PASSES = 16
+UNEQUAL = ("paper-comparison",)  # groups that may make another number of passes a step
+SECOND_BACKBONE = ("second-backbone",)  # groups trained on backbone.py instead of transip's model
+
+ONE_VIEW: Overrides = {}
+TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.structures": 8}
+RAW: Overrides = {"objective.augment": False}
+CONSISTENCY: Overrides = {"objective.consistency": 0.5}
+POOLED = {"objective.latent.level": "pooled"}
+PAPER = {"model.preset": "paper"}
+# Labelled structures in one view, geometries of all training data in two: 8 + 4 × 2 passes.
+WITH_POOL = {
+    "data.unlabelled": ["data/organics.pack"],
+    "training.batch.structures": 8,
+    "training.batch.unlabelled": 4,
+}
+
+
+def latent(weight: float, **settings: Any) -> Overrides:
+    """The latent loss, per atom after the last block unless `settings` say otherwise."""
+    return {f"objective.latent.{name}": value for name, value in {"weight": weight, **settings}.items()}
+
+
+def sized(entries: dict[str, Overrides], sizes: dict[int, Overrides]) -> dict[str, Overrides]:
+    """Every entry at every size: WHAT@SIZE."""
+    return {f"{name}@{size}": entry | change for size, change in sizes.items() for name, entry in entries.items()}
+
+
+def structures(*numbers: int) -> dict[int, Overrides]:
+    return {number: {"data.max_train": number} for number in numbers}
+
+
+CONTROLS = {"augment-1-view": ONE_VIEW, "augment-2-views": TWO_VIEWS}
+OBJECTIVES = {**CONTROLS, "atoms-latent": TWO_VIEWS | latent(0.2)}
+WIDTHS: dict[int, Overrides] = {  # 64 is the base
+    32: {"model.width": 32, "model.heads": 2},
+    64: {},
+    128: {"model.width": 128, "model.heads": 8},
+}
+
+GROUPS: dict[str, dict[str, Overrides]] = {
+    "objective": {
+        "raw": RAW,
+        **CONTROLS,
+        "pooled-latent": TWO_VIEWS | POOLED | latent(1.0),
+        "atoms-latent-0.05": TWO_VIEWS | latent(0.05),
+        "atoms-latent-0.2": TWO_VIEWS | latent(0.2),
+        "atoms-latent-1": TWO_VIEWS | latent(1.0),
+        "mid-layer-latent": TWO_VIEWS | latent(0.2, layers=[1]),
+        "infonce": TWO_VIEWS | latent(0.05, distance="infonce"),
+        "cosine": TWO_VIEWS | latent(0.4, distance="cosine"),  # 1 − cos is half the squared distance
+        "fixed-representation": TWO_VIEWS | latent(0.2, action="fixed") | {"model.fixed_representation": True},
+        "consistency": TWO_VIEWS | CONSISTENCY,
+        # 13 structures, 3 of them in a second view
+        "quarter-second-view": TWO_VIEWS
+        | latent(0.2)
+        | {"objective.second_view": 0.25, "training.batch.structures": 13},
+        # 11 structures and half of the blocks for 10 second views
+        "shallow-second-view": TWO_VIEWS
+        | latent(0.2, layers=[1])
+        | {
+            "objective.second_view": 0.9,
+            "objective.second_view_labels": False,
+            "training.batch.structures": 11,
+        },
+    },
+    "paper-backbone": {
+        "augment-1-view": PAPER,
+        "augment-2-views": PAPER | TWO_VIEWS,
+        "pooled-latent-0.2": PAPER | TWO_VIEWS | POOLED | latent(0.2),
+        "pooled-latent-1": PAPER | TWO_VIEWS | POOLED | latent(1.0),
+        "pooled-latent-5": PAPER | TWO_VIEWS | POOLED | latent(5.0),
+        "atoms-latent-0.2": PAPER | TWO_VIEWS | latent(0.2),
+        "atoms-latent-1": PAPER | TWO_VIEWS | latent(1.0),
+    },
+    # The paper's own comparison: equal epochs, so that two views cost twice the passes of one.
+    "paper-comparison": sized(
+        {
+            "augment-1-view": PAPER,
+            "augment-2-views": PAPER | {"objective.views": 2},
+            "pooled-latent": PAPER | {"objective.views": 2} | POOLED | latent(1.0),
+        },
+        structures(500, 2000, 8370),
+    ),
+    "few-labels": sized(
+        {
+            **OBJECTIVES,
+            "atoms-latent-pool": WITH_POOL | latent(0.2),
+            "consistency-pool": WITH_POOL | CONSISTENCY,
+        },
+        structures(250, 1000, 4000),
+    ),
+    # The default model without, or with another setting of, each of its ingredients.
+    "ingredients": {
+        "default": ONE_VIEW,
+        "no-rotary-values": {"model.rotary_values": False},
+        "no-distance-bias": {"model.distance_bias": False},
+        "no-convolutions": {"model.convolutions": 0},
+        "no-pair-forces": {"model.pair_forces": False},
+        "absolute-features": {"model.absolute_features": True},
+        "frequencies-to-3": {"model.max_frequency": 3.0},
+        "frequencies-to-12": {"model.max_frequency": 12.0},
+        "8-heads": {"model.heads": 8},
+        "depth-2": {"model.depth": 2},
+        "depth-6": {"model.depth": 6},
+        "adamw": {"training.optimizer.name": "adamw"},
+    },
+    "forces": {
+        "direct": ONE_VIEW,
+        "gradient": {"model.forces": "gradient"},
+        "gradient-equigrad": {"model.forces": "gradient", "objective.equigrad": 0.01},
+    },
+    "model-size": sized(OBJECTIVES, WIDTHS),
+    # Many epochs of few structures: where is the peak of the validation error, and who moves it?
+    "long": sized(
+        OBJECTIVES,
+        {
+            width: change | {"data.max_train": 250, "training.steps": 6400, "training.evaluate_every": 534}
+            for width, change in WIDTHS.items()
+        },
+    ),
+    "second-backbone": {
+        **CONTROLS,
+        "pooled-latent": TWO_VIEWS | POOLED | latent(1.0, layers=[2]),  # the last of three
+        "atoms-latent-0.2": TWO_VIEWS | latent(0.2, layers=[2]),
+        "atoms-latent-1": TWO_VIEWS | latent(1.0, layers=[2]),
+    },
+}
+
+
+def passes(recipe: Recipe) -> Fraction:
+    """Forward passes of one step; a pass that ends after k of d blocks counts k / d."""
+    objective, batch = recipe.objective, recipe.training.batch
+    second = Fraction(0)
+    if objective.views == 2:
+        second = Fraction(max(round(objective.second_view * batch.structures), 1))
+        if not getattr(objective, "second_view_labels", True):
+            deepest = max(layer % recipe.model.depth for layer in objective.latent.layers)
+            second *= Fraction(deepest + 1, recipe.model.depth)
+    return batch.structures + second + 2 * getattr(batch, "unlabelled", 0)

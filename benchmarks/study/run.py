@@ -1,0 +1,249 @@
+"""The study: what learned symmetry is worth, every objective and control on the same forward passes.
+
+    python benchmarks/study/run.py objective paper-backbone --seeds 0 1 2
+    python benchmarks/study/run.py few-labels/atoms-latent@250 --seeds 0
+    python benchmarks/study/run.py objective --core-lane 0/2 &   # the same list on two cores: each takes half
+    python benchmarks/study/run.py objective --core-lane 1/2
+    python benchmarks/study/run.py --list
+
+`entries.py` has the groups and their entries, `base.yaml` what they have in common; the task is the speedrun's
+(`recipes/data-organics.yaml`, built once, if it is not there). Each run leaves one JSON object in
+benchmarks/study/results/GROUP/ENTRY-seedK.json. A run whose result is there is not repeated; one that another group
+has already made, with the same settings, seed and source code, is copied.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import backbone
+import entries
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import transip
+from hardware import processor
+from transip.config import LabelSettings, Recipe, load
+from transip.data.dataset import Dataset
+from transip.errors import InputError
+from transip.evaluation.evaluate import budget_for, evaluate, metrics_on
+from transip.files import write_json
+from transip.labels.campaign import build
+from transip.symmetry.measure import measure_symmetry
+from transip.training import loop
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LOSSES = ("energy", "force", "latent", "equigrad", "consistency")
+BASE = HERE / "base.yaml"
+DATA = Path("data/organics.pack")
+TRAIN_SAMPLE = 250  # training structures on which the training error is measured
+SYMMETRY_SAMPLE = 32  # validation structures on which the layers are looked at during training
+
+Result = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", nargs="*", metavar="GROUP[/ENTRY]", help="what to run; everything if not given")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--core-lane", default="0/1", metavar="i/n", help="every n-th of the list, from number i on")
+    parser.add_argument("--repeat", action="store_true", help="run again what has a result")
+    parser.add_argument("--list", action="store_true", help="only say what would be run")
+    parser.add_argument("--steps", type=int, help="steps of every run, to try things out; give --results too")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    if arguments.steps and arguments.results == RESULTS:
+        parser.error("--steps is for trying things out: choose another folder with --results")
+    torch.set_num_threads(1)
+    try:
+        chosen = chosen_entries(arguments.which)
+        lane, lanes = map(int, arguments.core_lane.split("/"))
+    except ValueError as error:
+        parser.error(str(error))
+    if not DATA.exists():
+        build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
+    runs = [(group, entry, seed) for seed in arguments.seeds for group, entry in chosen][lane::lanes]
+    failed = 0
+    for group, entry, seed in runs:
+        target = arguments.results / group / f"{entry}-seed{seed}.json"
+        if target.exists() and not arguments.repeat:
+            continue
+        if arguments.list:
+            print(target)
+            continue
+        try:
+            print(target, "…", flush=True)
+            write_json(target, run(group, entry, seed, arguments))
+            print("   ", summary(json.loads(target.read_text(encoding="utf-8"))), flush=True)
+        except InputError as error:  # a setting that does not exist, a loss that is not finite: the others go on
+            failed += 1
+            print(f"    failed: {error}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(f"{failed} of {len(runs)} runs failed")
+
+
+def chosen_entries(which: list[str]) -> list[tuple[str, str]]:
+    """(group, entry) pairs, in the order of the table."""
+    everything = [(group, entry) for group, members in entries.GROUPS.items() for entry in members]
+    for name in which:
+        if not any(name in (group, f"{group}/{entry}") for group, entry in everything):
+            raise ValueError(f"no group or entry {name!r}; groups: {', '.join(entries.GROUPS)}")
+    return [(g, e) for g, e in everything if not which or g in which or f"{g}/{e}" in which]
+
+
+def run(group: str, entry: str, seed: int, arguments: argparse.Namespace) -> Result:
+    """Train and evaluate one entry, or copy the same run from another group."""
+    overrides = entries.GROUPS[group][entry]
+    recipe = recipe_of(group, entry, seed, arguments.steps)
+    second = group in entries.SECOND_BACKBONE
+    digest = _digest(json.dumps([recipe.model_dump(mode="json"), second]).encode())
+    identity = {"group": group, "entry": entry, "seed": seed, "overrides": overrides, "recipe": digest}
+    command = shlex.join(["python", sys.argv[0], f"{group}/{entry}", f"--seeds={seed}"])
+    for path in sorted(arguments.results.glob(f"*/*-seed{seed}.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (found["recipe"], found["source"]) == (digest, SOURCE) and found["group"] != group:
+            return {**found, **identity, "command": command, "copied_from": f"{found['group']}/{found['entry']}"}
+    return {
+        **identity,
+        "passes_per_step": float(entries.passes(recipe)),
+        **train(recipe, second),
+        "command": command,
+        "hardware": f"one core of {processor()}",
+        "source": SOURCE,
+        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+    }
+
+
+def recipe_of(group: str, entry: str, seed: int, steps: int | None = None) -> Recipe:
+    """The recipe of one run.
+
+    Raises:
+        InputError: a setting does not exist or does not fit, or a step makes another number of passes than the others.
+    """
+    settings = {**entries.GROUPS[group][entry], "training.seed": seed}
+    if steps:
+        settings |= {"training.steps": steps, "training.evaluate_every": steps}
+    recipe = load(Recipe, BASE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    if group not in entries.UNEQUAL and (made := entries.passes(recipe)) != entries.PASSES:
+        raise InputError(f"makes {float(made):g} forward passes a step, not {entries.PASSES}", where=f"{group}/{entry}")
+    return recipe
+
+
+class Observed(loop.Training):
+    """Training that also knows the error on its own training data and how long the processor worked; saves nothing."""
+
+    cpu_evaluating = 0.0
+
+    def _evaluate(self) -> dict[str, Any]:
+        began, cpu = time.perf_counter(), time.process_time()
+        sample, looked_at = sample_of(self.data, TRAIN_SAMPLE), sample_of(self.validation, SYMMETRY_SAMPLE)
+        error = metrics_on(self.potential, sample, self.settings.batch, symmetry_structures=0)["force_mae"]
+        layers = range(self.potential.settings.depth)
+        found = measure_symmetry(self.potential, [looked_at.batch(np.arange(len(looked_at)))], layers=layers)
+        shares = [layer["invariant_share"] for layer in found["layers"]]
+        self._clock += time.perf_counter() - began
+        line = {**super()._evaluate(), "train_force_mae": error, "invariant_share": shares}
+        self.cpu_evaluating += time.process_time() - cpu
+        return line
+
+    def _save(self, line: dict[str, Any]) -> None:
+        """Of any backbone, only what it achieves is kept."""
+
+
+def train(recipe: Recipe, second_backbone: bool) -> Result:
+    """Train; what the last weights, not the best ones, achieve."""
+    build_backbone = backbone.build if second_backbone else loop.build_potential
+    with tempfile.TemporaryDirectory() as temporary, patch.object(loop, "build_potential", build_backbone):
+        began = time.process_time()
+        training = Observed(recipe, Path(temporary), resume=False)
+        training.run(progress=False)
+        cpu = time.process_time() - began - training.cpu_evaluating
+        text = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    latent = training.objective.latent
+    return {
+        "parameters": training.potential.num_parameters,
+        "train_structures": len(training.data),
+        "cpu_seconds": cpu,
+        **findings(training.potential.eval(), training.validation, latent, lines),
+    }
+
+
+def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str, Any]]) -> Result:
+    """What a run leaves behind: the errors of `model`, its symmetry layer by layer, and its log in a few numbers."""
+    found = evaluate(model, validation, batch=budget_for(validation), latent=latent, progress=False)
+    assert found.symmetry is not None
+    looked = [line for line in lines if line["kind"] == "evaluation"]
+    logged = [line for line in lines if line["kind"] == "train"]
+    last, tail = looked[-1], logged[-max(1, len(logged) // 10) :]
+    return {
+        "steps": last["step"],
+        "forward_passes": last["forward_passes"],
+        "atoms_seen": last["atoms_seen"],
+        "seconds": last["time_s"],
+        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
+        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
+        "force_cosine": found.overall["force_cosine"],
+        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
+        "energy_rotation_spread_mev_per_atom": 1e3 * found.symmetry["energy_rotation_spread_per_atom"],
+        "train_force_mae_mev_per_angstrom": 1e3 * last["train_force_mae"],
+        "structures_evaluated": found.overall["structures"],
+        # mean over the last tenth of training, of the terms with their weights
+        "training_loss": {name: float(np.mean([line[f"{name}_loss"] for line in tail])) for name in LOSSES},
+        "layers": [{key: _rounded(value) for key, value in layer.items()} for layer in found.symmetry["layers"]],
+        "curve": {
+            "step": [line["step"] for line in looked],
+            "force_mae": [_rounded(1e3 * line["force_mae"]) for line in looked],
+            "train_force_mae": [_rounded(1e3 * line["train_force_mae"]) for line in looked],
+            "force_rotation_error": [_rounded(1e3 * line["force_rotation_error"]) for line in looked],
+            "invariant_share": [[_rounded(share) for share in line["invariant_share"]] for line in looked],
+        },
+    }
+
+
+def sample_of(data: Dataset, most: int) -> Dataset:
+    """A few structures, the same ones whenever they are asked for."""
+    return data.select(np.sort(np.random.default_rng(0).permutation(len(data))[:most]))
+
+
+def summary(result: Result) -> str:
+    copied = f", copied from {result['copied_from']}" if "copied_from" in result else ""
+    return (
+        f"forces {result['force_mae_mev_per_angstrom']:.1f} meV/Å, energy {result['energy_mae_mev_per_atom']:.2f} "
+        f"meV/atom, rotation error {result['force_rotation_error_mev_per_angstrom']:.1f} meV/Å, "
+        f"{result['forward_passes']:,} passes in {result['cpu_seconds']:.0f} s of one core{copied}"
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _source() -> str:
+    """Of the source code: results made with another one may not compare."""
+    package = Path(transip.__file__).parent
+    return _digest(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py"))))
+
+
+SOURCE = _source()
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The structures that are timed: molecules of 20 atoms, and clusters of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from transip.data.dataset import Dataset
+from transip.structure import Structure
+
+FILE = Path("data/throughput.npz")
+CASES = ("batch64x20", "single20", "single200", "single1000", "train")
+SPACING = 7.0  # Å between the centres of the molecules of a cluster
+
+
+def export() -> None:
+    """Write `FILE`: 64 organic molecules of 20 atoms, one of them alone, clusters of 200 and 1,000 atoms."""
+    data = Dataset.open(["data/organics.pack"])
+    alike = [data.structure(int(i)) for i in np.flatnonzero(data.counts == 20)[:64]]
+    chosen = {
+        "batch64x20": alike,
+        "single20": alike[:1],
+        "single200": [cluster(alike, 200)],
+        "single1000": [cluster(alike, 1000)],
+        "train": alike[:16],
+    }
+    arrays: dict[str, np.ndarray] = {}
+    for case, structures in chosen.items():
+        arrays[f"{case}_numbers"] = np.concatenate([s.numbers for s in structures])
+        arrays[f"{case}_positions"] = np.concatenate([s.positions for s in structures])
+        arrays[f"{case}_counts"] = np.array([len(s) for s in structures])
+    np.savez(FILE, **arrays)
+
+
+def cluster(molecules: list[Structure], atoms: int) -> Structure:
+    """Molecules of 20 atoms on a cubic lattice, the last one cut off."""
+    copies = -(-atoms // 20)
+    side = int(np.ceil(copies ** (1 / 3)))
+    places = SPACING * np.stack(np.unravel_index(np.arange(copies), (side, side, side)), -1)
+    chosen = [molecules[k % len(molecules)] for k in range(copies)]
+    positions = [m.positions - m.positions.mean(0) + place for m, place in zip(chosen, places, strict=True)]
+    return neutral(np.concatenate([m.numbers for m in chosen])[:atoms], np.concatenate(positions)[:atoms])
+
+
+def structures_of(case: str, atoms: int = 0) -> list[Structure]:
+    """The structures of a case; of `growth`, one cluster of `atoms` atoms."""
+    if case == "growth":
+        return [cluster(structures_of("batch64x20"), atoms)]
+    arrays = np.load(FILE)
+    counts = arrays[f"{case}_counts"]
+    numbers, positions = (np.split(arrays[f"{case}_{name}"], counts.cumsum()[:-1]) for name in ("numbers", "positions"))
+    return [neutral(z, x) for z, x in zip(numbers, positions, strict=True)]
+
+
+def neutral(numbers: np.ndarray, positions: np.ndarray) -> Structure:
+    """A structure without charge, in a singlet if it can be one."""
+    return Structure(numbers, positions, 0, 1 + int(numbers.sum()) % 2)

@@ -1,0 +1,120 @@
+"""One row of ours: a model of random weights, what is called, and how many operations that takes."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from cases import structures_of
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from hardware import measure
+from transip.batch import Batch
+from transip.calculators.ase import TransIPCalculator
+from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
+from transip.model.potential import Potential
+from transip.rotations import random_rotations
+from transip.structure import MAX_ATOMIC_NUMBER, Structure
+from transip.training.losses import Objective, Share
+from transip.training.optim import Optimizers
+
+MODELS: dict[str, dict[str, Any]] = {"transip-S": {}, "transip-S-depth4": {"depth": 4}}  # the second: organics.yaml
+Call = Callable[[], object]
+
+
+def measure_ours(
+    entry: str, case: str, forces: str, compiled: bool, atoms: int, repeats: int, seconds: float
+) -> dict[str, Any]:
+    """One row; see run.py for what is in it."""
+    structures = structures_of("single20" if case == "calculator20" else case, atoms)
+    batch = Batch.collate(structures)
+    run, useful = prepared(case, model_of(entry, forces), structures, batch, compiled)
+    found = measure(run, repeats, seconds)
+    flops = None if case == "growth" else flops_of(useful)
+    peak = 2 * 1024**3 / measure(product_of(1024), repeats=10)["milliseconds"]
+    return {
+        "entry": entry,
+        "kind": "ours",
+        "case": case,
+        "atoms": batch.num_atoms,
+        "forces": forces,
+        "compiled": compiled,
+        "atoms_per_second": 1e3 * batch.num_atoms / found["milliseconds"],
+        **found,
+        "matmul_peak_share": None if flops is None else flops / found["milliseconds"] / peak,
+        "matmul_peak_gflops": peak / 1e6,
+        "flops": flops,
+        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+    }
+
+
+def model_of(entry: str, forces: str) -> Potential:
+    torch.manual_seed(0)
+    settings = ModelSettings.model_validate({"forces": forces, **MODELS[entry]})
+    return Potential(settings, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), 1.0)
+
+
+def prepared(
+    case: str, model: Potential, structures: list[Structure], batch: Batch, compiled: bool
+) -> tuple[Call, Call]:
+    """What is timed, and what does the same useful operations without compilation."""
+    if case == "train":
+        return training_step(model, batch, compiled)
+    model.eval().requires_grad_(False)
+    plain = torch.no_grad()(lambda: model(batch))
+    if case != "calculator20":
+        own = model_of_same_weights(model) if compiled else model
+        return torch.no_grad()(lambda: own(batch)), plain
+    calculator = TransIPCalculator(model, unseen="ignore")
+    if compiled:
+        calculator.model.compile_blocks()
+    atoms = structures[0].to_atoms()
+    atoms.calc = calculator
+
+    def step() -> object:
+        atoms.positions[0] += 1e-4  # Å, or nothing would be calculated again
+        return atoms.get_forces()
+
+    return step, plain
+
+
+def model_of_same_weights(model: Potential) -> Potential:
+    """A compiled copy."""
+    own = Potential(model.settings, model.references, model.scale).eval().requires_grad_(False)
+    own.load_state_dict(model.state_dict())
+    return own.compile_blocks()
+
+
+def training_step(model: Potential, batch: Batch, compiled: bool) -> tuple[Call, Call]:
+    """Forward, backward and optimiser on one random orientation; and that without the optimiser."""
+    objective = Objective(model, ObjectiveSettings())
+    optimizers = Optimizers(objective, OptimizerSettings())
+    labelled = Batch(**{**vars(batch), "energy": torch.zeros(len(batch)).double(), "forces": batch.positions})
+    turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
+    share = Share(len(batch), batch.num_atoms, 0.0)
+
+    def backward() -> None:
+        objective(labelled, turns, 0, share, 0.5).total.backward()
+
+    def step() -> None:
+        backward()
+        optimizers.step(0.5)
+        optimizers.zero_grad()
+
+    if compiled:
+        model.compile_blocks()
+    return step, backward
+
+
+def flops_of(run: Call) -> int:
+    """Operations of all matrix products, two for a product and a sum."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    known = {attention: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def product_of(size: int) -> Call:
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return lambda: a @ b

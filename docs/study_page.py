@@ -1,0 +1,305 @@
+"""Writes results/study.md and its figures from benchmarks/study/results: nothing in them is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from results_pages import spread
+
+from transip.files import atomic_path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "study" / "results"
+PAGES = HERE / "results"
+
+Run = dict[str, Any]
+Runs = dict[str, dict[int, Run]]  # entry → seed → result
+
+INTRODUCTION = """# The study of learned symmetry
+
+What a loss that teaches symmetry is worth, against every control, on the same forward passes. The task is the
+speedrun's: neutral organic molecules of at most 26 atoms with GFN2-xTB energies and forces, errors on 930 structures
+of unseen composition. Unless a section says otherwise a run makes 1,600 steps of 16 forward passes on the default
+model at size XS; second views, and views of structures without labels, count as passes. The controls are augmentation
+with one view of 16 structures a step and with two views of 8.
+
+Mean over seeds ± their standard deviation. A ratio is taken seed by seed, error / error of the control; below 1 is
+better than the control. What the sentences say is worked out from the numbers: a ratio that differs from 1 by less
+than its standard deviation is marked as within its spread. Errors are those of the last step, whether or not an
+earlier one was better.
+"""
+
+TITLES = {  # of the groups, in the order of the page, and what they are
+    "objective": ("Objective", "Which loss, at which weight, on how many second views."),
+    "paper-backbone": ("Plain backbone", "The same question for the backbone without our ingredients."),
+    "paper-comparison": (
+        "The paper's own comparison",
+        "Equal epochs on the plain backbone: two views of 16 structures a step cost **twice** the passes of one view.",
+    ),
+    "few-labels": (
+        "Few labels",
+        "Part of the training data has labels. `-pool` entries also see the geometries of the rest, two views of each.",
+    ),
+    "ingredients": ("Ingredients", "The default model with one ingredient left out or set otherwise; one view."),
+    "forces": ("Forces", "Direct, or the gradient of the energy, or that with a penalty on the net torque."),
+    "model-size": ("Model size", "Width 32, 64 and 128, four blocks."),
+    "long": (
+        "Long training on few structures",
+        "250 structures, 6,400 steps, width 32, 64 and 128: does the validation error rise again, and what moves it?",
+    ),
+    "second-backbone": (
+        "A second backbone",
+        "Plain message passing on displacement vectors (`benchmarks/study/backbone.py`), the same loss and loop.",
+    ),
+}
+CONTROLS = ("augment-1-view", "augment-2-views")
+REFERENCES = {"ingredients": ("default",), "forces": ("direct",)}  # what ratios refer to, if not to the controls
+SIZES = {  # what WHAT@SIZE varies: the result's field, the axis
+    "few-labels": ("train_structures", "labelled structures"),
+    "paper-comparison": ("train_structures", "structures"),
+    "model-size": ("parameters", "parameters"),
+    "long": ("parameters", "parameters"),
+}
+FORCES = "force_mae_mev_per_angstrom"
+
+
+def write() -> None:
+    """Write the page and its figures."""
+    groups = read()
+    lines = [INTRODUCTION]
+    for group, (title, about) in TITLES.items():
+        if group in groups:
+            lines += [f"## {title}", "", about, "", *section(group, groups[group]), ""]
+    PAGES.mkdir(exist_ok=True)
+    (PAGES / "study.md").write_text("\n".join([*lines, *provenance(groups)]) + "\n", encoding="utf-8")
+
+
+def read() -> dict[str, Runs]:
+    """All results: group → entry → seed."""
+    groups: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(RESULTS.glob("*/*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        groups[run["group"]][run["entry"]][run["seed"]] = run
+    return groups
+
+
+def section(group: str, runs: Runs) -> list[str]:
+    """What the numbers say, the table, the figures and the command of one group."""
+    lines = [*(f"- {sentence}" for sentence in sentences(group, runs)), "", *table(group, runs), ""]
+    for name, drawing in figures(group, runs):
+        with matplotlib.rc_context({"svg.hashsalt": name}), atomic_path(PAGES / f"{name}.svg") as partial:
+            drawing.savefig(partial, format="svg", metadata={"Date": None})  # the same numbers, the same file
+        lines += [f"```{{image}} {name}.svg", "```", ""]
+    seeds = sorted({seed for of_entry in runs.values() for seed in of_entry})
+    command = f"$ python benchmarks/study/run.py {group} --seeds {' '.join(map(str, seeds))}"
+    return [*lines, "```console", command, "```"]
+
+
+def provenance(groups: dict[str, Runs]) -> list[str]:
+    """Where the numbers come from."""
+    every = [run for runs in groups.values() for of_entry in runs.values() for run in of_entry.values()]
+    if not every:
+        return ["There are no results yet: `python benchmarks/study/run.py` makes them."]
+    hours = sum(run["cpu_seconds"] for run in every if "copied_from" not in run) / 3600
+    hardware = " and ".join(sorted({run["hardware"] for run in every}))
+    torch = " and ".join(sorted({run["versions"]["torch"] for run in every}))
+    return [
+        f"{len(every)} runs, {hours:.1f} hours of training on {hardware}, torch {torch}, "
+        f"{len({run['source'] for run in every})} states of the source code (`source` in each result). "
+        "Tables, sentences and figures: `python docs/generate.py`."
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def by_size(runs: Runs) -> dict[str, Runs]:
+    """WHAT@SIZE → {SIZE: {WHAT: …}}, sizes ascending; one size "" where entries have none."""
+    sizes: dict[str, Runs] = defaultdict(dict)
+    for entry, of_entry in runs.items():
+        what, _, size = entry.partition("@")
+        sizes[size][what] = of_entry
+    return dict(sorted(sizes.items(), key=lambda item: int(item[0] or 0)))
+
+
+def values(of_entry: dict[int, Run], key: str) -> list[float]:
+    return [run[key] for run in of_entry.values()]
+
+
+def ratios(of_entry: dict[int, Run], reference: dict[int, Run]) -> list[float]:
+    """Force error relative to `reference`, for each seed that both have."""
+    return [run[FORCES] / reference[seed][FORCES] for seed, run in of_entry.items() if seed in reference]
+
+
+def compared(what: str, runs: Runs, reference: str) -> str:
+    """`0.91 ± 0.02 × augment-2-views`, and whether that is a difference."""
+    found = ratios(runs[what], runs[reference])
+    unclear = len(found) > 1 and abs(mean(found) - 1) < stdev(found)
+    doubt = " (one seed)" if len(found) == 1 else " (within its spread)" if unclear else ""
+    return f"{spread(found, 2)} × `{reference}`{doubt}"
+
+
+def exponent(points: Sequence[dict[int, Run]], key: str) -> list[float]:
+    """Slope of log(force error) against log(`key`), fitted for each seed that has every point."""
+    seeds = set.intersection(*(set(point) for point in points))
+    rows = [[point[seed] for point in points] for seed in sorted(seeds)]
+    return [
+        float(np.polyfit(np.log([run[key] for run in row]), np.log([run[FORCES] for run in row]), 1)[0]) for row in rows
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- text
+
+
+def sentences(group: str, runs: Runs) -> Iterator[str]:
+    """What the numbers of a group say."""
+    for size, members in by_size(runs).items():
+        references = [name for name in REFERENCES.get(group, CONTROLS) if name in members]
+        others = [name for name in members if name not in references]
+        if not references or not others:
+            continue
+        place = f"At {label(group, size, members)}: " if size else ""
+        best = min(others, key=lambda name: mean(values(members[name], FORCES)))
+        least = min(members, key=lambda name: mean(values(members[name], FORCES)))
+        all_ratios = " and ".join(
+            compared(best, members, name) for name in references if set(members[best]) & set(members[name])
+        )
+        first = (
+            "the lowest error of all"
+            if least == best
+            else f"the lowest error of what is no control; `{least}` is lower"
+        )
+        yield f"{place}`{best}` has {first}: {spread(values(members[best], FORCES), 1)} meV/Å, {all_ratios}."
+    if group in SIZES:
+        yield from exponents(group, runs)
+
+
+def exponents(group: str, runs: Runs) -> Iterator[str]:
+    """How fast the errors fall with size, for entries that were run at three sizes or more."""
+    key, axis = SIZES[group]
+    points: dict[str, list[dict[int, Run]]] = defaultdict(list)
+    for members in by_size(runs).values():
+        for what, of_entry in members.items():
+            points[what].append(of_entry)
+    fitted = {what: exponent(found, key) for what, found in points.items() if len(found) > 2}
+    parts = [f"`{what}` {spread(found, 2)}" for what, found in fitted.items() if found]
+    if parts:
+        yield f"Exponents of force error ∝ ({axis})^α, fitted: {', '.join(parts)}."
+
+
+def label(group: str, size: str, members: Runs) -> str:
+    """`250 labelled structures`, `361,044 parameters`."""
+    key, axis = SIZES[group]
+    of_entry = next(iter(members.values()))
+    return f"{next(iter(of_entry.values()))[key]:,} {axis}"
+
+
+def table(group: str, runs: Runs) -> list[str]:
+    """A row per entry, the best of each size first."""
+    references = REFERENCES.get(group, CONTROLS)
+    heads = ["entry", "seeds", "forces, meV/Å", *(f"× `{name}`" for name in references), "energy, meV/atom"]
+    heads += ["force cosine", "rotation error / force error", "passes", "core seconds"]
+    rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
+    for size, members in by_size(runs).items():
+        for what, of_entry in sorted(members.items(), key=lambda member: mean(values(member[1], FORCES))):
+            cells = [f"{what}@{size}" if size else what, str(len(of_entry)), spread(values(of_entry, FORCES), 1)]
+            for name in references:
+                found = ratios(of_entry, members.get(name, {})) if what != name else []
+                cells.append(spread(found, 2) if found else "")
+            turning = [run["force_rotation_error_mev_per_angstrom"] / run[FORCES] for run in of_entry.values()]
+            cells += [spread(values(of_entry, "energy_mae_mev_per_atom"), 2)]
+            cells += [spread(values(of_entry, "force_cosine"), 4), spread(turning, 2)]
+            cells += [
+                f"{mean(values(of_entry, 'forward_passes')):,.0f}",
+                f"{mean(values(of_entry, 'cpu_seconds')):.0f}",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def figures(group: str, runs: Runs) -> Iterator[tuple[str, Figure]]:
+    """Name and drawing of each figure of a group."""
+    if group in ("few-labels", "paper-comparison", "model-size"):
+        yield f"study-{group}", against_size(group, runs)
+    if group in ("objective", "paper-backbone", "second-backbone"):
+        yield f"study-{group}-layers", layer_by_layer(runs)
+    if group == "long":
+        yield "study-long", curves(runs)
+
+
+def against_size(group: str, runs: Runs) -> Figure:
+    """Force error against size, both logarithmic."""
+    key, axis = SIZES[group]
+    drawing = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = drawing.add_subplot()
+    lines: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for members in by_size(runs).values():
+        for what, of_entry in members.items():
+            errors = values(of_entry, FORCES)
+            lines[what].append((mean(values(of_entry, key)), mean(errors), stdev(errors) if len(errors) > 1 else 0.0))
+    for what, points in lines.items():
+        x, y, deviation = zip(*points, strict=True)
+        axes.errorbar(x, y, deviation, fmt=style(what), marker=".", capsize=3, label=what)
+    axes.set(xlabel=axis, ylabel="force MAE, meV/Å", xscale="log", yscale="log")
+    _finish(axes)
+    return drawing
+
+
+def layer_by_layer(runs: Runs) -> Figure:
+    """How invariant each layer is in the end, and the last one through training."""
+    drawing = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    for axes in (left, right):
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]
+        axes.grid(alpha=0.3)
+    for entry, of_entry in runs.items():
+        final = [[layer["invariant_share"] for layer in run["layers"]] for run in of_entry.values()]
+        left.plot(range(len(final[0])), np.mean(final, 0), style(entry), marker=".", label=entry)
+        through = [run["curve"] for run in of_entry.values() if "invariant_share" in run["curve"]]
+        if through:
+            last = np.mean([[layers[-1] for layers in curve["invariant_share"]] for curve in through], 0)
+            right.plot(through[0]["step"], last, style(entry), marker=".", label=entry)
+    left.set(xlabel="block", ylabel="invariant share of the embedding after it", xticks=range(len(final[0])))
+    right.set(xlabel="step", ylabel="invariant share, last block")
+    drawing.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    return drawing
+
+
+def curves(runs: Runs) -> Figure:
+    """Error on training and validation structures against the step, a panel for each size."""
+    sizes = by_size(runs)
+    drawing = Figure(figsize=(4.2 * len(sizes), 4.5), layout="constrained")
+    panels = drawing.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axes, (size, members) in zip(panels, sizes.items(), strict=True):
+        for color, (what, of_entry) in enumerate(members.items()):
+            steps = next(iter(of_entry.values()))["curve"]["step"]
+            for part, line in (("force_mae", "-"), ("train_force_mae", ":")):
+                errors = np.mean([run["curve"][part] for run in of_entry.values()], 0)
+                name = what if part == "force_mae" else None
+                axes.plot(steps, errors, line, color=f"C{color}", marker=".", label=name)
+        axes.set(title=label("long", size, members), xlabel="step (dotted: training structures)", yscale="log")
+        _finish(axes)
+    panels[0].set_ylabel("force MAE, meV/Å")
+    return drawing
+
+
+def style(what: str) -> str:
+    """Controls are dashed."""
+    return "--" if what.partition("@")[0] in CONTROLS else "-"
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize="small")

@@ -1,0 +1,107 @@
+"""`transip predict` over files that do not fit into memory: frames are read and written one by one, as ASE would."""
+
+import io
+import tracemalloc
+from dataclasses import replace
+
+import ase.io
+import numpy as np
+import pytest
+from ase.io.extxyz import write_extxyz
+
+from transip.calculators import inference
+from transip.calculators.ase import attach
+from transip.calculators.inference import AveragedStructure
+from transip.calculators.predict import frame_text, predict_file
+from transip.data.read import _records, read_structures
+from transip.errors import InputError
+from transip.structure import Structure
+
+NAMES = ({}, {"domain": "neutral_organics", "source": 'C=C "a" \\ 0'}, {"source": "two words"})
+
+
+def labelled(make_structure, atoms: int, **fields: object) -> Structure:
+    forces = np.random.default_rng(atoms).normal(size=(atoms, 3))
+    return make_structure(atoms, energy=-1234.56789012345 * atoms, forces=forces, **fields)
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("atoms", [1, 2, 30])
+def test_frames_are_written_as_ase_writes_them(make_structure, atoms, names):
+    plain = labelled(make_structure, atoms, **names)
+    spread = AveragedStructure(**vars(plain), energy_std=0.25, forces_std=np.linspace(0, 1, atoms))
+    for structure in (plain, spread):
+        expected = io.StringIO()
+        write_extxyz(expected, [attach(structure.to_atoms(), structure)])
+        assert frame_text(structure) == expected.getvalue()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [  # per atom; the first three are what ASE is not asked about
+        {},
+        {"forces": (3,)},
+        {"dft_forces": (3,)},
+        {"forces": (3,), "forces_std": ()},
+        {"spins": (), "forces": (3,)},
+    ],
+)
+@pytest.mark.parametrize(
+    "comment", [{"temperature": 300.5}, {"weights": [1, 2, 3], "done": True, "note": 'a "b" = {c}'}]
+)
+def test_frames_are_read_as_ase_reads_them(make_structure, tmp_path, columns, comment):
+    path, generator = tmp_path / "in.xyz", np.random.default_rng(0)
+    frames = [make_structure(n, source="a b").to_atoms() for n in (1, 2, 9)]
+    for atoms in frames:
+        atoms.info |= comment
+        for name, shape in columns.items():
+            atoms.arrays[name] = generator.normal(size=(len(atoms), *shape))
+    ase.io.write(path, frames, format="extxyz")
+    expected = ase.io.read(path, ":")
+    for (_, record), atoms in zip(_records(path), expected, strict=True):
+        assert {key: str(record.info[key]) for key in atoms.info} == {key: str(x) for key, x in atoms.info.items()}
+    for found, atoms in zip(read_structures(path, labels="optional"), expected, strict=True):
+        assert (found.numbers == atoms.numbers).all() and (found.positions == atoms.positions).all()
+        assert (found.charge, found.spin, found.source) == (0, atoms.info["spin"], "a b")
+        assert (found.forces is None) == ("forces" not in columns)
+        if found.forces is not None:
+            assert (found.forces == atoms.get_forces()).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '1\nLattice="9 0 0 0 9 0 0 0 9" charge=0 spin=2\nH 0 0 0\n',
+        '1\npbc="T F F" charge=0 spin=2\nH 0 0 0\n',
+        "1\n\nH 0 0 0\nVEC1 9 0 0\n",
+    ],
+)
+def test_crystals_are_refused_however_they_say_it(tmp_path, text):
+    (tmp_path / "in.xyz").write_text(text)
+    with pytest.raises(InputError, match="is periodic"):
+        list(read_structures(tmp_path / "in.xyz", labels="optional"))
+
+
+@pytest.mark.parametrize("text", ["2\ncharge=0 spin=2\nH 0 0 0\n", "1\ncharge=0 spin=2\nH 0 0\n"])
+def test_lines_that_are_not_there(tmp_path, text):
+    (tmp_path / "in.xyz").write_text(text)
+    with pytest.raises(InputError, match="truncated or corrupt"):
+        list(read_structures(tmp_path / "in.xyz", labels="optional"))
+
+
+def test_memory_does_not_grow_with_the_file(water, model_folder, tmp_path, monkeypatch):
+    """Python's and NumPy's share of it, which is what reading and writing need."""
+    monkeypatch.setattr(inference, "CHUNK", 64)
+    text = frame_text(replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3))))
+
+    def peak(frames: int) -> int:
+        (tmp_path / "in.xyz").write_text(frames * text)
+        tracemalloc.start()
+        found = predict_file(model_folder, tmp_path / "in.xyz", tmp_path / "out.xyz", progress=False, unseen="ignore")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found["structures"] == frames
+        return most
+
+    peak(64)  # what is made once: imports, caches
+    assert peak(2048) < 1.1 * peak(256)
