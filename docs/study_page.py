@@ -28,7 +28,7 @@ INTRODUCTION = """# The study of learned symmetry
 
 What a loss that teaches symmetry is worth, against every control, on the same forward passes. The task is the
 speedrun's: neutral organic molecules of at most 26 atoms with GFN2-xTB energies and forces, errors on 930 structures
-of unseen composition. Unless a section says otherwise a run makes 1,600 steps of 16 forward passes on the default
+of unseen composition. Unless a section says otherwise a run makes 1,000 steps of 16 forward passes on the default
 model at size XS; second views, and views of structures without labels, count as passes. The controls are augmentation
 with one view of 16 structures a step and with two views of 8.
 

@@ -12,7 +12,7 @@ from structures import CUTOFF, Batch
 
 PACKAGE = "fairchem-core"
 FORCES = "direct"
-OPTIMIZER = partial(torch.optim.AdamW, lr=8e-4, weight_decay=1e-3)
+OPTIMIZER = partial(torch.optim.AdamW, lr=2e-3, weight_decay=1e-3)
 
 
 def atomic_data(batch: Batch) -> AtomicData:

@@ -21,7 +21,7 @@ from schnetpack.nn import CosineCutoff, GaussianRBF
 
 PACKAGE = "schnetpack"
 FORCES = "gradient"
-OPTIMIZER = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01)
+OPTIMIZER = partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.01)
 
 
 class PaiNN(torch.nn.Module):

@@ -141,8 +141,9 @@ class Training:
             passes, atoms = self.views.cost(drawn)
             self.progress.forward_passes += passes
             self.progress.atoms_seen += atoms
-        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
-        if not (math.isfinite(float(norm)) and math.isfinite(float(sums[0]))):  # |∞| has a finite gradient
+        clipped = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
+        norm, loss = torch.stack([clipped.to(sums.dtype), sums[0]]).tolist()  # the only wait for the device
+        if not (math.isfinite(norm) and math.isfinite(loss)):  # |∞| has a finite gradient
             raise self._diverged(group)
         self.progress.batches += len(group)
         self.progress.step += 1
@@ -152,7 +153,7 @@ class Training:
             self.averaged.update_parameters(self.objective.potential)
         self.progress.seconds = time.perf_counter() - self._clock
         atoms = sum(int(self.data.counts[drawn.labelled].sum()) for drawn in group)
-        return sums, float(norm), rate, atoms / (time.perf_counter() - began)
+        return sums, norm, rate, atoms / (time.perf_counter() - began)
 
     def _diverged(self, group: list[GlobalBatch]) -> NonFiniteLoss:
         mine = [part for drawn in group for part in self.views.parts(drawn)]
@@ -318,12 +319,14 @@ def averaged_weights(potential: Potential, decay: float) -> AveragedModel:
     """An exponential moving average of the weights; its memory grows, so early steps are forgotten."""
 
     @torch.no_grad()
-    def move(averaged: Any, current: Any, steps: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+    def move(averaged: Any, current: Any, _: Tensor | int) -> None:
+        steps = int(model.n_averaged)  # on the host; the argument is on the device, which would have to be waited for
+        weight = 1 - min(decay, (1 + steps) / (10 + steps))
         for old, new in zip(averaged, current, strict=True):
             old.lerp_(new, weight)
 
-    return AveragedModel(potential, multi_avg_fn=move)
+    model = AveragedModel(potential, multi_avg_fn=move)
+    return model
 
 
 def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:

@@ -1,0 +1,81 @@
+"""The distance bias: the same function of distance, whether computed for all blocks at once or read off a table."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from transip.batch import Batch
+from transip.model import pairs
+from transip.model.bias import SPREAD, DistanceBias, DistanceBiases
+from transip.model.gaussians import Gaussians
+
+
+def learned(heads: int, dtype: torch.dtype) -> DistanceBias:
+    block = DistanceBias(heads)
+    torch.nn.init.normal_(block.project.weight)
+    torch.nn.init.normal_(block.slope)  # of either sign, as training may leave them
+    return block.to(dtype).requires_grad_(False)
+
+
+def by_definition(block: DistanceBias, distance: Tensor) -> Tensor:
+    """Σ_k weight_k exp(−½ ((r − c_k) / σ)²) − slope · r, heads before the last two dimensions."""
+    first, last, number = SPREAD
+    centers = torch.linspace(first, last, number, dtype=torch.float64)
+    spread = (-0.5 * ((distance.double()[..., None] - centers) / (centers[1] - centers[0])).square()).exp()
+    bias = spread @ block.project.weight.double().T - distance.double()[..., None] * block.slope.double()
+    return bias.movedim(-1, -3)
+
+
+@pytest.fixture
+def distance() -> Tensor:
+    """From atoms that meet themselves to the far ends of large molecules."""
+    near = torch.linspace(1e-3, 12, 3000, dtype=torch.float64)
+    return torch.cat([near, torch.linspace(12, 80, 600, dtype=torch.float64)]).view(3, 40, 30)
+
+
+def test_all_blocks_at_once(distance):
+    torch.manual_seed(0)
+    blocks = [learned(4, torch.float64) for _ in range(3)]
+    found = DistanceBiases(blocks, Gaussians(*SPREAD).double()).exact(distance)
+    for bias, block in zip(found, blocks, strict=True):
+        torch.testing.assert_close(bias, by_definition(block, distance), rtol=1e-5, atol=1e-5)  # centres are float32
+
+
+def test_one_block_from_the_table(distance):
+    torch.manual_seed(0)
+    blocks = [learned(4, torch.float32) for _ in range(3)]
+    biases = DistanceBiases(blocks, Gaussians(*SPREAD))
+    distance = distance.float()
+    for number, block in enumerate(blocks):
+        expected = by_definition(block, distance)
+        error = biases.of(distance, number).double() - expected
+        assert error.abs().max() < 2e-6 * expected.abs().max()
+        near = distance[:, None].expand(expected.shape) < SPREAD[1]
+        assert error[near].abs().max() < 5e-6 * expected[near].abs().max()
+
+
+def test_float64_needs_no_table(distance):
+    torch.manual_seed(0)
+    blocks = [learned(4, torch.float64) for _ in range(2)]
+    biases = DistanceBiases(blocks, Gaussians(*SPREAD).double())
+    for number in range(2):
+        torch.testing.assert_close(biases.of(distance, number), biases.exact(distance)[number], rtol=0, atol=1e-12)
+
+
+def test_no_gaussian_is_subnormal(distance):
+    """Products with numbers that small are many times slower."""
+    values = Gaussians(*SPREAD)(distance.float())
+    assert values.min() > 1e3 * torch.finfo(torch.float32).tiny and values.min() < 1e-20
+
+
+def test_forces_from_the_table_are_those_from_the_product(make_model, make_structure, monkeypatch):
+    model = make_model(dtype=torch.float32)
+    batch = Batch.collate([make_structure(count, seed=count) for count in (30, 12)])
+    with torch.no_grad():
+        expected = model(batch)
+        monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 300)
+        found = model(batch)
+    assert not torch.equal(found.forces, expected.forces)  # another road
+    scale = float(expected.forces.abs().max())
+    torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(found.energy, expected.energy, rtol=0, atol=1e-4)
