@@ -63,8 +63,9 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        """Whether a padded layout has no padding, all structures being equally large."""
-        return self.num_atoms == len(self) * self.largest
+        """Whether it is known that a padded layout has no padding, all structures being equally large."""
+        # a compiled graph is to serve both cases
+        return not torch.compiler.is_compiling() and self.num_atoms == len(self) * self.largest
 
     def padded(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "structures largest *rest"]:
         """Flat per-atom values in the padded layout, zeros where there is no atom."""

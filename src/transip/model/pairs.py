@@ -142,7 +142,7 @@ class PairFeatures(nn.Module):
         biases = DistanceBiases(blocks, self.spread) if self.spread is not None else None
         atoms = positions.shape[1]
         if torch.is_grad_enabled() or positions.shape[0] * atoms**2 <= PAIRS_AT_ONCE:
-            return [AllPairs.among(self.of(slice(0, atoms), positions, mask, biases))]
+            return [AllPairs.among(self.of(slice(None), positions, mask, biases))]
         return _Parts(lambda looking: self.of(looking, positions, mask, biases), *positions.shape[:2])
 
     def of(self, looking: slice, positions: Positions, mask: Mask | None, biases: DistanceBiases | None) -> Pairs:

@@ -7,6 +7,8 @@ function of the recipe and the step's number, so a killed run goes on exactly wh
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -88,6 +90,8 @@ class Training:
         self.progress = Progress()
         if resume:
             self._restore()
+        if self.settings.compile:
+            compile_network(potential, self.device)
         self.wrapped = self.accelerator.prepare_model(self.objective)
 
     @property
@@ -313,6 +317,21 @@ def _check_architecture(recipe: Recipe, start: Potential) -> None:
             where=str(recipe.start),
             remedy="give the recipe's `model` the same settings",
         )
+
+
+def compile_network(potential: Potential, device: torch.device) -> None:
+    """Have `potential` compiled when it is first run; copies of it are not.
+
+    Raises:
+        InputError: there is no C++ compiler, which CPUs need.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"training.compile needs a C++ compiler, and there is no {compiler!r}",
+            remedy="install one, name it in the environment variable CXX, or leave training.compile false",
+        )
+    potential.compile(dynamic=True)
 
 
 def averaged_weights(potential: Potential, decay: float) -> AveragedModel:

@@ -1,0 +1,89 @@
+"""A compiled network learns the same as one that is not, from one graph for batches of every shape."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from toy import TINY, toy_recipe, toy_structure
+from transip import config
+from transip.batch import Batch
+from transip.config import ModelSettings, ObjectiveSettings, Recipe
+from transip.errors import InputError
+from transip.model.potential import Potential
+from transip.rotations import random_rotations
+from transip.training.loop import Training, compile_network
+from transip.training.losses import Objective, Share
+
+CPU = torch.device("cpu")
+# Padded and not: the fourth is of equally large molecules.
+BATCHES = ([0, 3, 7], [1, 2, 3, 4, 5], [9, 6], [1, 11, 21, 31], [8, 3, 5, 7, 2, 0])
+
+
+def objective() -> Objective:
+    torch.manual_seed(0)
+    model = Potential(ModelSettings(**{**TINY, "depth": 1, "convolutions": 1}), torch.zeros(87).double(), 1.0)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return Objective(model, ObjectiveSettings())
+
+
+def learned(module: Objective, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+    turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
+    loss = module(batch, turns, 0, Share(len(batch), batch.num_atoms, 1.0), 1.0).total
+    return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters()), allow_unused=True))
+
+
+def compare() -> None:
+    """Compiled beside not compiled, on batches of several shapes."""
+    torch.set_num_threads(1)
+    eager, compiled = objective(), objective()
+    compile_network(compiled.potential, CPU)
+    for numbers in BATCHES:
+        batch = Batch.collate([toy_structure(number) for number in numbers])
+        (loss, gradients), (expected, known) = learned(compiled, batch), learned(eager, batch)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+        for gradient, other in zip(gradients, known, strict=True):
+            assert (gradient is None) == (other is None)
+            if gradient is not None and other is not None:
+                torch.testing.assert_close(gradient, other, rtol=0, atol=1e-5 * max(float(other.abs().max()), 1.0))
+    print(counters["stats"]["unique_graphs"], "graph", dict(counters["graph_break"]))
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_the_same_loss_and_gradients_from_one_graph():
+    """In a process of its own: the shape checks that all tests run under cannot be compiled."""
+    command = [sys.executable, "-c", "import test_training_compiled; test_training_compiled.compare()"]
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, [here, here.parent]))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.stdout == "1 graph {}\n", done.stdout + done.stderr
+
+
+def test_training_compiles_what_it_trains_and_not_what_it_evaluates(toy_packs, tmp_path, monkeypatch):
+    compiled: list[Potential] = []
+    monkeypatch.setattr("transip.training.loop.compile_network", lambda potential, _device: compiled.append(potential))
+    recipe = toy_recipe(toy_packs, {"training.compile": True})
+    training = Training(recipe, tmp_path, resume=False)
+    assert compiled == [training.objective.potential] and training.potential is not compiled[0]
+    Training(toy_recipe(toy_packs), tmp_path, resume=False)
+    assert len(compiled) == 1
+
+
+def test_gradient_forces_are_refused(toy_packs):
+    values = toy_recipe(toy_packs, {"training.compile": True}).model_dump()
+    values["model"]["forces"] = "gradient"
+    with pytest.raises(InputError, match=r"training\.compile needs model\.forces: direct"):
+        config.parse(Recipe, values, "toy")
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="no-such-compiler"):
+        compile_network(objective().potential, CPU)
