@@ -18,7 +18,8 @@ from results_pages import spread
 from transip.files import atomic_path
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "benchmarks" / "study" / "results"
+BENCHMARKS = HERE.parent / "benchmarks"
+RESULTS, AVERAGING = BENCHMARKS / "study" / "results", BENCHMARKS / "averaging" / "results" / "averaging.json"
 PAGES = HERE / "results"
 
 Run = dict[str, Any]
@@ -40,10 +41,19 @@ earlier one was better.
 
 TITLES = {  # of the groups, in the order of the page, and what they are
     "objective": ("Objective", "Which loss, at which weight, on how many second views."),
-    "paper-backbone": ("Plain backbone", "The same question for the backbone without our ingredients."),
+    "plain-backbone": (
+        "Plain backbone",
+        "The same question without our convolutions and pair forces, on absolute coordinates: the paper's backbone, "
+        "with rotated values and a distance bias, without which it does not start to learn forces in this budget.",
+    ),
     "paper-comparison": (
         "The paper's own comparison",
         "Equal epochs on the plain backbone: two views of 16 structures a step cost **twice** the passes of one view.",
+    ),
+    "paper-backbone": (
+        "From the paper's backbone to the plain one",
+        "What rotated values and the distance bias are worth to it; one view. Predicting no force at all has an error "
+        "of about 1,320 meV/Å.",
     ),
     "few-labels": (
         "Few labels",
@@ -54,7 +64,7 @@ TITLES = {  # of the groups, in the order of the page, and what they are
     "model-size": ("Model size", "Width 32, 64 and 128, four blocks."),
     "long": (
         "Long training on few structures",
-        "250 structures, 6,400 steps, width 32, 64 and 128: does the validation error rise again, and what moves it?",
+        "250 structures, 3,200 steps, width 32, 64 and 128: does the validation error rise again, and what moves it?",
     ),
     "second-backbone": (
         "A second backbone",
@@ -62,7 +72,8 @@ TITLES = {  # of the groups, in the order of the page, and what they are
     ),
 }
 CONTROLS = ("augment-1-view", "augment-2-views")
-REFERENCES = {"ingredients": ("default",), "forces": ("direct",)}  # what ratios refer to, if not to the controls
+# What ratios refer to, where it is not the controls.
+REFERENCES = {"ingredients": ("default",), "forces": ("direct",), "paper-backbone": ("paper",)}
 SIZES = {  # what WHAT@SIZE varies: the result's field, the axis
     "few-labels": ("train_structures", "labelled structures"),
     "paper-comparison": ("train_structures", "structures"),
@@ -80,6 +91,7 @@ def write() -> None:
         if group in groups:
             lines += [f"## {title}", "", about, "", *section(group, groups[group]), ""]
     PAGES.mkdir(exist_ok=True)
+    lines += averaging() if AVERAGING.exists() else []
     (PAGES / "study.md").write_text("\n".join([*lines, *provenance(groups)]) + "\n", encoding="utf-8")
 
 
@@ -102,6 +114,33 @@ def section(group: str, runs: Runs) -> list[str]:
     seeds = sorted({seed for of_entry in runs.values() for seed in of_entry})
     command = f"$ python benchmarks/study/run.py {group} --seeds {' '.join(map(str, seeds))}"
     return [*lines, "```console", command, "```"]
+
+
+def averaging() -> list[str]:
+    """What the mean over rotations does to the errors of a trained model."""
+    found = json.loads(AVERAGING.read_text(encoding="utf-8"))
+    alone = found["rows"][0]
+    error, turning = alone[FORCES], alone["force_rotation_error_mev_per_angstrom"]
+    # An error that turns with the frame and one that does not add in squares.
+    floor = np.sqrt(max(error**2 - turning**2, 0.0)) / error
+    lines = [
+        "## Rotational averaging",
+        "",
+        f"The model of `{found['command'].split()[-1]}` averaged over rotations, {found['structures']} structures. Its "
+        f"own rotation error is {turning / error:.2f} of its force error, so that perfect symmetry can bring the force "
+        f"error to about √(1 − {turning / error:.2f}²) = {floor:.3f} of what it is, not further.",
+        "",
+        "| rotations | forces, meV/Å | × alone | energy, meV/atom | rotation error / force error | passes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        ratio = row["force_rotation_error_mev_per_angstrom"] / row[FORCES]
+        name = "alone" if row["number"] == 1 else f"{row['number']}, {row['rotations']}"
+        lines.append(
+            f"| {name} | {row[FORCES]:.1f} | {row[FORCES] / error:.3f} | {row['energy_mae_mev_per_atom']:.2f} | "
+            f"{ratio:.3f} | {row['forward_passes'] // alone['forward_passes']} |"
+        )
+    return [*lines, "", "```console", f"$ {found['command']}", "```", ""]
 
 
 def provenance(groups: dict[str, Runs]) -> list[str]:
@@ -233,7 +272,7 @@ def figures(group: str, runs: Runs) -> Iterator[tuple[str, Figure]]:
     """Name and drawing of each figure of a group."""
     if group in ("few-labels", "paper-comparison", "model-size"):
         yield f"study-{group}", against_size(group, runs)
-    if group in ("objective", "paper-backbone", "second-backbone"):
+    if group in ("objective", "plain-backbone", "second-backbone"):
         yield f"study-{group}-layers", layer_by_layer(runs)
     if group == "long":
         yield "study-long", curves(runs)

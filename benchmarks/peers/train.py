@@ -96,7 +96,8 @@ class Run:
         self.curve: list[tuple[float, float]] = []
 
     def train(self, train: Molecules, validation: Molecules, size: int) -> None:
-        sample = validation.batch(range(min(CURVE_STRUCTURES, len(validation))))
+        watched = min(CURVE_STRUCTURES, len(validation))
+        samples = [validation.batch(range(i, min(i + size, watched))) for i in range(0, watched, size)]
         self.model.train()
         self._warm_up(train.batch(range(size)))
         for indices in self._orders(len(train), size):
@@ -106,8 +107,8 @@ class Run:
             self._step(batch)
             self.seconds += time.process_time() - began
             if self.seconds >= self.budget * (len(self.curve) + 1) / POINTS:
-                _, forces = self.predict(sample)
-                self.curve.append((self.seconds, 1e3 * float((forces - sample.forces).abs().mean())))
+                errors = [(self.predict(sample)[1] - sample.forces).abs() for sample in samples]
+                self.curve.append((self.seconds, 1e3 * float(torch.cat(errors).mean())))
             if self.seconds >= self.budget:
                 return
 

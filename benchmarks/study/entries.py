@@ -24,7 +24,8 @@ TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.structures": 8}
 RAW: Overrides = {"objective.augment": False}
 CONSISTENCY: Overrides = {"objective.consistency": 0.5}
 POOLED = {"objective.latent.level": "pooled"}
-PAPER = {"model.preset": "paper"}
+# The paper's backbone, and the locality and the rotated values without which it finds no forces in this budget.
+PLAIN = {"model.preset": "paper", "model.distance_bias": True, "model.rotary_values": True}
 # Labelled structures in one view, geometries of all training data in two: 8 + 4 × 2 passes.
 WITH_POOL = {
     "data.unlabelled": ["data/organics.pack"],
@@ -81,24 +82,32 @@ GROUPS: dict[str, dict[str, Overrides]] = {
             "training.batch.structures": 11,
         },
     },
-    "paper-backbone": {
-        "augment-1-view": PAPER,
-        "augment-2-views": PAPER | TWO_VIEWS,
-        "pooled-latent-0.2": PAPER | TWO_VIEWS | POOLED | latent(0.2),
-        "pooled-latent-1": PAPER | TWO_VIEWS | POOLED | latent(1.0),
-        "pooled-latent-5": PAPER | TWO_VIEWS | POOLED | latent(5.0),
-        "atoms-latent-0.2": PAPER | TWO_VIEWS | latent(0.2),
-        "atoms-latent-1": PAPER | TWO_VIEWS | latent(1.0),
+    # A Transformer without our convolutions and pair forces, on absolute coordinates.
+    "plain-backbone": {
+        "augment-1-view": PLAIN,
+        "augment-2-views": PLAIN | TWO_VIEWS,
+        "pooled-latent-0.2": PLAIN | TWO_VIEWS | POOLED | latent(0.2),
+        "pooled-latent-1": PLAIN | TWO_VIEWS | POOLED | latent(1.0),
+        "pooled-latent-5": PLAIN | TWO_VIEWS | POOLED | latent(5.0),
+        "atoms-latent-0.2": PLAIN | TWO_VIEWS | latent(0.2),
+        "atoms-latent-1": PLAIN | TWO_VIEWS | latent(1.0),
     },
     # The paper's own comparison: equal epochs, so that two views cost twice the passes of one.
     "paper-comparison": sized(
         {
-            "augment-1-view": PAPER,
-            "augment-2-views": PAPER | {"objective.views": 2},
-            "pooled-latent": PAPER | {"objective.views": 2} | POOLED | latent(1.0),
+            "augment-1-view": PLAIN,
+            "augment-2-views": PLAIN | {"objective.views": 2},
+            "pooled-latent": PLAIN | {"objective.views": 2} | POOLED | latent(1.0),
         },
         structures(500, 2000, 8370),
     ),
+    # What the plain backbone's two additions are worth, from the paper's backbone on.
+    "paper-backbone": {
+        "paper": {"model.preset": "paper"},
+        "rotary-values": {"model.preset": "paper", "model.rotary_values": True},
+        "distance-bias": {"model.preset": "paper", "model.distance_bias": True},
+        "plain": PLAIN,
+    },
     "few-labels": sized(
         {
             **OBJECTIVES,
@@ -132,7 +141,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "long": sized(
         OBJECTIVES,
         {
-            width: change | {"data.max_train": 250, "training.steps": 6400, "training.evaluate_every": 534}
+            width: change | {"data.max_train": 250, "training.steps": 3200, "training.evaluate_every": 400}
             for width, change in WIDTHS.items()
         },
     ),

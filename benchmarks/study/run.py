@@ -1,6 +1,6 @@
 """The study: what learned symmetry is worth, every objective and control on the same forward passes.
 
-    python benchmarks/study/run.py objective paper-backbone --seeds 0 1 2
+    python benchmarks/study/run.py objective plain-backbone --seeds 0 1 2
     python benchmarks/study/run.py few-labels/atoms-latent@250 --seeds 0
     python benchmarks/study/run.py objective --core-lane 0/2 &   # the same list on two cores: each takes half
     python benchmarks/study/run.py objective --core-lane 1/2
