@@ -19,18 +19,18 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 # Each step goes on where it was killed, so `make demo` may be stopped and started again at any moment.
-# The control trains beside the latent run, each on a core of its own: the same minutes, hence the same compute.
-demo: venv  ## label, train beside the control, evaluate, relax, simulate, report: about 6 minutes on 2 cores
+# The latent loss trains beside it, each on a core of its own: the same minutes, hence the same compute.
+demo: venv  ## label, train with and without latent loss, evaluate, relax, simulate, report: about 6 minutes on 2 cores
 	test -d demo/demo.pack || transip data build recipes/data-demo.yaml -o demo/demo.pack
 	transip data info demo/demo.pack
-	OMP_NUM_THREADS=1 transip train recipes/demo-augment-2-views.yaml -o demo/augment-2-views --resume \
-		2> demo/augment-2-views.log & control=$$!; \
-	OMP_NUM_THREADS=1 transip train recipes/demo.yaml -o demo/latent --resume && wait $$control
+	OMP_NUM_THREADS=1 transip train recipes/demo-latent.yaml -o demo/latent --resume \
+		2> demo/latent.log & latent=$$!; \
+	OMP_NUM_THREADS=1 transip train recipes/demo.yaml -o demo/model --resume && wait $$latent
+	transip evaluate demo/model
 	transip evaluate demo/latent
-	transip evaluate demo/augment-2-views
-	transip report demo/latent demo/augment-2-views -o demo/report.html
-	transip relax demo/latent examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
-	transip md demo/latent demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
+	transip report demo/model demo/latent -o demo/report.html
+	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
+	transip md demo/model demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
 
 test: venv  ## the tests, two at a time, one thread each
 	OMP_NUM_THREADS=1 python -m pytest -n 2

@@ -40,7 +40,7 @@ def test_snippets_run(page, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     if "transip train" not in "".join(body for kind, body in BLOCK.findall(text) if kind == "bash"):
-        for path in ("demo/latent", "runs/latent"):
+        for path in ("demo/model", "runs/latent"):
             shutil.copytree(trained, tmp_path / path)
     names: dict[str, object] = {}
     ran = 0

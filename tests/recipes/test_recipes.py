@@ -45,12 +45,13 @@ def test_is_short_and_explained(path):
 def test_trains(path, tiny_pack, tmp_path):
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     values["data"] |= {"train": [str(tiny_pack)], "validation": [], "validation_fraction": 0.3}
-    if values["data"].get("unlabelled"):
-        values["data"]["unlabelled"] = [str(tiny_pack)]
+    for others in {"unlabelled", "replay"} & set(values["data"]):
+        values["data"][others] = [str(tiny_pack)]
     values["model"] = values.get("model", {}) | TINY_MODEL
     values["training"] |= TINY_TRAINING
     if values.pop("start", None):
-        before = values | {"model": values["model"] | {"forces": "direct"}}
+        before = {key: value for key, value in values.items() if key != "fine_tuning"}
+        before["model"] = values["model"] | {"forces": "direct"}
         train(parse(Recipe, before, path.name), tmp_path / "before", progress=False)
         values["start"] = str(tmp_path / "before")
     model = train(parse(Recipe, values, path.name), tmp_path / "run", progress=False)
@@ -75,7 +76,6 @@ def test_labels(path, tmp_path, monkeypatch):
 
 def test_controls_differ_from_their_method_in_the_latent_loss_alone():
     for method, control in [
-        ("demo", "demo-augment-2-views"),
         ("organics-latent", "organics-augment-2-views"),
         ("paper", "paper-augment-2-views"),
     ]:
