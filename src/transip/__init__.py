@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transip.data.store import Pack
     from transip.errors import InputError
     from transip.model.files import load_model, save_model
+    from transip.model.hub import from_pretrained, push_to_hub
     from transip.model.potential import Potential
     from transip.structure import Structure
     from transip.training.loop import train
@@ -31,7 +32,9 @@ _HOMES = {
     "Recipe": "config",
     "Structure": "structure",
     "TransIPCalculator": "calculators.ase",
+    "from_pretrained": "model.hub",
     "load_model": "model.files",
+    "push_to_hub": "model.hub",
     "save_model": "model.files",
     "train": "training.loop",
 }
@@ -46,7 +49,9 @@ __all__ = [
     "Recipe",
     "Structure",
     "TransIPCalculator",
+    "from_pretrained",
     "load_model",
+    "push_to_hub",
     "save_model",
     "train",
 ]

@@ -26,7 +26,9 @@ data_app = typer.Typer(help="Make and inspect packed datasets.", no_args_is_help
 app.add_typer(data_app, name="data")
 console = Console()
 
-Model = Annotated[Path, typer.Argument(help="model folder (model.safetensors + config.json), or a run folder")]
+Model = Annotated[
+    Path, typer.Argument(help="model or run folder, a shipped model's name, or owner/name[@revision] on the Hub")
+]
 Input = Annotated[Path, typer.Argument(help="structures: extxyz, ASE database, .aselmdb or .pack")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="where to write")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: a.b=c (repeatable)")]
@@ -202,7 +204,8 @@ def evaluate(
         typer.Option(
             "--output",
             "-o",
-            help="folder for evaluation.json, predictions.npz  [default: MODEL, or MODEL/average-N with --average N]",
+            help="folder for evaluation.json, predictions.npz  [default: MODEL, or runs/NAME for a model by name; "
+            "average-N in it with --average N]",
         ),
     ] = None,
     device: Device = "cpu",
@@ -211,7 +214,8 @@ def evaluate(
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
     from transip.evaluation.evaluate import evaluate_saved
 
-    folder = output or (model if average is None else model / f"average-{average}")
+    home = model if model.exists() else Path("runs") / model.name  # of a model by name
+    folder = output or (home if average is None else home / f"average-{average}")
     found = evaluate_saved(model, data or [], device=device, average=average)
     found.write(folder)
     console.print(found.table())
@@ -344,8 +348,47 @@ def md(
 
 
 @app.command()
+def vibrations(
+    model: Model,
+    structures: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON: frequencies, modes, Hessians")],
+    step: Annotated[float, typer.Option(help="displacement of the finite differences, Å")] = 0.005,
+    charge: Charge = None,
+    spin: Spin = None,
+    unseen: Unseen = UnseenChoice.WARN,
+    device: Device = "cpu",
+    dtype: Dtype = Precision.FLOAT64,
+    average: Average = None,
+) -> None:
+    """Vibrational frequencies and zero-point energies of relaxed structures; best with gradient forces."""
+    from transip.calculators.vibrations import vibrations_file
+
+    rows = vibrations_file(
+        model, structures, output, step=step,
+        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+    )  # fmt: skip
+    for row in rows:
+        imaginary = sum(frequency < 0 for frequency in row["frequencies"])
+        shown = " ".join(f"{frequency:.0f}" for frequency in row["frequencies"])
+        console.print(
+            f"{row['source'] or row['formula']}: zero-point energy {row['zero_point_energy']:.3f} eV, "
+            f"{imaginary} imaginary of {len(row['frequencies'])} frequencies (cm⁻¹): {shown}",
+            highlight=False,
+        )
+    console.print(f"{len(rows)} structures: {output}")
+
+
+@app.command()
+def models() -> None:
+    """List the models inside the package: give their names wherever a MODEL is asked for."""
+    from transip.model.card import shipped_table
+
+    console.print(shipped_table())
+
+
+@app.command()
 def info(
-    model: Annotated[Path | None, typer.Argument(help="model or run folder; nothing: this installation")] = None,
+    model: Annotated[Path | None, typer.Argument(help="model, as elsewhere; nothing: this installation")] = None,
 ) -> None:
     """What a model is and was trained on; without MODEL, versions, devices and extras."""
     from transip.evaluation.describe import describe_installation, describe_model

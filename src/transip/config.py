@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from transip.errors import InputError
 
@@ -111,6 +111,11 @@ class DataSettings(Settings):
         description="packed stores of which only geometries are used, for the losses between two views; "
         "structures whose composition is held out for validation are left out",
     )
+    replay: tuple[str, ...] = Field(
+        default=(),
+        description="labelled packs of the same level of theory, usually what `start` was trained on, of which each "
+        "batch shows some, so that it is not forgotten; structures whose composition is held out are left out",
+    )
     seed: int = Field(default=0, description="seed of the split and of subsets")
 
 
@@ -122,6 +127,11 @@ class BatchSettings(Settings):
         default=0,
         description="structures of `data.unlabelled` beside them, each in two views, at most, per process; "
         "the limits below hold for them too, apart from the labelled ones",
+    )
+    replay: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="structures of `data.replay` beside them, at most, per process; in the losses each counts like one "
+        "of `data.train`, and the limits below hold for them too, apart from the others",
     )
     atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
     pairs: PositiveInt = Field(
@@ -173,13 +183,16 @@ class ModelSettings(Settings):
         """Whether `pair_forces` has an effect: a gradient or a fixed representation leaves no room for it."""
         return self.pair_forces and self.forces == "direct" and not self.fixed_representation
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, given: Any) -> Any:
+    def _fill_in(cls, given: Any, handler: ModelWrapValidatorHandler[ModelSettings]) -> ModelSettings:
         if not isinstance(given, dict):
-            return given
-        fill = SIZES.get(given.get("size", "S"), {}) | PRESETS.get(given.get("preset", "default"), {})
-        return fill | given
+            return handler(given)
+        fill = SIZES.get(str(given.get("size", "S")), {}) | PRESETS.get(str(given.get("preset", "default")), {})
+        settings = handler(fill | given)
+        if not {"size", "preset"} & set(given):  # then what they fill in was not asked for; see `Recipe.settled`
+            settings.model_fields_set.intersection_update(given)
+        return settings
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -327,6 +340,11 @@ class TrainingSettings(Settings):
         description="compile the network: steps take about a fifth less time, after a minute or more of compiling; "
         "direct forces only; needs a C++ compiler on CPUs",
     )
+    non_finite: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="a batch whose loss or gradient is not finite never changes the weights; stop: the run ends; "
+        "skip: it goes on without the batch, says so and logs it, but ends after ten such batches in a row",
+    )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="also log there (extras)")
     seed: int = Field(default=0, description="seed of weights, batches and rotations")
 
@@ -347,6 +365,30 @@ class ReferenceSettings(Settings):
     values: dict[str, float] = Field(default={}, description="element symbol → eV, for kind `given`")
 
 
+class FineTuningSettings(Settings):
+    """What is kept of the model that training starts from (`start`)."""
+
+    frozen_blocks: int | None = Field(
+        default=None,
+        ge=0,
+        description="keep the embedding and this many blocks, from the first on, as they are; elements, charges and "
+        "multiplicities that the model has not seen are learned all the same; None: train everything",
+    )
+    rank: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="low-rank adapters (LoRA): keep embedding and blocks as they are, but add a learned matrix of this "
+        "rank to each matrix of attention and MLP of the blocks that are not frozen; merged when the model is saved; "
+        "0: none",
+    )
+    alpha: float = Field(default=8.0, gt=0, description="adapters are scaled by alpha / rank")
+    references: Literal["auto", "keep", "refit"] = Field(
+        default="auto",
+        description="element energies. keep: the model's, and fitted ones for elements that it has not seen; refit: "
+        "fitted to what the model's predictions leave of the new energies; auto: keep if the level of theory is the "
+        "same, else refit",
+    )
+
+
 class Recipe(Settings):
     """A training recipe (`transip train`)."""
 
@@ -354,7 +396,12 @@ class Recipe(Settings):
     data: DataSettings = Field(description="what to learn from")
     model: ModelSettings = Field(default_factory=ModelSettings, description="the network")
     start: str | None = Field(
-        default=None, description="trained model whose weights training begins with; `model` may differ in `forces`"
+        default=None,
+        description="trained model whose weights, element energies and scale training begins with: a folder, a shipped "
+        "model's name, or owner/name on the Hugging Face Hub; `model` is then that model's, but `forces` may differ",
+    )
+    fine_tuning: FineTuningSettings = Field(
+        default_factory=FineTuningSettings, description="what is kept of the model `start`"
     )
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="the loss and its controls")
     references: ReferenceSettings = Field(default_factory=ReferenceSettings, description="element energies")
@@ -362,7 +409,24 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        latent = self.objective.latent
+        if self.name in ("", ".", "..") or not self.name.isprintable() or set(self.name) & set("/\\"):
+            raise ValueError(f"name {self.name!r} cannot be that of a folder in runs/")
+        if self.start is None and self.fine_tuning != FineTuningSettings():
+            raise ValueError("fine_tuning says what to keep of a trained model: give start")
+        if self.start is not None and self.references != ReferenceSettings():
+            raise ValueError("with start, element energies are that model's: see fine_tuning.references")
+        self._check_views()
+        if self.settled:
+            self._check_model()
+        return self
+
+    @property
+    def settled(self) -> bool:
+        """Whether `model` is all that is meant: with `start`, what it does not say is as in that model."""
+        return self.start is None or set(ModelSettings.model_fields) <= self.model.model_fields_set
+
+    def _check_model(self) -> None:
+        latent, frozen = self.objective.latent, self.fine_tuning.frozen_blocks
         if latent.weight and latent.action == "fixed" and not self.model.fixed_representation:
             raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
         if self.objective.equigrad and self.model.forces != "gradient":
@@ -371,16 +435,20 @@ class Recipe(Settings):
             raise ValueError(
                 "training.compile needs model.forces: direct: a compiled derivative cannot be differentiated again"
             )
-        self._check_views()
         outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
         if outside:
             raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")
-        return self
+        if frozen is not None and frozen > self.model.depth:
+            raise ValueError(f"fine_tuning.frozen_blocks {frozen} exceeds the model's depth {self.model.depth}")
 
     def _check_views(self) -> None:
         packs, number, compared = self.data.unlabelled, self.training.batch.unlabelled, self.objective.comparison
         if number and not packs:
             raise ValueError(f"training.batch.unlabelled {number} has nothing to draw from: give data.unlabelled")
+        if bool(self.data.replay) != bool(self.training.batch.replay):
+            raise ValueError(
+                "data.replay and training.batch.replay go together: which packs, how many structures a batch"
+            )
         if packs and not number:
             raise ValueError("data.unlabelled is never seen: set training.batch.unlabelled above 0")
         if packs and not compared:
@@ -409,8 +477,8 @@ def load(kind: type[AnySettings], path: str | Path, overrides: list[str] | None 
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"is not YAML: {error}", where=str(path)) from error
+    except Exception as error:  # tags, dates and depth make PyYAML fail in many ways; none of them is a defect of ours
+        raise InputError(f"is not YAML: {str(error) or type(error).__name__}", where=str(path)) from error
     if not isinstance(values, dict):
         raise InputError("is not a recipe: expected `key: value` lines", where=str(path))
     for override in overrides or []:
@@ -449,7 +517,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise InputError(f"override {override!r}: {parent!r} is a value, not a group of settings")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # as above
         raise InputError(f"override {override!r}: the value is not YAML", remedy="quote it") from error
 
 

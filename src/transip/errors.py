@@ -4,6 +4,13 @@ The command line prints an `InputError` as one message and leaves with exit code
 exception is a defect of transip and keeps its traceback.
 """
 
+LONGEST = 4000  # characters of a message about a file that may hold anything
+
+
+def printable(text: str) -> str:
+    """`text` with a mark in place of control characters and halves of characters, which could rule a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
 
 class InputError(Exception):
     """Bad input: a file, structure, setting or model that cannot be used as given.
@@ -17,7 +24,8 @@ class InputError(Exception):
     def __init__(self, problem: str, *, where: str = "", remedy: str = ""):
         self.problem, self.where, self.remedy = problem, where, remedy
         message = f"{where}: {problem}" if where else problem
-        super().__init__(f"{message}\n  → {remedy}" if remedy else message)
+        lines = (f"{message[:LONGEST]}\n  → {remedy}" if remedy else message[:LONGEST]).split("\n")
+        super().__init__("\n".join(map(printable, lines)))
 
     def __reduce__(self):  # keyword-only arguments survive worker processes
         return _rebuild, (type(self), self.problem, self.where, self.remedy)

@@ -1,13 +1,30 @@
-"""Files that are either complete or absent: written under a temporary name, then renamed."""
+"""Files that are either complete or absent: written under a temporary name, then renamed, by one process at a time."""
 
+import errno
 import json
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from transip.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: nothing is locked there
+    fcntl = None
+
+# of a file or folder NAME that is being written: .NAME.PID.partial; of a folder that it replaces: …previous.partial;
+# safetensors has temporary files of its own
+LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+(?P<previous>\.previous)?\.partial|\.tmp\w{6}")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that know none
 
 
 @contextmanager
@@ -15,25 +32,124 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` only if the block succeeds.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; nothing is left behind.
+        InputError: the disk is full, the folder cannot be written or `target` is itself a folder; nothing is left
+            behind.
     """
     target = Path(target)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
+        if target.is_dir():
+            raise InputError("is a folder", where=str(target), remedy="name a file to write")
         target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)  # safetensors puts a file in its place that nobody else may read
         with partial.open("rb") as handle:  # the rename must not overtake the data
             os.fsync(handle.fileno())
         os.replace(partial, target)
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(target),
-            remedy="free some space or choose another output; what was there before is unchanged",
-        ) from error
+    except (OSError, SafetensorError) as error:  # a full disk, in Python's words and in those of safetensors
+        raise unwritable(target, error) from error
     finally:
         with suppress(OSError):  # not there (any more), or never could be
             partial.unlink()
+
+
+@contextmanager
+def claimed(target: str | Path) -> Iterator[None]:
+    """Keep other processes from writing the file or folder `target`; clear away what killed ones have left of it.
+
+    The lock is the operating system's, on a file ``.NAME.lock`` beside `target`: it ends with the process, however
+    that ends, so a lock file that a killed process leaves means nothing.
+
+    Raises:
+        InputError: another process is writing `target`, or its folder cannot be written.
+    """
+    target = Path(os.path.abspath(target))
+    new = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(target)
+        clear(target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _lock_file(target).unlink()  # before it is unlocked: whoever locks it next sees that it is gone
+        lock.close()
+        with suppress(OSError):  # nothing was written: no folder either
+            for folder in new:
+                folder.rmdir()
+
+
+def clear(target: Path) -> None:
+    """Remove what killed processes have left of `target`; put back a folder that one of them was about to replace.
+
+    Args:
+        target: that nobody else is writing; the name ``*`` stands for everything in a folder.
+    """
+    for path in target.parent.glob(".*"):
+        found = LEFT_BEHIND.fullmatch(path.name)
+        if found is None or target.name not in ("*", found["name"]):
+            continue
+        if found["previous"] and not path.with_name(found["name"]).exists():
+            path.rename(path.with_name(found["name"]))
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def unwritable(target: Path, error: Exception, rest: str = "what was there before is unchanged") -> InputError:
+    """What to say when `target` cannot be written because of `error`; `rest`: what is safe all the same."""
+    return InputError(
+        f"cannot be written ({getattr(error, 'strerror', None) or error})",
+        where=str(target),
+        remedy=f"free some space or choose another output; {rest}",
+    )
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
+def _locked(target: Path) -> FileIO:
+    """The lock file of `target`, open, locked and with the name of this process in it."""
+    path = _lock_file(target)
+    while True:
+        handle = path.open("a+b", buffering=0)
+        if not _lock(handle):
+            handle.seek(0)
+            holder = handle.read(200).decode(errors="replace")
+            handle.close()
+            raise InputError(
+                "is being written by another process" + (f" ({holder})" if holder else ""),
+                where=str(target),
+                remedy="wait until it ends, or choose another output",
+            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                with suppress(OSError):  # no space, but a lock all the same
+                    handle.truncate(0)
+                    handle.write(f"process {os.getpid()} on {platform.node()}".encode())
+                return handle
+        handle.close()  # whoever held it has removed the file in the meantime: it locks nothing
+
+
+def _lock(handle: FileIO) -> bool:
+    """Lock an open file; False if another process has locked it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -15,6 +15,7 @@ from transip.errors import InputError
 
 MAX_ATOMIC_NUMBER = 86  # GFN2-xTB and OMol25 end at Rn and Bi
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
+LARGEST = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
 ELEMENTS = ase.data.chemical_symbols
 
 
@@ -54,12 +55,13 @@ class Structure:
         """Return self if it is physically possible.
 
         Raises:
-            InputError: no atoms, unknown element, non-finite number, overlapping atoms, a multiplicity that
-                the electron count cannot have.
+            InputError: no atoms, unknown element, a number that is not finite or too large to be stored,
+                overlapping atoms, a multiplicity that the electron count cannot have.
         """
         where = where or self.source or self.formula
         _check_numbers(self.numbers, where)
         _check_finite(self, where)
+        _check_range(self, where)
         _check_overlap(self.positions, self.numbers, where)
         check_parity(self.numbers.tolist(), self.charge, self.spin, where)
         return self
@@ -107,10 +109,11 @@ def whole_number(value: object, name: str, where: str) -> int:
         )
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not number.is_integer():
-        raise InputError(f"{name} is {value!r}, not a whole number", where=where, remedy=f"{name} is the {meaning}")
+        problem = f"{name} is {str(value)[:100]!r}, not a whole number"
+        raise InputError(problem, where=where, remedy=f"{name} is the {meaning}")
     return int(number)
 
 
@@ -160,6 +163,18 @@ def _check_finite(structure: Structure, where: str) -> None:
     for name, value in values.items():
         if value is not None and not np.isfinite(value).all():
             raise InputError(f"{name} hold NaN or infinite numbers", where=where, remedy="remove or relabel it")
+
+
+def _check_range(structure: Structure, where: str) -> None:
+    """Charge and multiplicity are stored in 16 bits, positions and forces in float32."""
+    for name, value in {"charge": structure.charge, "spin": structure.spin}.items():
+        if abs(value) >= 2**15:
+            raise InputError(f"{name} is {value:.3g}", where=where, remedy="no molecule has that; correct or remove it")
+    for name, values in {"positions": structure.positions, "forces": structure.forces}.items():
+        if values is not None and np.abs(values).max() > LARGEST:
+            raise InputError(
+                f"{name} are as large as {np.abs(values).max():.3g}", where=where, remedy="correct or remove it"
+            )
 
 
 def _check_overlap(positions: np.ndarray, numbers: np.ndarray, where: str) -> None:

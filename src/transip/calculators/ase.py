@@ -42,7 +42,8 @@ class TransIPCalculator(Calculator):
     They are never guessed, and the atoms handed in are never changed.
 
     Args:
-        model: folder of a model, or a model in memory (copied).
+        model: folder of a model, the name of a shipped one, a repository of the Hugging Face Hub
+            (``"owner/name"`` or ``"owner/name@revision"``), or a model in memory (copied).
         charge: total charge of every molecule; None: from `atoms.info`.
         spin: multiplicity of every molecule; None: from `atoms.info`.
         device: a torch device, such as ``"cuda"``.

@@ -47,7 +47,7 @@ class AveragedStructure(Structure):
 
 
 def prepare(model: str | Path | Potential, device: str | torch.device, dtype: Precision) -> Potential:
-    """Load a model, or copy one that is already there, ready for inference on `device` in `dtype`.
+    """Load a model (by folder or name, see `load_model`) or copy one that is there, for inference on `device`.
 
     Raises:
         InputError: the model cannot be read, or the device or precision is not available.
@@ -168,7 +168,8 @@ def warn_if_direct(model: Potential) -> None:
     if model.settings.forces == "direct":
         warnings.warn(
             "this model predicts forces directly: they are not exactly the derivative of its energy, so relaxations "
-            "may not settle and energy drifts in NVE; models with gradient forces do not have this limit",
+            "may not settle, energy drifts in NVE and frequencies are approximate; models with gradient forces do not "
+            "have this limit",
             InputWarning,
             stacklevel=2,
         )

@@ -1,23 +1,28 @@
-"""`transip md`: molecular dynamics of one structure."""
+"""`transip md`: molecular dynamics of one structure; and, in Python, of many at constant energy as one batch."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ase
 import numpy as np
+import torch
 from ase import units
+from ase.data import atomic_masses
 from ase.io.extxyz import write_extxyz
 from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 from jaxtyping import Float64
+from torch import Tensor, nn
 
+from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
 from transip.calculators.inference import Precision, warn_if_direct
 from transip.calculators.predict import counted
@@ -25,7 +30,8 @@ from transip.calculators.scope import Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
-from transip.structure import rigid_motions
+from transip.files import claimed, unwritable
+from transip.structure import Structure, rigid_motions
 
 Ensemble = Literal["nve", "nvt"]
 FRICTION = 0.01  # 1/fs, of the Langevin thermostat
@@ -55,7 +61,7 @@ def md_file(
 
     Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), with `average` also the spreads ``energy_std``
     and ``forces_std``. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at once; they stay
-    there if the simulation is stopped.
+    there if the simulation is stopped, until it is started again: from the beginning, and to the same frames.
 
     Args:
         model: folder of a model.
@@ -81,7 +87,8 @@ def md_file(
         of the total energy; None unless ``nve``), ``output``.
 
     Raises:
-        InputError: a setting, the model, the structure or the output cannot be used, or the simulation broke down.
+        InputError: a setting, the model, the structure or the output cannot be used, another process is writing the
+            output, or the simulation broke down.
     """
     _check_settings(steps, temperature, timestep, ensemble, interval)
     calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen, average=average)
@@ -130,6 +137,78 @@ def md_file(
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Where the molecules of a batch are at one time of a simulation.
+
+    Attributes:
+        step: of the integration; 0 is the start.
+        positions: Å, (atoms, 3).
+        potential: energies in eV, (structures,).
+        kinetic: energies in eV, (structures,).
+    """
+
+    step: int
+    positions: Float64[Tensor, "atoms 3"]
+    potential: Float64[Tensor, "structures"]
+    kinetic: Float64[Tensor, "structures"]
+
+
+def batched_nve(
+    model: nn.Module,
+    structures: Sequence[Structure],
+    *,
+    steps: int,
+    temperature: float = 300.0,
+    timestep: float = 0.5,
+    interval: int = 10,
+    seed: int = 0,
+) -> Iterator[Frame]:
+    """Simulate many molecules at constant energy, each on its own, in one forward pass per step (velocity Verlet).
+
+    One that breaks apart, or whose energy is not finite any more, does not disturb the others.
+
+    Args:
+        model: a potential, ready for inference; the batch must fit into its device's memory.
+        structures: the molecules.
+        steps: of the integration.
+        temperature: K, from which velocities are drawn, without motion or rotation of the whole.
+        timestep: fs.
+        interval: steps between the frames that are yielded; the start is one, and the end if it is a multiple.
+        seed: of the velocities.
+    """
+    _check_settings(steps, temperature, timestep, "nve", interval)
+    weight = next(model.parameters())
+    batch = Batch.collate(structures, torch.float64).to(weight.device)
+    masses = torch.from_numpy(atomic_masses).to(weight.device)[batch.numbers, None]
+    momenta = torch.from_numpy(_thermal_momenta(structures, temperature, seed)).to(weight.device)
+    positions, dt = batch.positions, timestep * units.fs
+
+    def energy_and_forces() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            prediction = model(replace(batch, positions=positions.to(weight.dtype)))
+        return prediction.energy, prediction.forces.double()
+
+    potential, forces = energy_and_forces()
+    for step in range(steps + 1):
+        if step:
+            momenta = momenta + 0.5 * dt * forces
+            positions = positions + dt * momenta / masses
+            potential, forces = energy_and_forces()
+            momenta = momenta + 0.5 * dt * forces
+        if step % interval == 0:
+            kinetic = sum_by_structure((momenta.square() / (2 * masses)).sum(1), batch)
+            yield Frame(step, positions, potential, kinetic)
+
+
+def _thermal_momenta(structures: Sequence[Structure], temperature: float, seed: int) -> Float64[np.ndarray, "atoms 3"]:
+    generator = np.random.default_rng(seed)
+    molecules = [structure.to_atoms() for structure in structures]
+    for atoms in molecules:
+        draw_velocities(atoms, temperature, generator)
+    return np.concatenate([atoms.get_momenta() for atoms in molecules])
+
+
 def draw_velocities(atoms: ase.Atoms, temperature: float, generator: np.random.Generator) -> None:
     """Give `atoms` thermal momenta (K), without motion or rotation of the whole; a lone atom rests."""
     masses = atoms.get_masses()[:, None]
@@ -156,25 +235,27 @@ def _frame(atoms: ase.Atoms, calculator: TransIPCalculator, time: float) -> ase.
 @contextmanager
 def _trajectory(output: Path) -> Iterator[tuple[Any, Path]]:
     """Yield a function that appends a frame in one write; the file gets its name when all are there."""
-    partial = output.with_name(f"{output.stem}.partial.xyz")
+    partial = output.parent / f"{output.stem}.partial.xyz"
 
     def write(frame: ase.Atoms) -> None:
         text = io.StringIO()
         write_extxyz(text, [frame])
-        handle.write(text.getvalue().encode())
+        begin, left = handle.tell(), memoryview(text.getvalue().encode())
+        try:
+            while left:
+                left = left[handle.write(left) :]
+        except OSError:
+            handle.truncate(begin)  # whole frames only
+            raise
 
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb", buffering=0) as handle:
-            yield write, partial
-            os.fsync(handle.fileno())
-        os.replace(partial, output)
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror or error})",
-            where=str(output),
-            remedy=f"free some space or choose another output; frames so far are in {partial}",
-        ) from error
+    with claimed(partial):
+        try:
+            with partial.open("wb", buffering=0) as handle:
+                yield write, partial
+                os.fsync(handle.fileno())
+            os.replace(partial, output)
+        except OSError as error:
+            raise unwritable(output, error, f"frames so far are in {partial}") from error
 
 
 def _check_settings(steps: int, temperature: float, timestep: float, ensemble: str, interval: int) -> None:

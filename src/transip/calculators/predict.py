@@ -17,7 +17,7 @@ from transip.calculators.inference import INFERENCE, AveragedStructure, Precisio
 from transip.calculators.scope import Scope, Unseen
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
-from transip.files import atomic_path
+from transip.files import atomic_path, claimed
 from transip.structure import ELEMENTS, Structure
 from transip.symmetry.average import averaged
 
@@ -41,7 +41,7 @@ def predict_file(
 ) -> dict[str, Any]:
     """Write the structures of `source` to extxyz with predicted energies (eV) and forces (eV/Å).
 
-    Memory does not grow with the file; `output` appears when it is complete.
+    Memory does not grow with the file; `output` appears when it is complete. What was killed begins anew.
 
     Args:
         model: folder of a model.
@@ -62,13 +62,13 @@ def predict_file(
         ``structures``, ``atoms``, ``seconds``, ``output``.
 
     Raises:
-        InputError: the model, a structure or the output cannot be used.
+        InputError: the model, a structure or the output cannot be used, or another process is writing the output.
     """
     network = prepare(model, device, dtype)
     scope = Scope(network, unseen)
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     begin, count, atoms = time.perf_counter(), 0, 0
-    with atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
+    with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
         for labelled in counted(predict(averaged(network, average), structures, batch, scope), "predict", progress):
             write_frame(handle, labelled)
             count, atoms = count + 1, atoms + len(labelled)

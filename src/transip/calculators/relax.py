@@ -19,7 +19,7 @@ from transip.calculators.scope import Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError, InputWarning
-from transip.files import atomic_path
+from transip.files import atomic_path, claimed
 from transip.structure import Structure, rigid_motions
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}
@@ -66,7 +66,8 @@ def relax_file(
         ``structures``, ``converged`` (how many), ``output`` and ``rows``: see `relax`.
 
     Raises:
-        InputError: a setting, the model, a structure or the output cannot be used.
+        InputError: a setting, the model, a structure or the output cannot be used, or another process is writing
+            the output.
     """
     if optimizer not in (None, *OPTIMIZERS):
         raise InputError(f"optimizer is {optimizer!r}", remedy=f"choose {' or '.join(OPTIMIZERS)}")
@@ -77,7 +78,7 @@ def relax_file(
     optimizer = optimizer or ("FIRE" if calculator.model.settings.forces == "direct" else "LBFGS")
     rows = []
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
-    with atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
+    with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
         for structure in counted(structures, "relax", progress):
             relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer)
             write_frame(handle, relaxed)

@@ -78,11 +78,11 @@ class Column:
 
 
 def load_column(path: Path, name: str) -> np.ndarray:
-    """Map one array of a pack; never unpickles."""
+    """Map one array of a pack; never unpickles: an array of objects is an error."""
     file = path / f"{name}.npy"
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(file, mode="r")  # np.load would also take archives
+    except Exception as error:  # a damaged header can make NumPy's parser fail in any way
         problem = "is missing" if isinstance(error, FileNotFoundError) else f"is truncated or corrupt ({error})"
         raise InputError(problem, where=str(file), remedy="copy the pack again or pack the data again") from error
     dtype, entry = COLUMNS[name]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from transip.config import KeySettings, UnitSettings
 from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, is_pack, keys_found, read_structures
 from transip.data.store import BLOCK, Pack, write_pack
 from transip.errors import InputError
+from transip.files import claimed
 from transip.structure import ELEMENTS, Structure
 
 NAME_THE_KEY = "add it to the file or name its key (--{name}-key, keys.{name})"
@@ -73,23 +75,25 @@ class ReadReport:
 
     def table(self) -> Table:
         """The report for a terminal."""
-        table = Table(title=self.path, show_header=False, title_justify="left")
+        table = Table(title=escape(self.path), show_header=False, title_justify="left")
         table.add_row("structures", f"{self.structures} ({self.labelled} labelled)")
         table.add_row(
             "atoms",
             f"{self.atoms}; {self.smallest} to {self.largest} a structure, mean {self.mean_atoms:.1f}",
         )
-        table.add_row("level of theory", self.level_of_theory or "not stated")
+        table.add_row("level of theory", escape(self.level_of_theory) or "not stated")
         if self.energy_range:
             low, high = self.energy_range
             table.add_row("total energy", f"{low:.3f} to {high:.3f} eV")
             table.add_row("forces", f"RMS {self.force_rms:.3f}, largest {self.force_max:.3f} eV/Å")
         for name in ("elements", "charges", "spins", "domains"):
             counts = getattr(self, name).items()
-            table.add_row(name, "  ".join(f"{value if value != '' else '(none)'}: {count}" for value, count in counts))
+            texts = (f"{value if value != '' else '(none)'}: {count}" for value, count in counts)
+            table.add_row(name, escape("  ".join(texts)))
         table.add_row("units", "  ".join(f"{name}: {unit}" for name, unit in self.units.items()))
         if self.keys:
-            table.add_row("keys", "\n".join(f"{label}: {', '.join(keys) or '–'}" for label, keys in self.keys.items()))
+            texts = (f"{label}: {', '.join(map(str, keys)) or '–'}" for label, keys in self.keys.items())
+            table.add_row("keys", escape("\n".join(texts)))
         return table
 
 
@@ -113,7 +117,7 @@ def pack_files(
         overwrite: replace `output` if it exists.
 
     Raises:
-        InputError: as `read_structures` and `write_pack`.
+        InputError: as `read_structures` and `write_pack`, or another process is writing `output`.
     """
     if not inputs:
         raise InputError("no input files are given", remedy="name at least one file to pack")
@@ -126,18 +130,19 @@ def pack_files(
                 remedy="do not mix levels of theory in a pack",
             )
     files = [path for path in inputs if not is_pack(path)]
-    pack = write_pack(
-        output,
-        chain.from_iterable(read_structures(path, keys, units, when_missing=NAME_THE_KEY) for path in inputs),
-        level_of_theory=level_of_theory,
-        provenance={
-            "inputs": [path.name for path in inputs],
-            "keys": keys_found(files[0], keys) if files else {},
-            "units": units.model_dump(exclude_none=True) if files else {},
-        },
-        overwrite=overwrite,
-        progress=f"packing {output.name}",
-    )
+    with claimed(output):
+        pack = write_pack(
+            output,
+            chain.from_iterable(read_structures(path, keys, units, when_missing=NAME_THE_KEY) for path in inputs),
+            level_of_theory=level_of_theory,
+            provenance={
+                "inputs": [path.name for path in inputs],
+                "keys": keys_found(files[0], keys) if files else {},
+                "units": units.model_dump(exclude_none=True) if files else {},
+            },
+            overwrite=overwrite,
+            progress=f"packing {output.name}",
+        )
     return _describe_pack(pack)
 
 

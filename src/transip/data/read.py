@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -21,9 +19,10 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from transip.config import KeySettings, UnitSettings
+from transip.data.databases import Row, json_rows, lmdb_rows, sqlite_rows
 from transip.data.store import Pack
 from transip.data.units import ENERGY, LENGTH, check_units, force_unit
-from transip.errors import InputError
+from transip.errors import InputError, printable
 from transip.structure import Structure, whole_number
 
 Labels = Literal["required", "optional"]
@@ -31,6 +30,7 @@ USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forc
 DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
 GIVE_IT = "add it to the file or give it for every structure (--{name}, {name}=...)"
 SAMPLE = 64  # structures by which units are judged
+LONGEST = 1000  # characters of a name
 PLAIN = re.compile(r"species:S:1:pos:R:3(?::(\w*forces):R:3)?")  # columns of most extxyz files
 PAIR = re.compile(r"""(\w+=(?:"[^"\\]*"|[^\s"'\\{}\[\]=]+))(?:\s+|$)""")  # key=value or key="text" of their comments
 
@@ -128,19 +128,33 @@ def _structure(
             where=where,
             remedy='if it is a molecule in a box, store it without periodicity (pbc="F F F")',
         )
+    numbers, positions = _geometry(record, where)
     energy = _label(record, keys.energy, "energy", (), labels, where)
-    forces = _label(record, keys.forces, "forces", (len(record.numbers), 3), labels, where)
+    forces = _label(record, keys.forces, "forces", (len(numbers), 3), labels, where)
     source = record.info.get(keys.source)
     return Structure(
-        numbers=np.array(record.numbers, dtype=np.int64),
-        positions=np.array(record.positions, dtype=np.float64) * LENGTH[units.length],
+        numbers=numbers,
+        positions=positions * LENGTH[units.length],
         charge=_whole_number(record, "charge", (keys.charge,), when_missing, where),
         spin=_whole_number(record, "spin", (keys.spin, "spin_multiplicity"), when_missing, where),
         energy=None if energy is None else float(energy) * ENERGY[units.energy],
         forces=None if forces is None else forces * force_unit(units),
-        domain=str(record.info.get(keys.domain, "")),
-        source=where.rpartition("/")[2] if source is None else str(source),
+        domain=printable(str(record.info.get(keys.domain, "")))[:LONGEST],
+        source=printable(where.rpartition("/")[2] if source is None else str(source))[:LONGEST],
     ).check(where)
+
+
+def _geometry(record: Record, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Elements and positions as they stand in the file."""
+    try:
+        numbers = np.asarray(record.numbers).astype(np.int64, casting="same_kind").reshape(-1)
+        return numbers, np.array(record.positions, dtype=np.float64).reshape(len(numbers), 3)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            "does not have one atomic number and three coordinates per atom",
+            where=where,
+            remedy="the file is corrupt: recreate it, or leave the structure out",
+        ) from None
 
 
 def _whole_number(record: Record, name: str, keys: tuple[str, ...], when_missing: str, where: str) -> int:
@@ -174,7 +188,7 @@ def _label(
         )
     try:
         return np.array(found[0][1], dtype=np.float64).reshape(shape)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{label} ({found[0][0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
             where=where,
@@ -183,13 +197,15 @@ def _label(
 
 
 def _listing(record: Record) -> str:
-    return ", ".join(record.keys) or "none"
+    return printable(", ".join(map(str, record.keys)))[:LONGEST] or "none"
 
 
 def _from_pack(pack: Pack, path: Path, labels: Labels) -> Iterator[Structure]:
     if labels == "required" and not pack.labelled:
         raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
-    yield from (pack.structure(i) for i in range(len(pack)))
+    for i in range(len(pack)):
+        structure = pack.structure(i).check(f"{path}, structure {i}")
+        yield replace(structure, source=printable(structure.source))
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -302,53 +318,34 @@ def _any_frame(frame: list[str]) -> Record:
     return Record(atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results)
 
 
-def _read_sqlite(path: Path) -> Iterator[Record]:
-    # ASE would add its tables to a database of another program: look first, read-only
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    if "systems" not in tables:
-        raise InputError("is not an ASE database", where=str(path), remedy="give a database written by ase.db")
-    yield from _read_rows(path, "db")
-
-
-def _read_json(path: Path) -> Iterator[Record]:
-    yield from _read_rows(path, "json")
-
-
 def _read_aselmdb(path: Path) -> Iterator[Record]:
     try:
         import ase_db_backends  # noqa: F401
-        import lmdb
+        import lmdb  # noqa: F401
     except ImportError:
         raise InputError(
             "needs the package ase-db-backends", where=str(path), remedy='pip install "transip[omol]"'
         ) from None
-    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment:
-        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if path.stat().st_size < needed:  # LMDB maps the file: touching what is not there kills the process
-        raise ValueError(f"{path.stat().st_size} of {needed} bytes are there")
-    yield from _read_rows(path, "aselmdb", readonly=True)
+    yield from _read_rows(lmdb_rows, path)
 
 
-def _read_rows(path: Path, kind: str, **options: Any) -> Iterator[Record]:
-    import ase.db
+def _read_rows(rows: Callable[[Path], Iterator[Row]], path: Path) -> Iterator[Record]:
     from ase.calculators.calculator import all_properties
 
-    database = ase.db.connect(path, type=kind, use_lock_file=False, **options)
-    for row in database.select():
+    for row in rows(path):
         yield Record(
-            row.numbers,
-            row.positions,
-            bool(np.any(row.pbc)),
-            info=row.key_value_pairs | dict(row.data),
-            results={name: row[name] for name in all_properties if name in row},
+            np.asarray(row["numbers"]),
+            np.asarray(row["positions"]),
+            bool(np.any(row.get("pbc", False))),
+            info=(row.get("key_value_pairs") or {}) | (row.get("data") or {}),
+            results={name: row[name] for name in all_properties if row.get(name) is not None},
         )
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".xyz": _read_extxyz,
     ".extxyz": _read_extxyz,
-    ".db": _read_sqlite,
-    ".json": _read_json,
+    ".db": partial(_read_rows, sqlite_rows),
+    ".json": partial(_read_rows, json_rows),
     ".aselmdb": _read_aselmdb,
 }

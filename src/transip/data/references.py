@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -38,11 +39,21 @@ class References:
         return np.bincount(structure, weights=self.values[numbers], minlength=num_structures)
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> References:
+    def fit(
+        cls,
+        dataset: Dataset,
+        known: Float64[np.ndarray, "structures"] | None = None,
+        elements: Sequence[int] | None = None,
+    ) -> References:
         """Least-squares fit of the energies by the numbers of atoms, in float64.
 
         Elements that do not occur get 0; where the data do not determine the values (two elements always in
         the same proportion) the solution of least norm is taken.
+
+        Args:
+            dataset: labelled structures.
+            known: eV; a part of each energy that is not to be fitted, such as what a model predicts.
+            elements: atomic numbers; fit only these. None: all.
 
         Raises:
             InputError: the dataset is unlabelled.
@@ -50,15 +61,20 @@ class References:
         _check_labelled(dataset)
         # [counts | energy] is reduced to its R factor block by block: as stable as a QR of all rows at once,
         # where normal equations would square the condition number
-        r = np.zeros((0, MAX_ATOMIC_NUMBER + 2))
+        r, done = np.zeros((0, MAX_ATOMIC_NUMBER + 2)), 0
         for batch in dataset.blocks():
             assert batch.energy is not None
             entries = batch.structure.numpy() * r.shape[1] + batch.numbers.numpy()
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
+            if known is not None:
+                rows[:, -1] -= known[done : done + len(batch)]
+            done += len(batch)
             r = np.linalg.qr(np.vstack([r, rows])).R
         values = np.zeros(MAX_ATOMIC_NUMBER + 1)
         present = np.flatnonzero(r[:, :-1].any(axis=0))
+        if elements is not None:
+            present = np.intersect1d(present, elements)
         values[present] = np.linalg.lstsq(r[:, present], r[:, -1])[0]
         return cls(values)
 

@@ -16,18 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64, Integer
+from pydantic import ConfigDict, Field
 from rich.console import Console
 from rich.progress import track
 
 from transip.batch import Batch
+from transip.config import Settings, parse
 from transip.data.columns import Column, column_names, load_column
-from transip.errors import InputError
+from transip.errors import InputError, printable
 from transip.files import read_json, write_json
-from transip.structure import ELEMENTS, Structure
+from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, Structure
 
 FORMAT = "transip-pack"
 VERSION = 1
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "charge": "e", "spin": "multiplicity 2S+1"}
+COPY_AGAIN = "the pack is corrupt; copy it again or pack the data again"
 MAX_DOMAINS = 1000  # more are identifiers taken for domains
 BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
 
@@ -48,7 +51,8 @@ class Pack:
 
         Raises:
             InputError: there is no pack at `path`, its format is newer than this transip, or an array is
-                missing, truncated, of another type or of another length than `meta.json` says.
+                missing, truncated, of another type or of another length than `meta.json` says, or points to what
+                is not there.
         """
         path = Path(path)
         if not (path / "meta.json").is_file():
@@ -57,6 +61,7 @@ class Pack:
         meta = _read_meta(path)
         arrays = {name: load_column(path, name) for name in column_names(meta["labelled"])}
         _check_sizes(path, meta, arrays)
+        _check_indices(path, meta, arrays)
         return cls(path, meta, arrays)
 
     def __len__(self) -> int:
@@ -108,15 +113,18 @@ class Pack:
     def source(self, i: int) -> str:
         """Identifier of structure `i`."""
         ends = self._arrays["source_ends"]
-        return self._arrays["source"][ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-8")
+        return self._arrays["source"][ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-8", "replace")
 
     def batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
         """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
         chosen = np.asarray(indices, dtype=np.int64)
         arrays, counts = self._arrays, self.counts[chosen]
         atoms = atoms_of(arrays["offsets"][chosen], counts)
+        numbers = arrays["numbers"][atoms]
+        if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= MAX_ATOMIC_NUMBER:
+            raise self._damaged("numbers", "holds what is no element")
         return Batch(
-            numbers=torch.from_numpy(arrays["numbers"][atoms].astype(np.int64)),
+            numbers=torch.from_numpy(numbers.astype(np.int64)),
             positions=torch.from_numpy(arrays["positions"][atoms]),
             structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
             counts=torch.from_numpy(counts),
@@ -141,14 +149,17 @@ class Pack:
             ids[start:stop] = np.add.reduceat(keys, offsets[start:stop] - offsets[start])
         return ids.view(np.int64)
 
+    def _damaged(self, column: str, problem: str) -> InputError:
+        return InputError(problem, where=str(self.path / f"{column}.npy"), remedy=COPY_AGAIN)
+
     def verify(self) -> None:
         """Compare the checksum of every file with `meta.json`.
 
         Raises:
             InputError: a file changed since the pack was written.
         """
-        for name, expected in self.meta["sha256"].items():
-            if _sha256(self.path / name) != expected:
+        for name in (f"{column}.npy" for column in self._arrays):  # what else meta.json may name is none of ours
+            if _sha256(self.path / name) != self.meta["sha256"].get(name):
                 raise InputError(
                     "does not have the checksum it was written with",
                     where=str(self.path / name),
@@ -317,21 +328,45 @@ def _sha256(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------- opening
 
 
+class _Provenance(Settings):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    keys: dict[str, list[str]] = Field(default={})
+
+
+class _Meta(Settings):
+    """What is needed of `meta.json`; more may be there."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    version: int = Field(ge=1)
+    structures: int = Field(gt=0, lt=2**62)
+    atoms: int = Field(gt=0, lt=2**62)
+    labelled: bool
+    domains: list[str] = Field(min_length=1)
+    level_of_theory: str
+    elements: dict[str, int]
+    sha256: dict[str, str]
+    provenance: _Provenance = _Provenance()
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
-    meta = read_json(file)
-    needed = {"structures", "atoms", "labelled", "domains", "level_of_theory", "sha256", "elements"}
+    try:
+        meta = read_json(file)
+    except RecursionError:
+        meta = {}
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise InputError("does not describe a packed dataset", where=str(file), remedy="pack the data again")
-    if meta.get("version", 0) > VERSION:
+    if isinstance(version := meta.get("version"), int) and version > VERSION:
         raise InputError(
-            f"has format version {meta['version']}; this transip reads up to {VERSION}",
+            f"has format version {version}; this transip reads up to {VERSION}",
             where=str(path),
             remedy="upgrade transip",
         )
-    if missing := needed - meta.keys():
-        raise InputError(f"lacks {', '.join(sorted(missing))}", where=str(file), remedy="pack the data again")
-    return meta
+    known = parse(_Meta, meta, str(file))
+    texts = {"domains": list(map(printable, known.domains)), "level_of_theory": printable(known.level_of_theory)}
+    return meta | texts
 
 
 def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -344,12 +379,18 @@ def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]
             raise InputError(
                 f"has {len(array)} entries, expected {expected.get(name, structures)}",
                 where=str(path / f"{name}.npy"),
-                remedy="the pack is corrupt; copy it again or pack the data again",
+                remedy=COPY_AGAIN,
             )
-    steps = np.diff(arrays["offsets"])
-    if arrays["offsets"][0] != 0 or arrays["offsets"][-1] != atoms or (steps < 1).any():
-        raise InputError(
-            "does not ascend from 0 to the number of atoms",
-            where=str(path / "offsets.npy"),
-            remedy="the pack is corrupt; copy it again or pack the data again",
-        )
+
+
+def _check_indices(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    offsets, ends, codes = arrays["offsets"], arrays["source_ends"], arrays["domain"]
+    problems = {  # differences of numbers that are not negative cannot overflow: that is asked first
+        "offsets": offsets[0] != 0 or offsets[-1] != meta["atoms"] or offsets.min() < 0 or (np.diff(offsets) < 1).any(),
+        "source_ends": ends.min() < 0 or (np.diff(ends) < 0).any(),
+        "domain": codes.min() < 0 or codes.max() >= len(meta["domains"]),
+    }
+    for name, wrong in problems.items():
+        if wrong:
+            expected = "name a domain" if name == "domain" else "ascend from 0 to the number of atoms or characters"
+            raise InputError(f"does not {expected}", where=str(path / f"{name}.npy"), remedy=COPY_AGAIN)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from transip.model.files import load_model
@@ -19,6 +20,11 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
 }
+MEASURED = {  # row → key of the validation metrics, factor to its unit, unit
+    "force MAE": ("force_mae", 1e3, "meV/Å (validation)"),
+    "energy MAE": ("energy_mae_per_atom", 1e3, "meV/atom (validation)"),
+    "force rotation error": ("force_rotation_error", 1e3, "meV/Å"),
+}
 
 
 def describe_model(path: str | Path) -> Table:
@@ -28,20 +34,19 @@ def describe_model(path: str | Path) -> Table:
         InputError: there is no readable model at `path`.
     """
     model = load_model(path)
-    table = Table(title=str(path), show_header=False)
+    table = Table(title=escape(str(path)), show_header=False)
     settings, card = model.settings, model.card
     table.add_row("parameters", f"{model.num_parameters:,}")
     table.add_row("architecture", f"width {settings.width}, depth {settings.depth}, heads {settings.heads}")
     table.add_row("forces", settings.forces)
-    table.add_row("level of theory", str(card.get("level_of_theory", "unknown")))
+    table.add_row("level of theory", escape(str(card.get("level_of_theory", "unknown"))))
     table.add_row("elements seen", " ".join(card.get("elements", [])) or "unknown")
     table.add_row("charges seen", _listed(card.get("charges")))
     table.add_row("multiplicities seen", _listed(card.get("spins")))
     validation = card.get("validation", {})
-    if "force_mae" in validation:
-        table.add_row("force MAE", f"{1e3 * validation['force_mae']:.1f} meV/Å (validation)")
-        table.add_row("energy MAE", f"{1e3 * validation['energy_mae_per_atom']:.2f} meV/atom (validation)")
-        table.add_row("force rotation error", f"{1e3 * validation['force_rotation_error']:.1f} meV/Å")
+    for name, (key, factor, unit) in MEASURED.items():
+        if key in validation:
+            table.add_row(name, f"{factor * validation[key]:.4g} {unit}")
     return table
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,8 @@ from rich.table import Table
 
 from transip.config import LabelSettings
 from transip.data.store import Pack, write_pack
-from transip.errors import InputError
-from transip.files import read_json, write_json
+from transip.errors import InputError, InputWarning
+from transip.files import claimed, clear, read_json, write_json
 from transip.labels.chunks import Chunk, label_chunk
 from transip.labels.methods import level_of_theory, require
 from transip.labels.molecules import need
@@ -46,14 +47,17 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
         progress: show a progress bar and, at the end, a table of failures and the rate, on standard error.
 
     Raises:
-        InputError: `output` is something else, an unfinished campaign of other settings is in the way, a
-            dependency is missing, or a domain cannot yield what is asked of it.
+        InputError: `output` is something else or is being made by another process, an unfinished campaign of other
+            settings is in the way, a dependency is missing, or a domain cannot yield what is asked of it.
     """
     output = Path(output)
     require(settings.method)
     _check_backend(settings.backend)
-    if output.exists():
-        return _finished(settings, output)
+    with claimed(output):
+        return _finished(settings, output) if output.exists() else _build(settings, output, progress)
+
+
+def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
     work = _Work(settings, output)
     console = Console(stderr=True, quiet=not progress)
     started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
@@ -65,7 +69,7 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
     theory = level_of_theory(settings.method)
     pack = write_pack(output, work.structures(), level_of_theory=theory, provenance=work.provenance())
     seconds = time.perf_counter() - started
-    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - found_before) / seconds))
+    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - found_before) / max(seconds, 1e-3)))
     work.remove()
     return pack
 
@@ -77,12 +81,12 @@ class _Work:
         self.settings = settings
         self.folder = _work_folder(output)
         self.identity = _identity(settings)
+        clear(self.folder / "*")
         # per domain: number of a finished chunk → structures in it, failures by reason
         self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
         if self._mine():
             for file in self.folder.glob("*.npz"):
-                entry, number = map(int, file.stem.split("-"))
-                self._note(entry, number, Chunk.load(file))
+                self._find(file)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
             write_json(self.folder / "settings.json", self.identity)
@@ -148,6 +152,15 @@ class _Work:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder)
+
+    def _find(self, file: Path) -> None:
+        """Take up a chunk that is there; a damaged one is labelled again."""
+        entry, number = map(int, file.stem.split("-"))
+        try:
+            self._note(entry, number, Chunk.load(file))
+        except InputError as error:
+            warnings.warn(f"{file}: {error.problem}; it is labelled again", InputWarning, stacklevel=2)
+            file.unlink()
 
     def _note(self, entry: int, number: int, chunk: Chunk) -> None:
         self._found[entry][number] = len(chunk.structures), chunk.failures
@@ -266,7 +279,8 @@ def _bar(settings: LabelSettings, work: _Work, console: Console) -> Iterator[Any
 
         def update() -> None:
             done = labelled()
-            bar.update(task, completed=done, rate=(done - before) / (time.perf_counter() - started))
+            seconds = max(time.perf_counter() - started, 1e-3)  # clocks may stand still or go back
+            bar.update(task, completed=done, rate=(done - before) / seconds)
 
         yield update
 

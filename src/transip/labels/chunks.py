@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from transip.config import DomainSettings, LabelSettings
+from transip.errors import InputError
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
 from transip.labels.molecules import Failed, need
@@ -43,10 +44,17 @@ class Chunk:
 
     @classmethod
     def load(cls, path: Path) -> Chunk:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        texts = json.loads(str(arrays["texts"]))
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = dict(archive)  # checked against the archive's checksums
+            texts = json.loads(str(arrays["texts"]))
+        except Exception as error:  # a damaged archive raises nearly anything
+            raise InputError(f"is damaged ({error})", where=str(path), remedy="remove it: it is made again") from error
         ends = np.cumsum(arrays["counts"])
         columns = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
         columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from transip.config import ModelSettings, parse
+from transip.config import ModelSettings, Settings, parse
 from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json, write_text
+from transip.model.card import model_card
 from transip.model.potential import Potential
+from transip.model.released import CARD, CONFIG, WEIGHTS, find_released, shipped
+from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
 FORMAT = 3
 # What a format has that the one before it had not: settings of the architecture, as they were in effect until then.
 NEW_SETTINGS = {2: {"convolutions": 0}, 3: {"pair_forces": False}}
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")
 
 
@@ -40,16 +44,26 @@ def save_model(model: Potential, folder: str | Path) -> None:
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potential:
-    """Load a model folder (or the folder's model.safetensors); ready for inference.
+    """Load a model, ready for inference.
+
+    Args:
+        path: a model folder, a file in it, or a run folder; the name of a shipped model (`transip models` lists
+            them); or a repository of the Hugging Face Hub, ``"owner/name"`` or ``"owner/name@revision"``.
+        device: a torch device.
 
     Raises:
-        InputError: nothing there, a pickled checkpoint, a truncated file, or a format newer than this transip.
+        InputError: nothing there, a pickled checkpoint, a truncated file, a format newer than this transip, or a
+            repository that cannot be had.
     """
     folder = model_folder(path)
-    config = read_json(folder / CONFIG)
+    source = folder / CONFIG
+    try:
+        config = read_json(source)
+    except RecursionError:
+        config = {}
     version = config.pop("format", None) if isinstance(config, dict) else None
-    if not isinstance(version, int):
-        raise InputError("is not the description of a transip model", where=str(folder / CONFIG))
+    if type(version) is not int or version < 1:
+        raise InputError("is not the description of a transip model", where=str(source))
     if version > FORMAT:
         raise InputError(
             f"has format {version}, newer than format {FORMAT} that this transip reads",
@@ -61,15 +75,72 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
         config.pop("parameters", None)
         for number, added in NEW_SETTINGS.items():
             settings = settings if version >= number else {**added, **settings}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"lacks or misstates {error}", where=str(folder / CONFIG)) from error
+        if not (math.isfinite(scale) and isinstance(settings, dict)):
+            raise ValueError("'model' or 'scale'")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"lacks or misstates {error}", where=str(source)) from error
+    parse(_Card, config, str(source))
+    architecture = parse(ModelSettings, settings, str(source))
     tensors = load_tensors(folder / WEIGHTS)
-    references = tensors.get("references", torch.zeros(87, dtype=torch.float64))
-    model = Potential(parse(ModelSettings, settings, str(folder / CONFIG)), references, scale, config)
-    element = tensors.get("embed.element.weight")
-    model.to(torch.float32 if element is None else element.dtype)  # a model saved in float64 stays one
+    _check_tensors(architecture, tensors, folder / WEIGHTS)
+    model = Potential(architecture, torch.zeros(87, dtype=torch.float64), scale, config)
+    model.to(tensors["embed.element.weight"].dtype)  # a model saved in float64 stays one
     load_state(model, tensors, folder / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
+
+
+class _Measured(Settings):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    structures: float = 0
+    energy_mae_per_atom: float = 0
+    force_mae: float = 0
+    force_cosine: float = 0
+    force_rotation_error: float = 0
+    energy_rotation_spread_per_atom: float = 0
+
+
+class _Trained(Settings):
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    step: float
+    forward_passes: float
+
+
+class _Card(Settings):
+    """What is read of a model's card, if it is there; more may be."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    level_of_theory: str = ""
+    started_from: str = ""
+    elements: list[Literal[tuple(ELEMENTS[1 : MAX_ATOMIC_NUMBER + 1])]] = Field(default=[])  # pyright: ignore[reportInvalidTypeForm]
+    charges: list[int] = Field(default=[])
+    spins: list[int] = Field(default=[])
+    data: _Measured = _Measured()
+    training: _Trained = _Trained(step=0, forward_passes=0)
+    validation: _Measured = _Measured()
+    domains: dict[str, _Measured] = Field(default={})
+    conservation: dict[str, str] = Field(default={})
+    not_for: list[str] = Field(default=[])
+
+
+def _check_tensors(settings: ModelSettings, tensors: dict[str, Tensor], source: Path) -> None:
+    """Before any memory is taken for the model: its settings may be anybody's."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in PRECISIONS or not tensor.isfinite().all():
+            raise InputError(
+                f"{name} holds NaN, infinite numbers or no numbers of a usual precision",
+                where=str(source),
+                remedy="copy or train the model again",
+            )
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if found < settings.depth * settings.width**2 or "embed.element.weight" not in tensors:
+        raise InputError(
+            f"does not fit the architecture in {CONFIG}: {found:,} numbers are too few",
+            where=str(source),
+            remedy="both files must come from the same training",
+        )
 
 
 def save_tensors(tensors: dict[str, Tensor], target: Path) -> None:
@@ -115,10 +186,12 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> N
 def model_folder(path: str | Path) -> Path:
     """The folder with the model that `path` names: itself, its parent for a file in it, ``model/`` of a run folder.
 
+    Where there is no such folder, `path` may be the name of a released model; see `find_released`.
+
     Raises:
         InputError: there is no model, or `path` looks like a pickled checkpoint.
     """
-    path = Path(path)
+    name, path = path, Path(path)
     if path.suffix.lower() in PICKLES:
         raise InputError(
             "looks like a pickled checkpoint, which could run code when loaded; refused",
@@ -128,37 +201,14 @@ def model_folder(path: str | Path) -> Path:
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
     if (folder / "model" / CONFIG).is_file() and not (folder / CONFIG).is_file():
         folder = folder / "model"  # a run folder
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+    if not (folder / CONFIG).is_file() and (found := find_released(name)):
+        return found
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            named = f", or one of {', '.join(shipped())}" if shipped() else ""
             raise InputError(
-                f"no transip model: {name} not found",
+                f"no transip model: {file} not found",
                 where=str(path),
-                remedy=f"a model is a folder with {WEIGHTS} and {CONFIG}, such as runs/NAME/model",
+                remedy=f"a model is a folder with {WEIGHTS} and {CONFIG}, such as runs/NAME/model{named}",
             )
     return folder
-
-
-def model_card(model: Potential) -> str:
-    """The README of a model folder: what it is, on what it was trained, how equivariant it is."""
-    card: dict[str, Any] = model.card
-    settings = model.settings
-    lines = [
-        "# A transip potential",
-        "",
-        f"- {model.num_parameters:,} parameters (width {settings.width}, depth {settings.depth}, "
-        f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
-        f"- level of theory: {card.get('level_of_theory', 'unknown')}",
-        f"- elements seen in training: {', '.join(card.get('elements', [])) or 'unknown'}",
-        f"- charges: {card.get('charges', 'unknown')}; multiplicities: {card.get('spins', 'unknown')}",
-        "- units: eV, Å, eV/Å; energies are totals at the level of theory",
-        "",
-        "Rotation symmetry is learned, not built in: the errors below say how well.",
-        "",
-        "```json",
-        json.dumps({key: card.get(key) for key in ("training", "validation") if key in card}, indent=2),
-        "```",
-        "",
-        'Use: `TransIPCalculator("path/to/this/folder")`, or `transip predict`, `relax`, `md`.',
-        "Do not use it for elements, charges or multiplicities that it has not seen, nor for periodic systems.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,13 +41,23 @@ def save_checkpoint(folder: Path, progress: Progress, groups: dict[str, dict[str
         for group, values in groups.items()
         for name, value in values.items()
     }
-    target = folder / f"{progress.step:08d}.safetensors"
-    metadata = {"format": str(FORMAT), "progress": json.dumps(asdict(progress))}
+    target = folder / _name(progress.step)
+    counters = json.dumps(asdict(progress))
+    metadata = {"format": str(FORMAT), "progress": counters, "checksum": _checksum(counters, tensors)}
     with atomic_path(target) as partial:
         save_file(tensors, partial, metadata)
-    for old in checkpoints(folder)[:-KEEP]:
-        old.unlink()
+    drop_old(folder, progress.step)
     return target
+
+
+def drop_old(folder: Path, step: int) -> None:
+    """Of the checkpoints up to `step`, keep the last two."""
+    for old in [path for path in checkpoints(folder) if path.name <= _name(step)][:-KEEP]:
+        old.unlink()
+
+
+def _name(step: int) -> str:
+    return f"{step:08d}.safetensors"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -54,9 +66,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, dict[str, Tensor]]] | None:
-    """The newest checkpoint that can be read, or None if there is none at all.
+    """The newest sound checkpoint, or None if there is none at all.
 
-    A damaged checkpoint is named in a warning and the one before it is used.
+    A damaged checkpoint, be it by one bit, is named in a warning and the one before it is used.
 
     Raises:
         InputError: there are checkpoints, but none can be read.
@@ -74,17 +86,29 @@ def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, dict[str, Tensor]
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, value in load_tensors(path).items():
-        group, _, rest = name.partition(":")
-        groups.setdefault(group, {})[rest] = value
+    tensors = load_tensors(path)
     with safe_open(path, framework="pt") as handle:
         metadata = handle.metadata() or {}
-    version = metadata.get("format", "")
+    version, counters = metadata.get("format", ""), metadata.get("progress", "{}")
     if not version.isdigit() or int(version) > FORMAT:
         raise InputError(
             f"has checkpoint format {version or 'unknown'}, this transip reads up to {FORMAT}",
             where=str(path),
             remedy="upgrade transip, or train anew",
         )
-    return Progress(**json.loads(metadata["progress"])), groups
+    if metadata.get("checksum", "") not in ("", _checksum(counters, tensors)):  # the first versions wrote none
+        raise InputError("is corrupt: it does not have the checksum it was written with", where=str(path))
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition(":")
+        groups.setdefault(group, {})[rest] = value
+    return Progress(**json.loads(counters)), groups
+
+
+def _checksum(counters: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of all that a checkpoint holds; safetensors itself checks only that the file has its length."""
+    found = zlib.crc32(counters.encode())
+    for name, value in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"

@@ -12,25 +12,53 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from transip.errors import InputError
+from transip.files import unwritable, write_text
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a line, appended."""
+    """metrics.jsonl: one JSON object a line, appended.
+
+    Attributes:
+        reached: step of the last line that there was, 0 if there was none.
+    """
 
     def __init__(self, path: Path, last_step: int):
-        """Open `path`; lines after `last_step` (of a run that was killed past its checkpoint) are dropped."""
-        kept = [line for line in _lines(path) if line["step"] <= last_step] if last_step else []
+        """Open `path`; lines after `last_step` (of a run that was killed past its checkpoint) are dropped.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        before = _lines(path)
+        self._path, self.reached = path, max((line["step"] for line in before), default=0)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in before if line["step"] <= last_step))
         try:
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            self._handle = path.open("a", encoding="utf-8")
+            self._handle = path.open("ab", buffering=0)
         except OSError as error:
-            raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
+            raise unwritable(path, error) from error
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line."""
-        self._handle.write(json.dumps(line) + "\n")
-        self._handle.flush()
+        """Append one line.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        left = memoryview((json.dumps(line) + "\n").encode())
+        try:
+            while left:
+                left = left[self._handle.write(left) :]
+        except OSError as error:
+            raise unwritable(self._path, error, "the last checkpoint is kept") from error
+
+    def sync(self) -> None:
+        """Have all lines on the disk, as a checkpoint soon will be.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        try:
+            os.fsync(self._handle.fileno())
+        except OSError as error:
+            raise unwritable(self._path, error, "the last checkpoint is kept") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -41,11 +69,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except ValueError:  # a line torn by a kill
-            break
+            line = json.loads(text)
+        except ValueError:  # torn by a kill or a full disk
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 

@@ -10,35 +10,37 @@ import math
 import os
 import shutil
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from transip import config
 from transip.config import Recipe
-from transip.data.dataset import Dataset, prepare, prepare_unlabelled
-from transip.data.references import References, statistics
+from transip.data.dataset import prepare, prepare_unlabelled
 from transip.data.sampler import check_budget
-from transip.errors import InputError, NonFiniteLoss
+from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
-from transip.files import write_text
-from transip.model.files import load_model, save_model
+from transip.files import claimed, clear, write_text
+from transip.model.files import save_model
 from transip.model.potential import Potential
-from transip.structure import ELEMENTS
 from transip.symmetry.latent import save_latent
-from transip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from transip.training.adapters import merged
+from transip.training.checkpoint import Progress, drop_old, load_checkpoint, save_checkpoint
 from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
 from transip.training.optim import Optimizers
-from transip.training.views import GlobalBatch, Views
+from transip.training.start import build_potential, settle
+from transip.training.views import GlobalBatch, Views, prepare_replay
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
+SKIPS = 10  # batches in a row that are not finite: then it is not the batches
 
 
 def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -51,16 +53,24 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         progress: show a live progress bar.
 
     Raises:
-        InputError: data or settings do not fit, or the folder already holds a run and `resume` is False.
-        NonFiniteLoss: a loss is NaN or infinite; the last checkpoint is kept.
+        InputError: data or settings do not fit, the folder already holds a run and `resume` is False, or another
+            process is training there.
+        NonFiniteLoss: a loss is NaN or infinite, and `training.non_finite` does not say to skip such batches; the
+            last checkpoint is kept.
     """
-    folder = Path(folder)
-    _check_claim(folder, recipe, resume)
-    training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
-    if training.accelerator.is_main_process:
-        values = recipe.model_dump(mode="json")
-        write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    return training.run(progress)
+    folder, recipe = Path(folder), settle(recipe)
+    main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    with claimed(folder) if main else nullcontext():
+        _check_claim(folder, recipe, resume)
+        if main:
+            for written in (folder / RECIPE, folder / METRICS, folder / "checkpoints" / "*", folder / "model" / "*"):
+                clear(written)
+        training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
+        training.accelerator.wait_for_everyone()  # until all have looked at what is there
+        if main:
+            values = recipe.model_dump(mode="json")
+            write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        return training.run(progress)
 
 
 class Training:
@@ -79,10 +89,11 @@ class Training:
         for data in (self.data, self.validation):
             check_budget(data.counts, self.settings.batch, data.describe)
         pool = prepare_unlabelled(recipe.data) if recipe.data.unlabelled else None
-        self.views = Views(recipe, self.data, pool, self.rank, self.processes)
+        replay = prepare_replay(recipe.data, self.validation) if recipe.data.replay else None
+        self.views = Views(recipe, self.data, pool, self.rank, self.processes, replay)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)
-            potential = build_potential(recipe, self.data)
+            potential = build_potential(recipe, *(data for data in (self.data, replay) if data is not None))
             self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
         self.objective.to(self.device)
         self.optimizers = Optimizers(self.objective, self.settings.optimizer)
@@ -104,13 +115,13 @@ class Training:
         main = self.accelerator.is_main_process
         if self.settings.trackers:
             self.accelerator.init_trackers(self.recipe.name)
-        metrics = MetricsFile(self.folder / METRICS, self.progress.step) if main else None
-        batches = self.views.stream(self.progress.batches)
+        metrics = self._take_up() if main else None
+        self._batches = self.views.stream(self.progress.batches)
         self._clock = time.perf_counter() - self.progress.seconds
         with Live(self.recipe.name, progress and main) as live:
             finished = self._finished()
             while not finished:
-                outcome = self._step([next(batches) for _ in range(self.settings.accumulate)])
+                outcome = self._step(metrics)
                 finished = self._finished()  # asked once, or time could run out before the last evaluation is due
                 if finished or self.progress.step % self.settings.log_every == 0:
                     line = self._line(*outcome)
@@ -122,7 +133,7 @@ class Training:
                     live.evaluated(line)
                     finished = finished or self._finished()  # out of patience
                 if finished or self.progress.step % self.settings.checkpoint_every == 0:
-                    self._checkpoint()
+                    self._checkpoint(metrics)
         if metrics is not None:
             metrics.close()
         self.accelerator.end_training()
@@ -130,10 +141,30 @@ class Training:
 
     # ------------------------------------------------------------------------------------------ a step
 
-    def _step(self, group: list[GlobalBatch]) -> tuple[Tensor, float, float, float]:
-        """One optimiser step on `group`: sums of the losses, gradient norm, learning rate, atoms/s."""
-        began, done = time.perf_counter(), self._done()
-        share = self.views.share(group)
+    def _step(self, metrics: MetricsFile | None) -> tuple[Tensor, float, float, float]:
+        """One optimiser step: sums of the losses, gradient norm, learning rate, atoms/s."""
+        skipped = 0
+        while True:
+            began, group = time.perf_counter(), [next(self._batches) for _ in range(self.settings.accumulate)]
+            sums, norm, finite = self._gradients(group)
+            self.progress.batches += len(group)
+            if finite:
+                break
+            skipped += 1
+            self._refuse(group, skipped, metrics)
+        self.progress.step += 1
+        rate = self.optimizers.step(self._done())
+        self.optimizers.zero_grad()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.objective.potential)
+        self.progress.seconds = self._seconds()
+        atoms = sum(self.views.atoms(drawn) for drawn in group)
+        took = time.perf_counter() - began
+        return sums, norm, rate, atoms / took if took > 0 else 0.0  # clocks may stand still or go back
+
+    def _gradients(self, group: list[GlobalBatch]) -> tuple[Tensor, float, bool]:
+        """Clipped gradients of `group`, in the parameters; sums of the losses, gradient norm, whether all is finite."""
+        done, share = self._done(), self.views.share(group)
         sums = torch.zeros(len(Losses._fields), device=self.device)
         for k, drawn in enumerate(group):
             batch, turns, paired, pool = self.views.seen(self.progress.batches + k, drawn, self.device)
@@ -146,18 +177,25 @@ class Training:
             self.progress.forward_passes += passes
             self.progress.atoms_seen += atoms
         clipped = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
-        norm, loss = torch.stack([clipped.to(sums.dtype), sums[0]]).tolist()  # the only wait for the device
-        if not (math.isfinite(norm) and math.isfinite(loss)):  # |∞| has a finite gradient
-            raise self._diverged(group)
-        self.progress.batches += len(group)
-        self.progress.step += 1
-        rate = self.optimizers.step(self._done())
+        found = torch.stack([clipped.to(sums.dtype), sums[0]])  # |∞| has a finite gradient: look at the loss, too
+        if self.settings.non_finite == "skip" and self.processes > 1:  # which may be infinite in one process alone
+            found = torch.stack([found[0], self._summed(sums[0].clone())])
+        norm, loss = found.tolist()  # the only wait for the device
+        return sums, norm, math.isfinite(norm) and math.isfinite(loss)
+
+    def _refuse(self, group: list[GlobalBatch], skipped: int, metrics: MetricsFile | None) -> None:
+        """Forget gradients that are not finite: neither weights, nor their average, nor the optimisers have seen them.
+
+        Raises:
+            NonFiniteLoss: unless such batches are to be skipped and there were less than `SKIPS` in a row.
+        """
         self.optimizers.zero_grad()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.objective.potential)
-        self.progress.seconds = time.perf_counter() - self._clock
-        atoms = sum(int(self.data.counts[drawn.labelled].sum()) for drawn in group)
-        return sums, norm, rate, atoms / (time.perf_counter() - began)
+        problem = self._diverged(group)
+        if self.settings.non_finite == "stop" or skipped == SKIPS:
+            raise problem
+        warnings.warn(f"{problem.problem}; the batch is skipped", InputWarning, stacklevel=2)
+        line = {"kind": "skipped", "step": self.progress.step + 1, "time_s": self.progress.seconds}
+        self._log(metrics, line | {"problem": problem.problem})
 
     def _diverged(self, group: list[GlobalBatch]) -> NonFiniteLoss:
         mine = [part for drawn in group for part in self.views.parts(drawn)]
@@ -182,7 +220,14 @@ class Training:
         if self.settings.steps is not None:
             return min(self.progress.step / self.settings.steps, 1.0)
         assert self.settings.minutes is not None
-        return min((time.perf_counter() - self._clock) / (60 * self.settings.minutes), 1.0)
+        return min(self._seconds() / (60 * self.settings.minutes), 1.0)
+
+    def _seconds(self) -> float:
+        """Time spent on training; never less than at the last step, whatever the clock does."""
+        now = time.perf_counter()
+        if now - self._clock < self.progress.seconds:
+            self._clock = now - self.progress.seconds
+        return now - self._clock
 
     def _finished(self) -> bool:
         patience = self.settings.patience
@@ -226,6 +271,7 @@ class Training:
 
     def _evaluate(self) -> dict[str, Any]:
         """Errors on the validation set; keeps the model if its forces are the best so far."""
+        self._check_weights()
         began = time.perf_counter()
         values = metrics_on(
             self.potential,
@@ -235,7 +281,7 @@ class Training:
             processes=self.processes,
             reduce=self._summed,
         )
-        self._clock += time.perf_counter() - began  # looking is not training: it is outside the budget
+        self._clock += max(time.perf_counter() - began, 0.0)  # looking is not training: it is outside the budget
         progress = self.progress
         line = {
             "kind": "evaluation",
@@ -245,8 +291,9 @@ class Training:
             "atoms_seen": progress.atoms_seen,
             **values,
         }
-        if values["force_mae"] < progress.best_force_mae or progress.best_force_mae == math.inf:
-            progress.best_force_mae, progress.evaluations_without_gain = values["force_mae"], 0
+        force_mae = values["force_mae"] if math.isfinite(values["force_mae"]) else math.inf  # nothing is below NaN
+        if force_mae < progress.best_force_mae or progress.best_force_mae == math.inf:
+            progress.best_force_mae, progress.evaluations_without_gain = force_mae, 0
             if self.accelerator.is_main_process:
                 self._save(line)
         else:
@@ -258,12 +305,23 @@ class Training:
         summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_seen")}
         known = {key: value for key, value in line.items() if key not in summary and key != "kind"}
         potential.card |= {"training": {"name": self.recipe.name, **summary}, "validation": known}
-        save_model(potential, self.folder / "model")
+        save_model(merged(potential), self.folder / "model")
         if self.objective.latent is not None:
             save_latent(self.objective.latent, self.folder / "model")
 
-    def _checkpoint(self) -> None:
-        if self.accelerator.is_main_process:
+    def _check_weights(self) -> None:
+        """Before they are kept: a finite gradient may still have led too far."""
+        if not all(bool(value.isfinite().all()) for value in self.objective.state_dict().values()):
+            raise NonFiniteLoss(
+                f"the weights are not finite after step {self.progress.step}",
+                where=str(self.folder),
+                remedy=f"lower the learning rate; the last good checkpoint is kept ({self.folder / 'checkpoints'})",
+            )
+
+    def _checkpoint(self, metrics: MetricsFile | None) -> None:
+        self._check_weights()
+        if metrics is not None:
+            metrics.sync()
             groups = {"objective": self.objective.state_dict(), "optimizers": self.optimizers.tensors()}
             if self.averaged is not None:
                 groups["averaged"] = self.averaged.state_dict()
@@ -280,43 +338,18 @@ class Training:
         if self.averaged is not None and "averaged" in groups:  # else the average begins with the next step
             self.averaged.load_state_dict(groups["averaged"])
 
-
-def build_potential(recipe: Recipe, data: Dataset) -> Potential:
-    """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.start`.
-
-    Raises:
-        InputError: that model is of another architecture.
-    """
-    references = References.from_settings(recipe.references, data)
-    found = statistics(data, references)
-    card = {
-        "level_of_theory": data.level_of_theory,
-        "elements": [ELEMENTS[z] for z in data.elements()],
-        "charges": sorted({int(q) for q in data.charges()}),
-        "spins": sorted({int(s) for s in data.spins()}),
-        "data": {"structures": len(data), **found},
-    }
-    if recipe.start is None:
-        return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
-    start = load_model(recipe.start)
-    _check_architecture(recipe, start)
-    potential = Potential(recipe.model, start.references, start.scale, {**card, "started_from": recipe.start})
-    # direct → gradient leaves the force head behind, gradient → direct gets a new one
-    known = potential.state_dict()
-    potential.load_state_dict({**known, **{k: v for k, v in start.state_dict().items() if k in known}})
-    return potential
-
-
-def _check_architecture(recipe: Recipe, start: Potential) -> None:
-    same = {"preset", "size", "forces"}  # the first two only fill in others
-    wanted, found = recipe.model.model_dump(exclude=same), start.settings.model_dump(exclude=same)
-    different = [f"{key} {wanted[key]} (there {found[key]})" for key in wanted if wanted[key] != found[key]]
-    if different:
-        raise InputError(
-            f"is of another architecture than the recipe's model: {', '.join(different)}",
-            where=str(recipe.start),
-            remedy="give the recipe's `model` the same settings",
-        )
+    def _take_up(self) -> MetricsFile:
+        """The log as far as the checkpoint goes; what a killed run was about to remove is removed."""
+        drop_old(self.folder / "checkpoints", self.progress.step)
+        metrics, step = MetricsFile(self.folder / METRICS, self.progress.step), self.progress.step
+        if metrics.reached > step + self.settings.checkpoint_every:
+            warnings.warn(
+                f"{self.folder}: {METRICS} reaches step {metrics.reached}, but the newest sound checkpoint is of step "
+                f"{step}: a later one is missing or damaged; training goes on from step {step}",
+                InputWarning,
+                stacklevel=2,
+            )
+        return metrics
 
 
 def compile_network(potential: Potential, device: torch.device) -> None:

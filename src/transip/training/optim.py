@@ -75,8 +75,12 @@ class Optimizers:
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon should have this parameter: a dense matrix of the Transformer's blocks."""
-    return "blocks." in name and parameter.dim() == 2 and "bias." not in name
+    """Whether Muon should have this parameter: a dense matrix of the Transformer's blocks.
+
+    Not a factor of a low-rank one: the product of two orthogonal factors is not the step that Muon means.
+    """
+    factor = "parametrizations." in name
+    return "blocks." in name and parameter.dim() == 2 and "bias." not in name and not factor
 
 
 def schedule(progress: float, warmup: float, floor: float) -> float:

@@ -6,6 +6,7 @@ All of it is a pure function of the recipe and the number of the global batch, h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import repeat
 from typing import NamedTuple
 
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 
 from transip.batch import Batch
-from transip.config import Recipe
+from transip.config import DataSettings, Recipe
 from transip.data.dataset import Dataset
 from transip.data.sampler import AtomBudgetSampler, Indices, check_budget
+from transip.errors import InputError
 from transip.rotations import random_rotations
 from transip.training.losses import Share, Turns, Twice
 
 POOL_SEED = 2**31  # on top of the run's seed: the pool has random numbers of its own, whatever the labelled data are
+REPLAY_SEED = 2**32  # so have the replayed ones
 NONE = np.empty(0, dtype=np.int64)
 
 
@@ -28,6 +31,25 @@ class GlobalBatch(NamedTuple):
 
     labelled: Indices
     unlabelled: Indices = NONE
+    replay: Indices = NONE
+
+
+def prepare_replay(settings: DataSettings, validation: Dataset) -> Dataset:
+    """Open the packs that are replayed, without the compositions of `validation`.
+
+    Raises:
+        InputError: a pack cannot be used, its labels cannot be mixed with the training data's, or nothing is left.
+    """
+    both = Dataset.open((settings.train[0], *settings.replay))  # which compares their labels
+    replay = both.select(np.arange(len(Dataset.open(settings.train[:1])), len(both)))
+    left = np.flatnonzero(~np.isin(replay.compositions(), validation.compositions()))
+    if not len(left):
+        raise InputError(
+            "every composition is held out for validation",
+            where=", ".join(settings.replay),
+            remedy="replay packs with other molecules than data.validation",
+        )
+    return replay.select(left)
 
 
 class Views:
@@ -39,45 +61,65 @@ class Views:
         pool: unlabelled ones, if the recipe has any.
         rank: of this process.
         processes: that share a global batch.
+        replay: labelled structures of other packs, if the recipe has any.
 
     Raises:
         InputError: a structure is larger than a batch may be, or there are fewer structures than processes.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, pool: Dataset | None, rank: int, processes: int):
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        pool: Dataset | None,
+        rank: int,
+        processes: int,
+        replay: Dataset | None = None,
+    ):
         self.objective, self.seed, self.rank, self.processes = recipe.objective, recipe.training.seed, rank, processes
-        self.data, self.pool = data, pool
-        limits = recipe.training.batch
-        self.labelled = AtomBudgetSampler(data.counts, limits, self.seed, processes)
-        self.unlabelled = None
-        if pool is not None:
-            limits = limits.model_copy(update={"structures": limits.unlabelled})
-            check_budget(pool.counts, limits, pool.describe)
-            self.unlabelled = AtomBudgetSampler(pool.counts, limits, self.seed + POOL_SEED, processes)
+        self.data, self.pool, self.replay, self.limits = data, pool, replay, recipe.training.batch
+        self.labelled = AtomBudgetSampler(data.counts, self.limits, self.seed, processes)
+        self.unlabelled = self._beside(pool, self.limits.unlabelled, POOL_SEED)
+        self.replayed = self._beside(replay, self.limits.replay, REPLAY_SEED)
         layers, depth = recipe.objective.latent.layers, recipe.model.depth
         needed = depth if recipe.objective.consistency else 1 + max(layer % depth for layer in layers)
         # what a view without labels counts: the share of the blocks that see it
         self.share_of_pass = 1 if needed == depth else needed / depth
 
+    def _beside(self, data: Dataset | None, structures: int, seed: int) -> AtomBudgetSampler | None:
+        """Draws so many structures of `data`, if there are any, for each batch."""
+        if data is None:
+            return None
+        limits = self.limits.model_copy(update={"structures": structures})
+        check_budget(data.counts, limits, data.describe)
+        return AtomBudgetSampler(data.counts, limits, self.seed + seed, self.processes)
+
     def stream(self, start: int) -> Iterator[GlobalBatch]:
         """Global batches without end, from number `start` on."""
-        unlabelled = repeat(NONE) if self.unlabelled is None else self.unlabelled.stream(start)
-        return map(GlobalBatch, self.labelled.stream(start), unlabelled)
+        others = (self.unlabelled, self.replayed)
+        drawn = (repeat(NONE) if sampler is None else sampler.stream(start) for sampler in others)
+        return map(GlobalBatch, self.labelled.stream(start), *drawn)
 
     def parts(self, drawn: GlobalBatch) -> list[tuple[Dataset, Indices]]:
-        """This process's labelled structures and, if there is a pool, unlabelled ones."""
-        mine = [(self.data, drawn.labelled[self.rank :: self.processes])]
-        return mine if self.pool is None else [*mine, (self.pool, drawn.unlabelled[self.rank :: self.processes])]
+        """This process's structures: labelled, replayed (if any are), of the pool (if there is one)."""
+        parts = [(self.data, drawn.labelled), (self.replay, drawn.replay), (self.pool, drawn.unlabelled)]
+        return [(data, indices[self.rank :: self.processes]) for data, indices in parts if data is not None]
 
     def seen(self, number: int, drawn: GlobalBatch, device: torch.device) -> tuple[Batch, Turns, int, Twice | None]:
         """This process's part of global batch `number`, as `Objective.forward` takes it."""
-        batch, *pool = (data.batch(indices).to(device) for data, indices in self.parts(drawn))
+        batches = [data.batch(indices).to(device) for data, indices in self.parts(drawn)]
+        pool = None
+        if self.pool is not None:
+            of_pool = self._turns((self.seed + POOL_SEED) * 1_000_003 + number, 2, len(drawn.unlabelled))
+            pool = Twice(batches.pop(), of_pool.to(device))
         turns = self._turns(self.seed * 1_000_003 + number, self.objective.views, len(drawn.labelled))
-        paired = len(range(self.rank, self._paired(len(drawn.labelled)), self.processes))
-        if not pool:
-            return batch, turns.to(device), paired, None
-        of_pool = self._turns((self.seed + POOL_SEED) * 1_000_003 + number, 2, len(drawn.unlabelled))
-        return batch, turns.to(device), paired, Twice(pool[0], of_pool.to(device))
+        if self.replay is not None:
+            seed = (self.seed + REPLAY_SEED) * 1_000_003 + number
+            turns = torch.cat([turns, self._turns(seed, self.objective.views, len(drawn.replay))], 1)
+        paired = self._paired(len(drawn.labelled) + len(drawn.replay))  # the replayed ones come last
+        new = min(paired, len(drawn.labelled))
+        mine = sum(len(range(self.rank, part, self.processes)) for part in (new, paired - new))
+        return reduce(Batch.followed_by, batches), turns.to(device), mine, pool
 
     def share(self, group: Sequence[GlobalBatch]) -> Share:
         """What this process's losses on `group` are divided by."""
@@ -100,9 +142,15 @@ class Views:
         atoms = int(first.sum() + second.sum() + 2 * pool.sum())
         return len(first) + of_second + 2 * len(pool) * part, atoms
 
+    def atoms(self, drawn: GlobalBatch) -> int:
+        """Atoms of the labelled structures of a global batch, replayed ones included."""
+        return int(self._counts(drawn)[0].sum())
+
     def _counts(self, drawn: GlobalBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Atoms of each structure of the labelled first and second views, and of the pool."""
         first = self.data.counts[drawn.labelled]
+        if self.replay is not None:
+            first = np.concatenate([first, self.replay.counts[drawn.replay]])
         pool = NONE if self.pool is None else self.pool.counts[drawn.unlabelled]
         return first, first[: self._paired(len(first))], pool
 

@@ -1,0 +1,165 @@
+"""How well a model conserves energy: ten molecules that it has not seen, simulated at constant energy as one batch.
+
+    python benchmarks/simulation/conservation.py MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
+
+Give a model of direct and one of gradient forces to compare them. Without --data, molecules that the first MODEL's
+recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
+temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
+length. Leaves conservation.json in --output (benchmarks/simulation/results).
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import shlex
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import units
+from ase.data import covalent_radii
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.md import batched_nve, energy_drift
+from transip.calculators.predict import counted
+from transip.calculators.relax import relax
+from transip.data.dataset import Dataset
+from transip.evaluation.evaluate import held_out
+from transip.files import write_json
+from transip.structure import Structure
+
+MOLECULES, SEED, TIMESTEP, INTERVAL = 10, 0, 0.5, 10  # number; of choice and velocities; fs; steps between frames
+BONDED, BROKEN = 1.3, 1.5  # of the sum of covalent radii; of the relaxed length
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--data", nargs="*", type=Path, default=[])
+    parser.add_argument("--picoseconds", type=float, default=50.0)
+    parser.add_argument("--temperature", type=float, default=300.0, help="K")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    sample = unlike(held_out(arguments.models[0], arguments.data), MOLECULES)
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
+        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
+        "seed": SEED,
+        "timestep_fs": TIMESTEP,
+        "temperature_k": arguments.temperature,
+        "models": [simulate(model, sample, arguments) for model in arguments.models],
+    }
+    write_json(arguments.output / "conservation.json", result)
+    for row in result["models"]:
+        print(json.dumps({key: value for key, value in row.items() if key != "molecules"}, indent=1))
+
+
+def unlike(data: Dataset, number: int) -> list[Structure]:
+    """Structures of `number` compositions, drawn at random."""
+    chosen: dict[str, Structure] = {}
+    for i in np.random.default_rng(SEED).permutation(len(data)):
+        structure = data.structure(int(i))
+        chosen.setdefault(structure.formula, structure)
+        if len(chosen) == number:
+            break
+    return list(chosen.values())
+
+
+def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace) -> dict[str, Any]:
+    calculator = TransIPCalculator(model, device=arguments.device, dtype=arguments.dtype, unseen="ignore")
+    settings = {"fmax": 0.05, "steps": 300}
+    direct = calculator.model.settings.forces == "direct"
+    optimizer = "FIRE" if direct else "LBFGS"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        relaxed = [relax(one, calculator, optimizer=optimizer, **settings)[0] for one in sample]
+    steps = round(1000 * arguments.picoseconds / TIMESTEP)
+    frames = batched_nve(
+        calculator.model, relaxed, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
+        interval=INTERVAL, seed=SEED,
+    )  # fmt: skip
+    begin = time.perf_counter()
+    stretch = Stretch(relaxed, arguments.device)
+    totals, kinetics, stretches = [], [], []
+    for frame in counted(frames, str(model), progress=True, total=steps // INTERVAL + 1):
+        totals.append((frame.potential + frame.kinetic).cpu())
+        kinetics.append(frame.kinetic.cpu())
+        stretches.append(stretch(frame.positions).cpu())
+    table = (torch.stack(rows).T.numpy() for rows in (totals, kinetics, stretches))
+    molecules = [judge(one, *columns) for one, *columns in zip(relaxed, *table, strict=True)]
+    sound = [row for row in molecules if row["broke_at_ps"] is None]
+    drifts = np.abs([row["drift_mev_per_atom_per_ps"] for row in sound])
+    return {
+        "model": str(model),
+        "forces": "direct" if direct else "gradient",
+        "dtype": arguments.dtype,
+        "picoseconds": steps * TIMESTEP / 1000,
+        "broken": len(molecules) - len(sound),
+        "mean_drift_mev_per_atom_per_ps": float(drifts.mean()) if sound else None,
+        "largest_drift_mev_per_atom_per_ps": float(drifts.max()) if sound else None,
+        "steps_per_second": steps / (time.perf_counter() - begin),
+        "forward_passes": steps + 1,
+        "molecules": molecules,
+    }
+
+
+class Stretch:
+    """The largest ratio of a bond's length to its first, for each molecule of a batch; a lone atom has 1."""
+
+    def __init__(self, structures: list[Structure], device: str):
+        pairs, molecule, first = [], [], 0
+        for number, one in enumerate(structures):
+            radii = covalent_radii[one.numbers]
+            distance = np.linalg.norm(one.positions[:, None] - one.positions, axis=-1)
+            bonds = np.argwhere(np.triu(distance < BONDED * (radii[:, None] + radii), 1))
+            pairs.append(bonds + first)
+            molecule += [number] * len(bonds)
+            first += len(one)
+        self.pairs = torch.from_numpy(np.concatenate(pairs)).to(device)
+        self.molecule = torch.tensor(molecule, dtype=torch.int64, device=device)
+        self.count = len(structures)
+        self.lengths = self._lengths(torch.from_numpy(np.concatenate([one.positions for one in structures])).to(device))
+
+    def _lengths(self, positions: torch.Tensor) -> torch.Tensor:
+        return (positions[self.pairs[:, 0]] - positions[self.pairs[:, 1]]).norm(dim=1)
+
+    def __call__(self, positions: torch.Tensor) -> torch.Tensor:
+        ratios = (self._lengths(positions) / self.lengths).nan_to_num(torch.inf)
+        return ratios.new_ones(self.count).scatter_reduce(0, self.molecule, ratios, "amax")
+
+
+def judge(molecule: Structure, totals: np.ndarray, kinetic: np.ndarray, stretch: np.ndarray) -> dict[str, Any]:
+    """What became of one molecule; drift and temperature until it broke."""
+    broken = np.flatnonzero(stretch > BROKEN)
+    end = int(broken[0]) if len(broken) else len(totals)
+    freedom = max(3 * len(molecule) - 6, 1)
+    spacing = TIMESTEP * INTERVAL
+    drift = energy_drift(totals[:end], spacing, len(molecule))
+    line = drift * len(molecule) / 1000 * np.arange(end) * spacing / 1000
+    return {
+        "source": molecule.source,
+        "formula": molecule.formula,
+        "atoms": len(molecule),
+        "drift_mev_per_atom_per_ps": drift,
+        "fluctuation_mev_per_atom": float(1000 * np.std(totals[:end] - totals[0] - line) / len(molecule)),
+        "mean_temperature_k": float(2 * kinetic[:end].mean() / (units.kB * freedom)),
+        "largest_stretch": float(stretch[:end].max()),
+        "broke_at_ps": end * spacing / 1000 if len(broken) else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

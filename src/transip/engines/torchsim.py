@@ -1,0 +1,143 @@
+"""A transip potential in TorchSim: molecular dynamics and relaxation of many molecules as one batch, on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transip.batch import Batch
+from transip.calculators.inference import Precision, prepare
+from transip.calculators.scope import Scope, Unseen
+from transip.engines.molecule import Periodic, refuse_periodic
+from transip.errors import InputError
+from transip.labels.molecules import need
+from transip.model.potential import Potential
+from transip.structure import Structure, whole_number
+from transip.symmetry.average import averaged
+
+ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
+
+
+class TransIPModel(ModelInterface):
+    """Energies (eV) and forces (eV/Å) of a batch of molecules: TorchSim's ``ModelInterface``.
+
+    Args:
+        model: folder or name of a model, or a model in memory (copied).
+        charge: total charge of every molecule in e; None: each one's from ``state.charge``, which TorchSim ≥ 0.6 keeps
+            (``atoms_to_state(…, system_extras_map={"charge": "charge", "spin": "spin"})``).
+        spin: multiplicity 2S + 1 of every molecule; None: each one's from ``state.spin``.
+        device: where state and network are.
+        dtype: precision of the state, hence of integration and results; float64 keeps total energies exact.
+        network: precision of the network.
+        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
+        average: predict in this many orientations and average; see `TransIPCalculator`.
+        periodic: ``refuse`` periodic states, or ``isolate`` the molecule in each cell: its atoms' images nearest to its
+            first atom, without any interaction between cells.
+
+    Raises:
+        InputError: the model cannot be loaded; later, in `forward`, a molecule cannot be used or the simulation broke
+            down.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Potential,
+        *,
+        charge: int | None = None,
+        spin: int | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float64,
+        network: Precision = "float32",
+        unseen: Unseen = "warn",
+        average: int | None = None,
+        periodic: Periodic = "refuse",
+    ):
+        super().__init__()
+        self.model = prepare(model, device, network)
+        self._predictor = averaged(self.model, average)
+        self._scope, self._periodic = Scope(self.model, unseen), periodic
+        self._given = {"charge": charge, "spin": spin}
+        self._checked: tuple[Tensor, ...] = ()
+        self._device, self._dtype = torch.device(device), dtype
+        self._compute_forces, self._compute_stress = True, False
+        self._memory_scales_with = "n_atoms"
+
+    def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
+        """Predict a TorchSim state.
+
+        Returns:
+            ``energy`` in eV, (systems,), and ``forces`` in eV/Å, (atoms, 3), in the state's precision.
+
+        Raises:
+            InputError: the state is periodic and that is refused; charge or spin is missing or impossible; atoms
+                overlap in a molecule not seen before; a result is not finite.
+        """
+        batch = self._batch(SimpleNamespace(**state) if isinstance(state, dict) else state)
+        self._check(batch)
+        with torch.no_grad():
+            prediction = self._predictor(batch.to(dtype=next(self.model.parameters()).dtype))
+        if not (prediction.energy.isfinite().all() and prediction.forces.isfinite().all()):
+            raise InputError(
+                "the model's energies or forces are not finite",
+                where="TorchSim state",
+                remedy="the geometry is far from what the model was trained on; try a shorter timestep",
+            )
+        return {"energy": prediction.energy.to(self._dtype), "forces": prediction.forces.to(self._dtype)}
+
+    def _batch(self, state: Any) -> Batch:
+        counts = torch.bincount(state.system_idx)
+        positions = state.positions.detach()
+        if torch.as_tensor(state.pbc).any():
+            if self._periodic == "refuse":
+                raise refuse_periodic("TorchSim state", "set state.pbc = False, or periodic='isolate'")
+            positions = nearest_images(positions, state.cell, state.system_idx, counts)
+        return Batch(
+            numbers=state.atomic_numbers.long(),
+            positions=positions,
+            structure=state.system_idx,
+            counts=counts,
+            charge=self._condition(state, "charge", counts),
+            spin=self._condition(state, "spin", counts),
+            largest=int(counts.max()),
+        )
+
+    def _condition(self, state: Any, name: str, counts: Tensor) -> Tensor:
+        """Charge or multiplicity of each molecule."""
+        value = self._given[name] if self._given[name] is not None else getattr(state, name, None)
+        if not isinstance(value, Tensor):
+            value = torch.full_like(counts, whole_number(value, name, "TorchSim state"))
+        return value.long().expand_as(counts)
+
+    def _check(self, batch: Batch) -> None:
+        """Check molecules that are not those of the last call."""
+        what = (batch.numbers, batch.counts, batch.charge, batch.spin)
+        if len(self._checked) and all(torch.equal(a, b) for a, b in zip(what, self._checked, strict=True)):
+            return
+        ends = batch.counts.cumsum(0).cpu()[:-1]
+        numbers, positions = (part.cpu().tensor_split(ends) for part in (batch.numbers, batch.positions.double()))
+        conditions = batch.charge.tolist(), batch.spin.tolist()
+        for i, (z, x, charge, spin) in enumerate(zip(numbers, positions, *conditions, strict=True)):
+            where = f"system {i}"
+            self._scope.check(Structure(z.numpy(), x.numpy(), charge, spin).check(where), where)
+        self._checked = what
+
+
+def nearest_images(positions: Tensor, cell: Tensor, structure: Tensor, counts: Tensor) -> Tensor:
+    """Make each system whole: of every atom the image nearest to the system's first atom.
+
+    Args:
+        positions: (atoms, 3).
+        cell: lattice vectors as columns, (systems, 3, 3).
+        structure: system of each atom, (atoms,).
+        counts: atoms of each system, (systems,).
+    """
+    first = positions[counts.cumsum(0) - counts][structure]
+    lattice = cell[structure]
+    fractional = torch.linalg.solve(lattice, positions - first)
+    # Atoms half a cell away always go to the same side, whatever the rounding.
+    shift = torch.floor(fractional + 0.5 - 1e-5)
+    return positions - torch.einsum("axv,av->ax", lattice, shift)

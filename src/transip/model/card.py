@@ -1,0 +1,152 @@
+"""What a model is, how good, and what it must not be used for: the README of its folder, the list of shipped ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from transip.model.potential import Potential
+from transip.model.released import shipped
+
+FRONT_MATTER = """---
+library_name: transip
+tags:
+- chemistry
+- interatomic-potential
+- molecular-dynamics
+- force-field
+---"""
+ERRORS = {  # key of the metrics: heading, factor to the heading's unit
+    "energy_mae_per_atom": ("energy MAE, meV/atom", 1e3),
+    "force_mae": ("force MAE, meV/Å", 1e3),
+    "force_cosine": ("force cosine", 1.0),
+    "structures": ("structures", 1),
+}
+SYMMETRY = {
+    "force_rotation_error": ("forces", "meV/Å"),
+    "energy_rotation_spread_per_atom": ("energy", "meV/atom"),
+}
+
+
+def model_card(model: Potential) -> str:
+    """Markdown with YAML front matter, as the Hugging Face Hub reads it.
+
+    Read from ``model.card``: `level_of_theory`, `elements`, `charges`, `spins`, `data`, `training`, `started_from`,
+    `validation` (metrics and rotation errors in eV and Å), and, if they are there, `domains` (domain → metrics),
+    `conservation` (what was measured → figure with its unit) and `not_for` (uses to warn of).
+    """
+    card = model.card
+    parts = [FRONT_MATTER, _overview(model), _errors(card), _symmetry(model), _training(card), _use(card)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shipped_table() -> Table:
+    """The models inside the package, for the terminal: a row per model and domain."""
+    table = Table("model", "parameters", "forces", "level of theory", "elements", "errors", title="Shipped models")
+    for name, config in shipped().items():
+        errors = [
+            f"{domain}: {1e3 * metrics['energy_mae_per_atom']:.2f} meV/atom, {1e3 * metrics['force_mae']:.1f} meV/Å"
+            for domain, metrics in errors_by_domain(config).items()
+        ]
+        table.add_row(
+            name,
+            f"{config['parameters']:,}",
+            config["model"]["forces"],
+            config.get("level_of_theory", "unknown"),
+            " ".join(config.get("elements", [])),
+            "\n".join(errors),
+        )
+    if not table.row_count:
+        table.caption = "none in this version of transip"
+    return table
+
+
+def errors_by_domain(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics of each domain; of the validation data as a whole where no domains are known."""
+    known = {"all": card["validation"]} if "force_mae" in card.get("validation", {}) else {}
+    return card.get("domains") or known
+
+
+def listed(values: Any) -> str:
+    """Elements, charges or multiplicities, as people read them."""
+    return ", ".join(map(str, values)) if values else "unknown"
+
+
+def _overview(model: Potential) -> str:
+    card, settings = model.card, model.settings
+    lines = [
+        "# A transip potential",
+        "",
+        f"- {model.num_parameters:,} parameters (width {settings.width}, depth {settings.depth}, "
+        f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
+        f"- level of theory: {card.get('level_of_theory', 'unknown')}",
+        f"- elements seen in training: {listed(card.get('elements'))}",
+        f"- charges: {listed(card.get('charges'))}; multiplicities: {listed(card.get('spins'))}",
+        "- units: eV, Å, eV/Å; energies are totals at the level of theory",
+    ]
+    return "\n".join(lines)
+
+
+def _errors(card: dict[str, Any]) -> str:
+    domains = errors_by_domain(card)
+    if not domains:
+        return ""
+    headings = ["domain", *(heading for heading, _ in ERRORS.values())]
+    rows = [headings, ["---"] * len(headings)]
+    for domain, metrics in domains.items():
+        found = ((metrics.get(key), factor) for key, (_, factor) in ERRORS.items())
+        cells = ["–" if value is None else f"{value * factor:.4g}" for value, factor in found]
+        rows.append([domain or "–", *cells])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"## Errors\n\nOn molecules whose compositions were held out of training.\n\n{table}"
+
+
+def _symmetry(model: Potential) -> str:
+    known = model.card.get("validation", {})
+    errors = [f"{of} {1e3 * known[key]:.3g} {unit}" for key, (of, unit) in SYMMETRY.items() if key in known]
+    turned = f" When a molecule is turned, predictions change by: {', '.join(errors)}." if errors else ""
+    if model.settings.forces == "gradient":
+        forces = "Forces are the exact derivative of the energy."
+    else:
+        forces = (
+            "Forces are predicted directly, not exactly the derivative of the energy, which therefore drifts in NVE."
+        )
+    measured = [f"{what}: {figure}" for what, figure in model.card.get("conservation", {}).items()]
+    lines = [f"Rotation symmetry is learned, not built in.{turned}", "", forces, *(f"\n- {line}" for line in measured)]
+    return "## Symmetry and conservation\n\n" + "\n".join(lines)
+
+
+def _training(card: dict[str, Any]) -> str:
+    training, data = card.get("training", {}), card.get("data", {})
+    lines = [
+        f"- {data['structures']:,} structures" if "structures" in data else "",
+        f"- {training['step']:,} steps, {training['forward_passes']:,.0f} forward passes" if "step" in training else "",
+        f"- started from `{card['started_from']}`" if "started_from" in card else "",
+    ]
+    found = "\n".join(line for line in lines if line)
+    return f"## Training\n\n{found}" if found else ""
+
+
+def _use(card: dict[str, Any]) -> str:
+    warnings = [
+        "elements, charges or multiplicities that it has not seen (the calculator warns of them)",
+        "periodic systems",
+        "geometries far from those of its training data, without a check against the level of theory",
+        *card.get("not_for", []),
+    ]
+    return "\n".join(
+        [
+            "## Use",
+            "",
+            "```python",
+            "from transip import TransIPCalculator",
+            "",
+            'atoms.calc = TransIPCalculator("this folder, or owner/name on the Hub")',
+            "```",
+            "",
+            "or `transip predict`, `relax`, `md`. It must not be used for",
+            "",
+            *(f"- {line}{';' if line != warnings[-1] else '.'}" for line in warnings),
+        ]
+    )

@@ -1,0 +1,128 @@
+"""Where training begins: a new potential, or a trained one."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from transip.config import BatchSettings, Recipe, parse
+from transip.data.dataset import Dataset
+from transip.data.references import References, statistics
+from transip.data.sampler import batches_in_order
+from transip.errors import InputError, InputWarning
+from transip.model.files import load_model
+from transip.model.potential import Potential
+from transip.structure import ELEMENTS
+from transip.training.adapters import Unseen, adapt
+
+
+def settle(recipe: Recipe) -> Recipe:
+    """`recipe` with all of its `model`: what it does not say is as in the model `recipe.start`.
+
+    Raises:
+        InputError: that model cannot be loaded, or the recipe does not fit it.
+    """
+    if recipe.settled or recipe.start is None:
+        return recipe
+    said = recipe.model.model_dump(include=recipe.model.model_fields_set)
+    model = load_model(recipe.start).settings.model_dump() | said
+    return parse(Recipe, recipe.model_dump() | {"model": model}, f"{recipe.name}, with the model of {recipe.start}")
+
+
+def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None) -> Potential:
+    """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.start`.
+
+    Raises:
+        InputError: that model is of another architecture.
+    """
+    if recipe.start is None:
+        references = References.from_settings(recipe.references, data)
+        found = statistics(data, references)
+        card = _card(data, None) | {"data": {"structures": len(data), **found}}
+        return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
+    start = load_model(recipe.start)
+    _check_architecture(recipe, start)
+    references = _references(recipe, start, data)
+    card = _card(data, replay) | {"data": {"structures": len(data), **statistics(data, references)}}
+    if replay is not None:
+        card["data"]["replayed"] = len(replay)
+    values = torch.from_numpy(references.values)
+    # The scale stays: what the network says in units of it keeps its meaning.
+    potential = Potential(recipe.model, values, start.scale, card | {"started_from": recipe.start})
+    # direct → gradient leaves the force head behind, gradient → direct gets a new one
+    known = potential.state_dict()
+    weights = {name: value for name, value in start.state_dict().items() if name in known and name != "references"}
+    potential.load_state_dict({**known, **weights})
+    adapt(potential, recipe.fine_tuning, _unseen(start, card))
+    return potential
+
+
+def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
+    """What a model has seen when it has been trained on `data` and `replay`."""
+    parts = [data] if replay is None else [data, replay]
+    return {
+        "level_of_theory": data.level_of_theory,
+        "elements": [ELEMENTS[z] for z in sorted({z for part in parts for z in part.elements()})],
+        "charges": sorted({int(q) for part in parts for q in part.charges()}),
+        "spins": sorted({int(s) for part in parts for s in part.spins()}),
+    }
+
+
+def _unseen(start: Potential, card: dict[str, Any]) -> Unseen:
+    """What `card` lists and `start` has not seen; nothing of what its card does not speak of."""
+
+    def new(key: str) -> list[Any]:
+        return sorted(set(card[key]) - set(start.card.get(key, card[key])))
+
+    return Unseen(sorted(ELEMENTS.index(symbol) for symbol in new("elements")), new("charges"), new("spins"))
+
+
+def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
+    """Element energies as `fine_tuning.references` asks: those of `start`, or changed to what its predictions leave.
+
+    Fitting what the predictions leave, not the energies themselves, keeps what the network has learned: a few
+    structures do not say how their energy is to be divided between elements and bonds.
+    """
+    rule, level = recipe.fine_tuning.references, start.card.get("level_of_theory", "unknown")
+    old, unseen = start.references.numpy(), _unseen(start, _card(data, None)).elements
+    if rule == "keep" or (rule == "auto" and level == data.level_of_theory):
+        if not unseen:
+            return References(old)
+        elements = unseen
+    else:
+        elements = data.elements()
+        known = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
+        if left := [ELEMENTS[z] for z in sorted(known - set(elements))]:
+            warnings.warn(
+                f"{', '.join(left)} do not occur in the new data: their energies stay those of {level}, not of "
+                f"{data.level_of_theory}; do not use the new model for them",
+                InputWarning,
+                stacklevel=2,
+            )
+    change = References.fit(data, _energies(start, data, recipe.training.batch), elements)
+    return References(old + change.values)
+
+
+@torch.no_grad()
+def _energies(model: Potential, data: Dataset, batch: BatchSettings) -> Float64[np.ndarray, "structures"]:
+    """Predicted energies, eV."""
+    energies = np.empty(len(data))
+    for indices in batches_in_order(data.counts, batch):
+        energies[indices] = model(data.batch(indices)).energy.numpy()
+    return energies
+
+
+def _check_architecture(recipe: Recipe, start: Potential) -> None:
+    same = {"preset", "size", "forces"}  # the first two only fill in others
+    wanted, found = recipe.model.model_dump(exclude=same), start.settings.model_dump(exclude=same)
+    different = [f"{key} {wanted[key]} (there {found[key]})" for key in wanted if wanted[key] != found[key]]
+    if different:
+        raise InputError(
+            f"is of another architecture than the recipe's model: {', '.join(different)}",
+            where=str(recipe.start),
+            remedy="leave `model` out of the recipe, but for `forces`",
+        )

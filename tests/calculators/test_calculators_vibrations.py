@@ -1,0 +1,193 @@
+"""Hessians, normal modes, `transip vibrations`, and the batched dynamics at constant energy."""
+
+import copy
+import json
+from dataclasses import replace
+
+import ase.io
+import numpy as np
+import pytest
+from ase import units
+from ase.build import molecule
+from ase.data import atomic_masses
+
+from commands import call
+from transip.batch import Batch
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.md import batched_nve
+from transip.calculators.vibrations import (
+    asymmetry,
+    finite_difference_hessian,
+    hessian,
+    normal_modes,
+    vibrations_file,
+)
+from transip.config import BatchSettings
+from transip.errors import InputError, InputWarning
+from transip.structure import Structure
+
+CO2_BOND, STRETCH = 1.16, 90.0  # Å, eV/Å²
+
+
+def springs(structures):
+    """Forces of springs between the first atom and each of the others."""
+    for one in structures:
+        arms = one.positions[1:] - one.positions[0]
+        length = np.linalg.norm(arms, axis=1, keepdims=True)
+        pull = STRETCH * (length - CO2_BOND) * arms / length
+        yield np.vstack([pull.sum(0), -pull])
+
+
+def carbon_dioxide(tilt: float = 0.3) -> Structure:
+    axis = np.array([np.cos(tilt), np.sin(tilt), 0.2])
+    axis *= CO2_BOND / np.linalg.norm(axis)
+    return Structure(np.array([6, 8, 8]), np.array([0 * axis, axis, -axis]), 0, 1)
+
+
+def wavenumber(stiffness: float, mass: float) -> float:
+    """cm⁻¹ of a spring (eV/Å²) and a mass (amu), by way of SI units."""
+    omega = np.sqrt(stiffness * units._e * 1e20 / (mass * units._amu))
+    return omega / (2 * np.pi * units._c * 100)
+
+
+def test_carbon_dioxide_of_two_springs():
+    """Textbook: ν₁ = √(k/m_O), ν₃ = √(k (1/m_O + 2/m_C)), and no resistance to bending; linear: 3N − 5 modes."""
+    structure = carbon_dioxide()
+    carbon, oxygen = atomic_masses[6], atomic_masses[8]
+    found = finite_difference_hessian(springs, structure, 1e-4)
+    assert asymmetry(found) < 1e-6
+    modes = normal_modes(found, structure.positions, atomic_masses[structure.numbers])
+    expected = [0, 0, wavenumber(STRETCH, oxygen), wavenumber(STRETCH, 1 / (1 / oxygen + 2 / carbon))]
+    np.testing.assert_allclose(modes.frequencies, expected, rtol=1e-5, atol=0.5)
+    np.testing.assert_allclose(modes.zero_point_energy, 0.5 * units.invcm * sum(expected), rtol=1e-3)
+    symmetric, antisymmetric = modes.displacements[2:]
+    np.testing.assert_allclose(symmetric[0], 0, atol=1e-5)
+    assert symmetric[1] @ symmetric[2] < 0 < antisymmetric[1] @ antisymmetric[2]
+    weighted = (modes.displacements * np.sqrt(atomic_masses[structure.numbers])[:, None]).reshape(4, -1)
+    np.testing.assert_allclose(weighted @ weighted.T, np.eye(4), atol=1e-9)
+
+
+def test_rigid_motions_are_projected_out_whatever_they_cost():
+    """A potential that holds the molecule in place and orientation, as a learned symmetry may."""
+    structure = carbon_dioxide()
+    masses = atomic_masses[structure.numbers]
+    held = np.diag(np.repeat(masses, 3)) * 3.0
+    with_springs = finite_difference_hessian(springs, structure, 1e-4) + held
+    modes = normal_modes(with_springs, structure.positions, masses)
+    assert len(modes.frequencies) == 4
+    np.testing.assert_allclose(modes.frequencies[:2], wavenumber(3.0, 1.0), rtol=1e-4)
+    assert normal_modes(held[:3, :3], np.zeros((1, 3)), masses[:1]).frequencies.size == 0
+
+
+def test_downhill_curvature_is_a_negative_frequency():
+    structure = carbon_dioxide()
+    modes = normal_modes(-finite_difference_hessian(springs, structure, 1e-4), structure.positions, np.ones(3))
+    assert modes.frequencies[0] < -1000 and modes.zero_point_energy < 0.01
+
+
+@pytest.mark.parametrize("limit", [3, 10_000])
+def test_batches_give_the_derivative_of_the_models_forces(make_model, make_structure, limit):
+    model, structure = make_model(forces="gradient"), make_structure(5, 1)
+    found = hessian(model, structure, 1e-4, BatchSettings(structures=limit))
+    assert asymmetry(found) < 1e-5
+    calculator = TransIPCalculator(model, dtype="float64")
+    direction = np.random.default_rng(0).normal(size=(5, 3))
+    up, down = (replace(structure, positions=structure.positions + s * 1e-4 * direction) for s in (1, -1))
+    difference = (calculator.get_forces(down.to_atoms()) - calculator.get_forces(up.to_atoms())) / 2e-4
+    np.testing.assert_allclose((found @ direction.ravel()).reshape(-1, 3), difference, rtol=1e-4, atol=1e-3)
+
+
+def test_direct_forces_have_no_symmetric_derivative(make_model, make_structure):
+    assert asymmetry(hessian(make_model(), make_structure(5, 1), 1e-4)) > 0.01
+
+
+def test_the_file_says_all_there_is(model_folder, tmp_path):
+    atoms = [molecule(name, info={"charge": 0, "spin": 1}) for name in ("H2O", "CO2")]
+    ase.io.write(tmp_path / "in.xyz", atoms, format="extxyz")
+    with pytest.warns(InputWarning, match="this is no minimum"):
+        rows = vibrations_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.json", progress=False)
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert [len(row["frequencies"]) for row in rows] == [3, 4]
+    for row, detail, one in zip(rows, written["structures"], atoms, strict=True):
+        assert row.items() <= detail.items()
+        assert np.shape(detail["hessian"]) == (9, 9) and np.shape(detail["modes"])[1:] == (3, 3)
+        calculator = TransIPCalculator(model_folder, dtype="float64")
+        assert row["energy"] == pytest.approx(calculator.get_potential_energy(one), abs=1e-9)
+        assert row["hessian_asymmetry"] < 1e-3
+    assert written["units"]["frequencies"] == "cm⁻¹"
+
+
+@pytest.mark.filterwarnings("ignore:.*this is no minimum")
+def test_the_command(model_folder, tmp_path, capsys):
+    ase.io.write(tmp_path / "in.xyz", molecule("H2O"), format="extxyz")
+    given = ("vibrations", model_folder, tmp_path / "in.xyz", "-o", tmp_path / "o.json", "--charge", 0)
+    assert call(*given) == 2
+    assert "spin is missing" in capsys.readouterr().err and not (tmp_path / "o.json").exists()
+    assert call(*given, "--spin", 1) == 0
+    output = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "o.json").read_text())["structures"]
+    assert f"zero-point energy {row['zero_point_energy']:.3f} eV" in output
+    assert " ".join(f"{frequency:.0f}" for frequency in row["frequencies"]) in " ".join(output.split())
+
+
+@pytest.mark.parametrize("step", [0.0, -0.01])
+def test_a_step_that_cannot_be(model_folder, source, tmp_path, step):
+    with pytest.raises(InputError, match="step is"):
+        vibrations_file(model_folder, source, tmp_path / "o.json", step=step, progress=False)
+    assert not (tmp_path / "o.json").exists()
+
+
+# ------------------------------------------------------------------------------------------ many at constant energy
+
+
+def test_a_batch_at_constant_energy_is_each_molecule_alone(make_model, make_structure):
+    model = make_model(forces="gradient", scale=0.1)
+    structures = [make_structure(count, 1) for count in (5, 1, 3)]
+    run = {"steps": 6, "interval": 2, "seed": 3}
+    together = list(batched_nve(model, structures, **run))
+    assert [frame.step for frame in together] == [0, 2, 4, 6]
+    alone = list(batched_nve(model, structures[:1], **run))
+    for many, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose(many.positions[:5], one.positions, atol=1e-9)
+        np.testing.assert_allclose(many.potential[0], one.potential[0], atol=1e-8)
+        assert many.kinetic[1] == 0  # a lone atom rests
+    assert float((together[-1].positions - together[0].positions).abs().max()) > 1e-3
+
+
+def test_the_error_of_a_batch_at_constant_energy_is_of_second_order(make_model, make_structure):
+    model = make_model(forces="gradient", scale=0.1)
+    structures = [make_structure(4, seed) for seed in range(3)]
+    spreads = []
+    for timestep in (0.4, 0.1):
+        frames = list(batched_nve(model, structures, steps=round(4 / timestep), timestep=timestep, interval=1))
+        total = np.array([(frame.potential + frame.kinetic).numpy() for frame in frames])
+        spreads.append(np.ptp(total, axis=0))
+    assert (np.ptp([frame.kinetic.numpy() for frame in frames], axis=0) > 1e-3).all()
+    assert (spreads[1] < spreads[0] / 8).all()
+
+
+def test_velocities_are_of_the_temperature(make_model, make_structure):
+    structures = [make_structure(8, seed) for seed in range(60)]
+    (frame,) = batched_nve(make_model(), structures, steps=1, temperature=500.0, interval=2)
+    found = 2 * frame.kinetic.mean() / (units.kB * (3 * 8 - 6))
+    assert float(found) == pytest.approx(500, rel=0.1)
+
+
+def test_one_that_is_lost_does_not_disturb_the_others(make_model, make_structure):
+    """A molecule whose forces are not finite is simulated beside a sound one, which moves as it does alone."""
+    model, sound, lost = make_model(forces="gradient", scale=0.1), make_structure(5, 1), make_structure(4, 2)
+
+    class Broken(type(model)):
+        def forward(self, batch: Batch, *arguments):
+            prediction = super().forward(batch, *arguments)
+            forces = prediction.forces.clone()
+            forces[batch.counts[0] :] = float("nan")
+            return replace(prediction, forces=forces)
+
+    broken = copy.deepcopy(model)
+    broken.__class__ = Broken
+    frames = list(batched_nve(broken, [sound, lost], steps=4, interval=1))
+    alone = list(batched_nve(model, [sound], steps=4, interval=1))
+    assert frames[-1].positions[5:].isnan().all()
+    np.testing.assert_allclose(frames[-1].positions[:5], alone[-1].positions, atol=1e-9)
+    np.testing.assert_allclose(frames[-1].potential[0], alone[-1].potential[0], atol=1e-8)

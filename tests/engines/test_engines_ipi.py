@@ -1,0 +1,61 @@
+"""i-PI, the program itself: skipped where it is not installed."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+
+import ase.io
+import pytest
+from ase.build import molecule
+from ase.calculators.socketio import SocketServer
+from ase.units import Hartree
+
+from transip.calculators.ase import TransIPCalculator
+from transip.engines.ipi import serve
+from transip.errors import InputError
+from transip.model.files import save_model
+
+needs_ipi = pytest.mark.skipif(importlib.util.find_spec("ipi") is None, reason='needs pip install "transip[ipi]"')
+
+
+@needs_ipi
+def test_the_example_runs(run_example, gentle_model, monkeypatch):
+    """i-PI writes nine digits, too few for the energies of a model with large references."""
+    without = copy.deepcopy(gentle_model)
+    without.references.zero_()
+    monkeypatch.setitem(run_example.__globals__, "save_model", lambda _, folder: save_model(without, folder))
+    assert "total energy changed" in run_example("ipi_nve.py", "--steps", "3")
+
+
+@pytest.mark.parametrize("case", [(1, 2)], indirect=True, ids=["cation"])
+def test_the_command_answers_through_the_protocol(gentle_model, case, tmp_path):
+    """ASE's server speaks i-PI's protocol; energies and forces arrive exactly."""
+    save_model(gentle_model, tmp_path / "model")
+    ase.io.write(tmp_path / "molecule.xyz", case.atoms, format="extxyz")
+    name = f"transip-test-{os.getpid()}"
+    command = [sys.executable, "-m", "transip.engines.ipi", tmp_path / "model", tmp_path / "molecule.xyz"]
+    command += ["--socket", name, "--charge", str(case.charge), "--spin", str(case.spin)]
+    with SocketServer(unixsocket=name, timeout=120) as server:
+        process = subprocess.Popen(command)
+        found = server.calculate(case.atoms)
+    assert process.wait(timeout=60) == 0
+    assert abs(found["energy"] - case.energy) < 1e-5
+    assert abs(found["forces"] - case.forces).max() < 1e-5
+    assert abs(found["energy"]) > Hartree
+
+
+def test_what_cannot_be_is_named(gentle_model):
+    water = molecule("H2O")
+    with pytest.raises(InputError, match="charge is missing"):
+        serve(water, TransIPCalculator(gentle_model), socket="nobody")
+    water.pbc = True
+    with pytest.raises(InputError, match="periodic"):
+        serve(water, TransIPCalculator(gentle_model, charge=0, spin=1), socket="nobody")
+
+
+def test_a_server_that_is_not_there(gentle_model):
+    calculator = TransIPCalculator(gentle_model, charge=0, spin=1)
+    with pytest.raises(InputError, match="i-PI cannot be reached"):
+        serve(molecule("H2O"), calculator, socket="transip-nobody", patience=0.1)

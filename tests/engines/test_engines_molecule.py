@@ -1,0 +1,83 @@
+"""What all engines ask: energy and forces of one molecule. Runs without any engine."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ase.build import molecule
+
+from transip.calculators.ase import TransIPCalculator
+from transip.engines.molecule import MoleculePotential
+from transip.errors import InputError, InputWarning
+
+
+def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):
+    potential = MoleculePotential(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
+    calculator = TransIPCalculator(gentle_model, charge=case.charge, spin=case.spin)
+    for seed in range(3):
+        energy, forces = potential(case.atoms.positions)
+        assert energy == calculator.get_potential_energy(case.atoms)
+        np.testing.assert_array_equal(forces, calculator.get_forces(case.atoms))
+        case.atoms.rattle(0.05, seed=seed)
+
+
+def test_an_average_is_ases(gentle_model):
+    water = molecule("H2O")
+    potential = MoleculePotential(gentle_model, water.numbers, charge=0, spin=1, average=12)
+    expected = TransIPCalculator(gentle_model, charge=0, spin=1, average=12).get_potential_energy(water)
+    assert potential(water.positions)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"charge": None}, "charge is missing"),
+        ({"spin": None}, "spin is missing"),
+        ({"spin": 2}, "cannot have multiplicity 2"),
+        ({"numbers": [8, 1, 111]}, "unknown atomic number 111"),
+        ({"numbers": []}, "no atoms"),
+    ],
+)
+def test_molecules_that_cannot_be(gentle_model, changes, message):
+    given = {"numbers": [8, 1, 1], "charge": 0, "spin": 1} | changes
+    with pytest.raises(InputError, match=message):
+        MoleculePotential(gentle_model, **given)
+
+
+def test_a_simulation_that_breaks_down_is_stopped(gentle_model):
+    potential = MoleculePotential(gentle_model, [8, 1, 1], charge=0, spin=1)
+    positions = molecule("H2O").positions
+    positions[1, 0] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        potential(positions)
+    with pytest.raises(InputError, match="overlap"):
+        potential(np.zeros((3, 3)))
+
+
+def test_unseen_elements_are_warned_of(make_model):
+    model = make_model(seed=3)
+    model.card.update(elements=["H", "C"])
+    with pytest.warns(InputWarning, match="element O"):
+        MoleculePotential(model, [8, 1, 1], charge=0, spin=1)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra():
+    """In a process of its own, in which no engine can be found."""
+    code = """
+        import sys
+        from importlib import import_module
+        for module in ("torch_sim", "openmm", "openmmml", "lammps"):
+            sys.modules[module] = None
+        from transip.errors import InputError
+        import transip.engines.ipi  # nothing but ASE is needed
+        for name in ("torchsim", "openmm", "lammps"):
+            try:
+                import_module(f"transip.engines.{name}")
+            except InputError as error:
+                assert f'pip install "transip[{name}]"' in str(error)
+                print(error.problem)
+    """
+    code = "\n".join(line[8:] for line in code.splitlines())
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.splitlines() == [f"{package} is not installed" for package in ("torch_sim", "openmm", "lammps")]
