@@ -8,7 +8,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import models_page
 import results_pages
+import robustness_page
 import study_page
 import torch
 import typer
@@ -29,6 +31,8 @@ def main() -> None:
     (REFERENCE / "cli.md").write_text(cli_page(), encoding="utf-8")
     results_pages.write()
     study_page.write()
+    models_page.write()
+    robustness_page.write()
 
 
 def settings_page() -> str:

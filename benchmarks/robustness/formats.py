@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import sqlite3
 import sys
 import tempfile
@@ -36,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
 from toy import toy_structure  # noqa: E402
+from transip.batch import Batch  # noqa: E402
 from transip.calculators.inference import predict  # noqa: E402
 from transip.calculators.predict import frame_text  # noqa: E402
 from transip.calculators.scope import Scope  # noqa: E402
@@ -49,6 +51,8 @@ from transip.evaluation.describe import describe_model  # noqa: E402
 from transip.model.files import load_model, model_card  # noqa: E402
 from transip.model.potential import Potential  # noqa: E402
 from transip.structure import Structure  # noqa: E402
+from transip.symmetry.latent import load_latent  # noqa: E402
+from transip.symmetry.measure import measure_symmetry  # noqa: E402
 
 MODEL = HERE.parents[1] / "tests/golden/model-format-3"
 RECIPES = HERE.parents[1] / "recipes"
@@ -124,13 +128,18 @@ def only(files: Files) -> str:
 
 
 def read_file(folder: Path, output: Path) -> None:
-    """`transip data info` and, of a quarter, `predict` and `data pack`; what is written must be readable."""
+    """`transip data info` and, of a quarter, its table, `predict` and `data pack`, whose output must be readable."""
     (path,) = folder.iterdir()
-    show(describe(path).table())
-    if zlib.crc32(path.read_bytes()) % 4:
-        return
-    use(path, output)
-    pack_files([path], output / "x.pack", level_of_theory="toy")
+    table = describe(path).table()
+    if quarter(folder):
+        show(table)
+        use(path, output)
+        pack_files([path], output / "x.pack", level_of_theory="toy")
+
+
+def quarter(folder: Path) -> bool:
+    """Whether an input is among those that are to be used for everything, which takes longer."""
+    return zlib.crc32(b"".join(of_folder(folder).values())) % 4 == 0
 
 
 def use(path: Path, output: Path) -> None:
@@ -268,7 +277,7 @@ def damage_aselmdb(files: Files, other: Files, rng: random.Random) -> Files:
 
 def _other_row(content: bytes, rng: random.Random) -> bytes:
     """Another JSON in place of a row's, of the same length on disk where it fits."""
-    starts = [i for i in range(len(content) - 2) if content[i : i + 2] in (b"x\x9c", b"x\x01", b"x\xda")]
+    starts = [match.start() for match in re.finditer(rb"x[\x9c\x01\xda]", content)]
     rng.shuffle(starts)
     for start in starts[:3]:
         stream = zlib.decompressobj()
@@ -323,7 +332,7 @@ def read_pack(folder: Path, output: Path) -> None:
     """Everything that opens a pack: info, training data, statistics; of a quarter, packing again and `predict`."""
     path = folder / "x.pack"
     pack = Pack.open(path)
-    show(describe(path).table())
+    table = describe(path).table()
     dataset = Dataset.open([path])
     split_by_composition(dataset, 0.5, 0)
     dataset.batch([len(dataset) - 1, 0])
@@ -331,7 +340,8 @@ def read_pack(folder: Path, output: Path) -> None:
     assert dataset.domains is not None and dataset.elements()
     if dataset.labelled:
         statistics(dataset, References.fit(dataset))
-    if zlib.crc32((path / "meta.json").read_bytes()) % 4 == 0:
+    if quarter(folder):
+        show(table)
         if dataset.labelled:
             pack_files([path], output / "y.pack", level_of_theory=pack.meta["level_of_theory"])
         use(path, output)
@@ -358,23 +368,28 @@ def damage_recipe(files: Files, other: Files, rng: random.Random) -> Files:
 def read_recipe(folder: Path, output: Path) -> None:
     """As a training recipe or a labelling campaign, whichever it looks like."""
     path = folder / "x.yaml"
-    kind = LabelSettings if b"domains" in path.read_bytes() else Recipe
+    kind = LabelSettings if re.search(rb"^domains:", path.read_bytes(), re.MULTILINE) else Recipe
     settings = load(kind, path)
     json.dumps(settings.model_dump(mode="json"))
 
 
 def model_seeds() -> list[Files]:
-    """The committed model, without the latent action."""
-    names = ("config.json", "model.safetensors")
-    return [{f"m/{name}": (MODEL / name).read_bytes() for name in names}]
+    """The committed model, without and with its latent action."""
+    names = ("config.json", "model.safetensors", "latent.json", "latent.safetensors")
+    files = {f"m/{name}": (MODEL / name).read_bytes() for name in names}
+    return [dict(list(files.items())[:2]), files]
 
 
 def read_model(folder: Path, output: Path) -> None:
-    """Load, describe, check against a molecule, predict."""
+    """Load, describe, predict; of a quarter, show the table, measure the symmetry with the latent action."""
     model = load_model(folder / "m")
-    show(describe_model(folder / "m"))
+    latent = load_latent(folder / "m", model.settings)
     model_card(model)
     list(predict(model, structures(), scope=Scope(model, "warn")))
+    if quarter(folder):
+        show(describe_model(folder / "m"))
+        if latent is not None:
+            measure_symmetry(model, [Batch.collate(structures()[:1])], rotations=2, layers=(0, 1), latent=latent)
 
 
 FORMATS: dict[str, Format] = {

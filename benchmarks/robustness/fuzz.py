@@ -4,12 +4,12 @@
     python benchmarks/robustness/fuzz.py --inputs 500 --formats db pack --findings /tmp/findings --output /tmp/fuzz.json
 
 Each format (`formats.py`) starts from a few sound inputs. An input is one of the corpus, damaged one to four times
-(`mutations.py`); one of the first thousand
-that reaches lines of a reader that none before it has reached joins the corpus. A forked process
-with limited memory reads one input after another with everything that transip does with such a file: report, pack,
-train statistics, predict. What counts as a finding: any exception but `InputError`, more memory than the limit,
-longer than the time limit, the death of the process (a C library), a file changed or made outside the output folder,
-an unpickled object, a started program, an opened connection. The seed and the number of an input determine it.
+(`mutations.py`); one of the first thousand that reaches lines of a reader that none before it has reached joins the
+corpus. A forked process with limited memory reads one input after another with everything that transip does with such
+a file: report, pack, train statistics, predict; that takes some milliseconds. What counts as a finding: any exception
+but `InputError`, more memory than the limit, longer than the time limit, the death of the process (a C library), a
+file changed or made outside the output folder, an unpickled object, a started program, an opened connection. The seed
+and the number of an input determine it.
 
 The result, `results/fuzz.json`, says how many inputs of each format ended how; findings are kept in a folder.
 """
@@ -55,12 +55,11 @@ HERE = Path(__file__).resolve().parent
 SHARED = Path("/dev/shm")  # files in memory, where there are
 MEMORY = 2 * 2**30  # bytes of address space beyond what the process has at its start
 SECONDS = 20.0  # of processor time for one input
-ROUND = (
-    1000  # inputs of a format before it is the next one's turn; lines are followed in the first round, which is slow
-)
+ROUND = 1000  # inputs of a format before it is the next one's turn; lines are followed in the first round, slowly
 FOLLOWED = (
     "transip/data",
     "transip/model/files",
+    "transip/symmetry/latent",
     "transip/config",
     "transip/structure",
     "ase/io/extxyz",
@@ -120,7 +119,7 @@ def answer(form: Format, files: Files, folder: Path, watch: "Watch", tracer: "Tr
     write(files, folder / "input")
     before = of_folder(folder / "here") | of_folder(folder / "tmp")
     watch.seen, found = "", Answer("ok")
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS)  # again: the first may be lost in a destructor
     try:
         watch.on = True
         if tracer:
@@ -229,9 +228,7 @@ class Reader:
         """What becomes of `files`."""
         self.link.send(files)
         try:
-            if not self.link.poll(30 * SECONDS):
-                raise TimeoutError
-            found = self.link.recv()
+            found = self._answer()
         except TimeoutError:
             found = Answer("hang", "no answer, not even to an alarm: inside a C library")
             self.restart()
@@ -241,6 +238,20 @@ class Reader:
             self.restart()
         self.known |= found.lines
         return found
+
+    def _answer(self) -> Answer:
+        """Wait for it; a busy machine may give the process little time, in which it still goes on."""
+        started = last = self._busy()
+        while not self.link.poll(30 * SECONDS):
+            before, last = last, self._busy()
+            if last == before or last - started > 3 * SECONDS:
+                raise TimeoutError
+        return self.link.recv()
+
+    def _busy(self) -> float:
+        """Seconds of processor time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def restart(self) -> None:
         """A new process."""

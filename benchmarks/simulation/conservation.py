@@ -5,7 +5,7 @@
 Give a model of direct and one of gradient forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
-length. Leaves conservation.json in --output (benchmarks/simulation/results).
+length. Leaves conservation.json in --output (benchmarks/simulation/results); models that are not run keep their rows.
 """
 
 import os
@@ -35,7 +35,7 @@ from transip.calculators.predict import counted
 from transip.calculators.relax import relax
 from transip.data.dataset import Dataset
 from transip.evaluation.evaluate import held_out
-from transip.files import write_json
+from transip.files import read_json, write_json
 from transip.structure import Structure
 
 MOLECULES, SEED, TIMESTEP, INTERVAL = 10, 0, 0.5, 10  # number; of choice and velocities; fs; steps between frames
@@ -50,21 +50,31 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=300.0, help="K")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--compile", action="store_true", help="compile the networks: two minutes, then twice as fast")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     sample = unlike(held_out(arguments.models[0], arguments.data), MOLECULES)
+    target = arguments.output / "conservation.json"
     result = {
-        "command": shlex.join(["python", *sys.argv]),
         "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
         "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
         "seed": SEED,
         "timestep_fs": TIMESTEP,
         "temperature_k": arguments.temperature,
-        "models": [simulate(model, sample, arguments) for model in arguments.models],
+        "models": others(target, arguments) + [simulate(model, sample, arguments) for model in arguments.models],
     }
-    write_json(arguments.output / "conservation.json", result)
+    write_json(target, result)
     for row in result["models"]:
         print(json.dumps({key: value for key, value in row.items() if key != "molecules"}, indent=1))
+
+
+def others(target: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What was found before of other models, under the same conditions."""
+    if not target.exists():
+        return []
+    known = read_json(target)
+    same = (known["temperature_k"], known["timestep_fs"], known["seed"]) == (arguments.temperature, TIMESTEP, SEED)
+    return [row for row in known["models"] if same and row["model"] not in map(str, arguments.models)]
 
 
 def unlike(data: Dataset, number: int) -> list[Structure]:
@@ -79,7 +89,9 @@ def unlike(data: Dataset, number: int) -> list[Structure]:
 
 
 def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace) -> dict[str, Any]:
-    calculator = TransIPCalculator(model, device=arguments.device, dtype=arguments.dtype, unseen="ignore")
+    calculator = TransIPCalculator(
+        model, device=arguments.device, dtype=arguments.dtype, unseen="ignore", compile=arguments.compile
+    )
     settings = {"fmax": 0.05, "steps": 300}
     direct = calculator.model.settings.forces == "direct"
     optimizer = "FIRE" if direct else "LBFGS"
@@ -104,6 +116,8 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
     drifts = np.abs([row["drift_mev_per_atom_per_ps"] for row in sound])
     return {
         "model": str(model),
+        "command": shlex.join(["python", *sys.argv]),
+        "compiled": arguments.compile,
         "forces": "direct" if direct else "gradient",
         "dtype": arguments.dtype,
         "picoseconds": steps * TIMESTEP / 1000,

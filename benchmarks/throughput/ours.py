@@ -12,13 +12,14 @@ from hardware import measure
 from transip.batch import Batch
 from transip.calculators.ase import TransIPCalculator
 from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
+from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
 from transip.training.losses import Objective, Share
 from transip.training.optim import Optimizers
 
-MODELS: dict[str, dict[str, Any]] = {"transip-S": {}, "transip-S-depth4": {"depth": 4}}  # the second: organics.yaml
+MODELS: dict[str, dict[str, Any]] = {"transip-XS": {"size": "XS"}, "transip-S": {}}  # the first: organics.yaml
 Call = Callable[[], object]
 
 
@@ -65,9 +66,7 @@ def prepared(
     if case != "calculator20":
         own = model_of_same_weights(model) if compiled else model
         return torch.no_grad()(lambda: own(batch)), plain
-    calculator = TransIPCalculator(model, unseen="ignore")
-    if compiled:
-        calculator.model.compile_blocks()
+    calculator = TransIPCalculator(model, unseen="ignore", compile=compiled)
     atoms = structures[0].to_atoms()
     atoms.calc = calculator
 
@@ -82,7 +81,8 @@ def model_of_same_weights(model: Potential) -> Potential:
     """A compiled copy."""
     own = Potential(model.settings, model.references, model.scale).eval().requires_grad_(False)
     own.load_state_dict(model.state_dict())
-    return own.compile_blocks()
+    compile_network(own, torch.device("cpu"))
+    return own
 
 
 def training_step(model: Potential, batch: Batch, compiled: bool) -> tuple[Call, Call]:
@@ -102,7 +102,7 @@ def training_step(model: Potential, batch: Batch, compiled: bool) -> tuple[Call,
         optimizers.zero_grad()
 
     if compiled:
-        model.compile_blocks()
+        compile_network(model, torch.device("cpu"))
     return step, backward
 
 

@@ -7,7 +7,7 @@ Weights are random: speed does not depend on them. Times are processor time of o
 repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is
 beside it. `single…`, `batch…` and `train` are the model on a prepared batch, whose neighbours the peers are given;
 `calculator20` is a molecule through TransIPCalculator. Every row of ours is measured in a fresh process. Compiled rows
-are left out where there is no compilation.
+are left out where there is no compilation, and for large molecules, which take minutes to compile.
 
 Results go to benchmarks/throughput/results/ENTRY.json, a list of rows. The matrix-product peak is that of float32
 products of 1,024 × 1,024 matrices on the same core; operations are those of the model's matrix products, forward
@@ -45,6 +45,7 @@ from transip.model.files import save_model
 HERE = Path(__file__).parent
 RESULTS, PEERS = HERE / "results", HERE.parent / "peers"
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
+COMPILED = ("batch64x20", "single20", "calculator20", "train")  # larger molecules take minutes to compile
 LARGE = 1000  # atoms from which on exponents are fitted
 IMPORTS = 5  # fresh processes
 Row = dict[str, Any]
@@ -70,7 +71,7 @@ def main() -> None:
         for row in rows_of(entry, arguments, effort):
             rows.append(row | ORIGIN)
             print(summary(row), flush=True)
-        write_json(arguments.output / f"{entry}.json", rows)
+            write_json(arguments.output / f"{entry}.json", rows)  # at once: it takes long, and may be stopped
 
 
 def summary(row: Row) -> str:
@@ -89,6 +90,7 @@ ORIGIN: Row = {
 def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -> Iterable[Row]:
     if entry == "ours":
         wanted = itertools.product(MODELS, arguments.cases, ("direct", "gradient"), (False, True))
+        wanted = (one for one in wanted if not one[3] or one[1] in COMPILED)
         rows = (in_fresh_process(*one, quick=arguments.quick) for one in wanted)
         return (row for row in rows if row)
     if entry == "growth":

@@ -48,7 +48,7 @@ PERIOD = 0.1  # s between two looks at the memory
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecules", type=int, default=100_000)
-    parser.add_argument("--entry", choices=["transip-S", "transip-S-depth4"], default="transip-S")
+    parser.add_argument("--entry", choices=["transip-S", "transip-XS"], default="transip-S")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -77,6 +77,13 @@ class UnseenChoice(StrEnum):
     IGNORE = "ignore"
 
 
+class UncertainChoice(StrEnum):
+    """What to do about predictions beyond a bound of their uncertainty."""
+
+    WARN = "warn"
+    REFUSE = "refuse"
+
+
 class Precision(StrEnum):
     """Precision of the network; total energies are summed in float64 either way."""
 
@@ -92,12 +99,19 @@ class Relaxer(StrEnum):
 
 
 Unseen = Annotated[
-    UnseenChoice, typer.Option(help="elements, charges, multiplicities that the model was not trained on")
+    UnseenChoice, typer.Option(help="elements, charges, multiplicities, sizes that the model was not trained on")
 ]
 Dtype = Annotated[Precision, typer.Option(help="precision of the network")]
 Average = Annotated[
     int | None, typer.Option(help="average over this many rotations: 12, 24, 60 (groups) or another number (random)")
 ]
+Committee = Annotated[
+    list[Path] | None, typer.Option(help="another model: results are the mean of MODEL and all of these (repeatable)")
+]
+MaxUncertainty = Annotated[
+    float | None, typer.Option(help="bound on the uncertainty of forces, eV/Å; needs a calibration")
+]
+Uncertain = Annotated[UncertainChoice, typer.Option(help="what to do beyond --max-uncertainty")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -205,21 +219,49 @@ def evaluate(
             "--output",
             "-o",
             help="folder for evaluation.json, predictions.npz  [default: MODEL, or runs/NAME for a model by name; "
-            "average-N in it with --average N]",
+            "average-N or committee-N in it with --average or --committee]",
         ),
     ] = None,
     device: Device = "cpu",
     average: Average = None,
+    committee: Committee = None,
 ) -> None:
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
     from transip.evaluation.evaluate import evaluate_saved
 
     home = model if model.exists() else Path("runs") / model.name  # of a model by name
-    folder = output or (home if average is None else home / f"average-{average}")
-    found = evaluate_saved(model, data or [], device=device, average=average)
+    means = {"committee": len(committee) + 1 if committee else None, "average": average}
+    named = "-".join(f"{kind}-{number}" for kind, number in means.items() if number)
+    found = evaluate_saved(model, data or [], committee=committee or [], device=device, average=average)
+    folder = output or home / named
     found.write(folder)
     console.print(found.table())
     console.print(f"written to {folder}")
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="labelled packs of molecules not trained on; none: what the recipe of MODEL held out"),
+    ] = None,
+    average: Average = None,
+    committee: Committee = None,
+    seed: Annotated[int, typer.Option(help="of the split: half of the compositions to fit, half to test")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure what the spread over rotations or models says about errors, and keep it with MODEL.
+
+    From then on predictions made just so (the same models, the same --average) come with uncertainties.
+    """
+    from transip.evaluation import calibrate as calibration
+
+    found = calibration.calibrate(
+        model, data or [], committee=committee or [], average=average, device=device, seed=seed
+    )
+    console.print(calibration.table(found))
+    console.print(f"kept in {model}")
 
 
 @app.command()
@@ -268,13 +310,17 @@ def predict(
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
+    committee: Committee = None,
+    max_uncertainty: MaxUncertainty = None,
+    uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
     from transip.calculators.predict import predict_file
 
     found = predict_file(
-        model, structures, output,
+        [model, *(committee or [])], structures, output,
         charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
     console.print(
         f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
@@ -295,13 +341,18 @@ def relax(
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
+    committee: Committee = None,
+    max_uncertainty: MaxUncertainty = None,
+    uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
     from transip.calculators.relax import relax_file
 
     found = relax_file(
-        model, structures, output, fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None,
+        [model, *(committee or [])], structures, output,
+        fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None,
         charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
     for row in found["rows"]:
         console.print(
@@ -330,14 +381,18 @@ def md(
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
+    committee: Committee = None,
+    max_uncertainty: MaxUncertainty = None,
+    uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
     from transip.calculators.md import md_file
 
     found = md_file(
-        model, structures, output, steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value,
-        interval=interval, seed=seed,
+        [model, *(committee or [])], structures, output,
+        steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,
         charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
     drift = found["energy_drift"]
     console.print(

@@ -71,5 +71,5 @@ def run_command(line: str) -> int:
 )
 def test_recipes_and_files_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
-    named = set(re.findall(r"\b((?:recipes|examples|benchmarks|docs)/[\w./-]+\.\w+)", text))
+    named = set(re.findall(r"(?<![\w/])((?:recipes|examples|benchmarks|docs)/[\w./-]+\.\w+)", text))
     assert not [name for name in named if not (ROOT / name).exists()]

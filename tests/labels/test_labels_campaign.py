@@ -106,6 +106,41 @@ def test_killed_and_resumed_is_as_if_never_killed(uninterrupted, tmp_path):
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes where Linux lists them")
+def test_nobody_labels_for_a_killed_campaign(tmp_path):
+    """Processes that have work left when the campaign is killed stop."""
+    many = SETTINGS | {"workers": 2, "domains": [SETTINGS["domains"][0] | {"structures": 5000}]}
+    mark = f"{tmp_path.name}-{os.getpid()}"
+    script = tmp_path / "campaign.py"
+    script.write_text(
+        "from transip.config import LabelSettings\n"
+        "from transip.labels.campaign import build\n"
+        f"build(LabelSettings.model_validate({many!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
+    )
+    running = subprocess.Popen([sys.executable, script], env=os.environ | {"MARK": mark})
+
+    def left() -> list[str]:
+        return [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if mark in readable(path)]
+
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".set.pack.work/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(left()) > 2
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left()
+
+
+def readable(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # it has just ended, or belongs to somebody else
+        return ""
+
+
 def test_finished_chunks_are_not_labelled_again(tmp_path, monkeypatch):
     from transip.labels import campaign
 
@@ -140,6 +175,22 @@ def test_resuming_with_other_settings_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="other settings"):
         build(settings(seed=9), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / ".set.pack.work") == kept
+
+
+def test_an_interrupted_campaign_may_be_made_larger(uninterrupted, tmp_path, monkeypatch):
+    """Chunks do not depend on how many structures are wanted, so those that are there count."""
+    from transip.labels import campaign
+
+    first, labelled = SETTINGS["domains"][0], []
+    smaller = settings(domains=[first | {"structures": 1}, *SETTINGS["domains"][1:]])
+    with monkeypatch.context() as stopped:
+        stopped.setattr(campaign, "write_pack", lambda *_, **__: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            build(smaller, tmp_path / "set.pack", progress=False)
+    monkeypatch.setattr(campaign, "label_chunk", lambda *task: labelled.append(task[1:]) or label_chunk(*task))
+    build(settings(), tmp_path / "set.pack", progress=False)
+    assert (0, 0) not in labelled
+    assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
 def test_a_campaign_that_yielded_nothing_does_not_block_corrected_settings(tmp_path):

@@ -24,6 +24,7 @@ TRAINING = [path for path in ALL if path not in LABELLING]
 
 TINY_MODEL = {"width": 16, "depth": 2, "heads": 2}
 TINY_TRAINING = {"steps": 2, "minutes": None, "evaluate_every": 2, "checkpoint_every": 2, "log_every": 1}
+TINY_TRAINING |= {"compile": False}  # the shape checks that all tests run under cannot be compiled
 
 
 @pytest.fixture(scope="module")

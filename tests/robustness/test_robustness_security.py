@@ -34,6 +34,7 @@ from transip.evaluation.report import write_report
 from transip.evaluation.result import Evaluation
 from transip.labels.chunks import Chunk
 from transip.model.files import load_model
+from transip.symmetry.latent import load_latent
 from transip.training.checkpoint import load_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden/model-format-3"
@@ -124,13 +125,13 @@ def in_a_pack(folder: Path, bomb: Bomb) -> None:
 
 
 def in_a_model(folder: Path, bomb: Bomb) -> None:
-    for name in ("model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json", "latent.safetensors", "latent.json"):
         for save in (pickle.dump, torch.save):
             model = shutil.copytree(GOLDEN, folder / f"{name}-{save.__module__}")
             with (model / name).open("wb") as handle:
                 save(bomb, handle)
             with pytest.raises(InputError):
-                load_model(model)
+                load_latent(model, load_model(model).settings)
 
 
 def in_a_checkpoint(folder: Path, bomb: Bomb) -> None:

@@ -15,9 +15,10 @@ from transip import config
 from transip.batch import Batch
 from transip.config import ModelSettings, ObjectiveSettings, Recipe
 from transip.errors import InputError
+from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
-from transip.training.loop import Training, compile_network
+from transip.training.loop import Training
 from transip.training.losses import Objective, Share
 
 CPU = torch.device("cpu")

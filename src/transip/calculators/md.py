@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
-from transip.calculators.inference import Precision, warn_if_direct
+from transip.calculators.inference import Models, Precision, warn_if_direct
 from transip.calculators.predict import counted
-from transip.calculators.scope import Unseen
+from transip.calculators.scope import Uncertain, Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
@@ -38,7 +38,7 @@ FRICTION = 0.01  # 1/fs, of the Langevin thermostat
 
 
 def md_file(
-    model: str | Path,
+    model: Models,
     source: str | Path,
     output: str | Path,
     *,
@@ -55,16 +55,18 @@ def md_file(
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
     average: int | None = None,
+    max_uncertainty: float | None = None,
+    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Simulate the first structure of `source` and write its trajectory to extxyz `output`.
 
-    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), with `average` also the spreads ``energy_std``
-    and ``forces_std``. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at once; they stay
+    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), with `average` or several models also spreads
+    and uncertainties. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at once; they stay
     there if the simulation is stopped, until it is started again: from the beginning, and to the same frames.
 
     Args:
-        model: folder of a model.
+        model: folder of a model, or several (a committee).
         source: any file that `transip.data.read` reads.
         output: the trajectory.
         steps: of the integration.
@@ -80,6 +82,8 @@ def md_file(
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
         average: number of orientations to average over; see `TransIPCalculator`.
+        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
+        uncertain: what to do beyond it: warn, or stop the simulation.
         progress: show a progress bar.
 
     Returns:
@@ -91,7 +95,10 @@ def md_file(
             output, or the simulation broke down.
     """
     _check_settings(steps, temperature, timestep, ensemble, interval)
-    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen, average=average)
+    calculator = TransIPCalculator(
+        model, device=device, dtype=dtype, unseen=unseen, average=average,
+        max_uncertainty=max_uncertainty, uncertain=uncertain,
+    )  # fmt: skip
     warn_if_direct(calculator.model)
     atoms = next(read_structures(source, keys, labels="optional", charge=charge, spin=spin)).to_atoms()
     atoms.calc = calculator

@@ -13,19 +13,26 @@ from ase.io.extxyz import key_val_dict_to_str
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from transip.calculators.inference import INFERENCE, AveragedStructure, Precision, predict, prepare
-from transip.calculators.scope import Scope, Unseen
+from transip.calculators.inference import (
+    INFERENCE,
+    AveragedStructure,
+    Models,
+    Precision,
+    predict,
+    predictor_of,
+    prepare,
+)
+from transip.calculators.scope import Scope, Uncertain, Unseen
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.files import atomic_path, claimed
 from transip.structure import ELEMENTS, Structure
-from transip.symmetry.average import averaged
 
 Item = TypeVar("Item")
 
 
 def predict_file(
-    model: str | Path,
+    model: Models,
     source: str | Path,
     output: str | Path,
     *,
@@ -37,6 +44,8 @@ def predict_file(
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
     average: int | None = None,
+    max_uncertainty: float | None = None,
+    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write the structures of `source` to extxyz with predicted energies (eV) and forces (eV/Å).
@@ -44,10 +53,11 @@ def predict_file(
     Memory does not grow with the file; `output` appears when it is complete. What was killed begins anew.
 
     Args:
-        model: folder of a model.
+        model: folder of a model, or several (a committee).
         source: any file that `transip.data.read` reads; labels in it are ignored.
-        output: extxyz; each frame has charge, spin, energy and forces, with `average` also their
-            spreads ``energy_std`` and ``forces_std``.
+        output: extxyz; each frame has charge, spin, energy and forces, with `average` or several models also the
+            spreads ``energy_std`` and ``forces_std``, and what they stand for if that has been calibrated:
+            ``energy_uncertainty``, ``forces_uncertainty`` and ``max_force_uncertainty``.
         keys: where charge and spin are stored in `source`.
         charge: total charge of every structure, in place of what `source` says.
         spin: multiplicity of every structure, likewise.
@@ -56,6 +66,8 @@ def predict_file(
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
         average: number of orientations to average over; see `TransIPCalculator`.
+        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
+        uncertain: what to do about structures beyond it.
         progress: show a progress bar.
 
     Returns:
@@ -64,12 +76,12 @@ def predict_file(
     Raises:
         InputError: the model, a structure or the output cannot be used, or another process is writing the output.
     """
-    network = prepare(model, device, dtype)
-    scope = Scope(network, unseen)
+    predictor = predictor_of(prepare(model, device, dtype), average)
+    scope = Scope(predictor, unseen, max_uncertainty, uncertain)
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     begin, count, atoms = time.perf_counter(), 0, 0
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
-        for labelled in counted(predict(averaged(network, average), structures, batch, scope), "predict", progress):
+        for labelled in counted(predict(predictor, structures, batch, scope), "predict", progress):
             write_frame(handle, labelled)
             count, atoms = count + 1, atoms + len(labelled)
     seconds = time.perf_counter() - begin
@@ -88,9 +100,10 @@ def frame_text(labelled: Structure) -> str:
     info: dict[str, Any] = {key: value for key, value in atoms.items() if value != ""}  # extxyz garbles empty text
     columns, values = "species:S:1:pos:R:3", [labelled.positions]
     if isinstance(labelled, AveragedStructure):
-        assert labelled.forces_std is not None
-        info["energy_std"] = labelled.energy_std
-        columns, values = f"{columns}:forces_std:R:1", [*values, labelled.forces_std[:, None]]
+        of_structure, of_atoms = labelled.spreads
+        info |= of_structure
+        columns += "".join(f":{name}:R:1" for name in of_atoms)
+        values += [column[:, None] for column in of_atoms.values()]
     info |= {"energy": labelled.energy, "free_energy": labelled.energy, "pbc": "F F F"}
     table = np.hstack([*values, labelled.forces])
     line = "%-2s" + table.shape[1] * " %16.8f" + "\n"

@@ -13,9 +13,9 @@ from ase.constraints import FixConstraint
 from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import Precision, warn_if_direct
+from transip.calculators.inference import Models, Precision, has_direct_forces, warn_if_direct
 from transip.calculators.predict import counted, write_frame
-from transip.calculators.scope import Unseen
+from transip.calculators.scope import Uncertain, Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError, InputWarning
@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}
 
 
 def relax_file(
-    model: str | Path,
+    model: Models,
     source: str | Path,
     output: str | Path,
     *,
@@ -40,6 +40,8 @@ def relax_file(
     dtype: Precision = "float32",
     unseen: Unseen = "warn",
     average: int | None = None,
+    max_uncertainty: float | None = None,
+    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Relax each structure of `source` and write the final ones to extxyz `output`, complete or not at all.
@@ -47,9 +49,10 @@ def relax_file(
     Warns (`InputWarning`) about each structure that does not converge.
 
     Args:
-        model: folder of a model.
+        model: folder of a model, or several (a committee).
         source: any file that `transip.data.read` reads.
-        output: extxyz with charge, spin, energy and forces of the final structures; with `average` also their spread.
+        output: extxyz with charge, spin, energy and forces of the final structures; with `average` or
+            several models also their spread.
         fmax: converged when no atom's force is larger, eV/Å.
         steps: at most this many per structure.
         optimizer: of ASE; None: LBFGS, or FIRE for a model of direct forces, which are no gradient of an energy.
@@ -60,6 +63,8 @@ def relax_file(
         dtype: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
         average: number of orientations to average over; see `TransIPCalculator`.
+        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
+        uncertain: what to do beyond it: warn, or keep the last geometry within it.
         progress: show a progress bar.
 
     Returns:
@@ -73,9 +78,12 @@ def relax_file(
         raise InputError(f"optimizer is {optimizer!r}", remedy=f"choose {' or '.join(OPTIMIZERS)}")
     if not (fmax > 0 and steps >= 0):
         raise InputError(f"fmax is {fmax}, steps is {steps}", remedy="fmax must be positive, steps at least 0")
-    calculator = TransIPCalculator(model, device=device, dtype=dtype, unseen=unseen, average=average)
+    calculator = TransIPCalculator(
+        model, device=device, dtype=dtype, unseen=unseen, average=average,
+        max_uncertainty=max_uncertainty, uncertain=uncertain,
+    )  # fmt: skip
     warn_if_direct(calculator.model)
-    optimizer = optimizer or ("FIRE" if calculator.model.settings.forces == "direct" else "LBFGS")
+    optimizer = optimizer or ("FIRE" if has_direct_forces(calculator.model) else "LBFGS")
     rows = []
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
@@ -107,7 +115,7 @@ def relax(
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
-    if calculator.model.settings.forces == "direct":
+    if has_direct_forces(calculator.model):
         atoms.set_constraint(_NoTorque())
     initial = final = calculator.labelled(atoms)
     initial_fmax = final_fmax = _largest_force(atoms)

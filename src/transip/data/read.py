@@ -313,6 +313,10 @@ def _parsed(text: str) -> dict[str, Any]:
 def _any_frame(frame: list[str]) -> Record:
     from ase.io.extxyz import read_extxyz
 
+    # ASE makes a list as long as the columns that a file announces, be they 10¹⁹
+    announced = str(_info(frame[1]).get("Properties", "")).split(":")[2::3] if frame[1:] else []
+    if sum(map(int, announced)) > max((len(row.split()) for row in frame[2:3]), default=0):
+        raise ValueError("Properties announces more columns than there are")
     (atoms,) = read_extxyz(io.StringIO("".join(frame)), index=slice(None))  # pyright: ignore[reportArgumentType]
     results = dict(atoms.calc.results) if atoms.calc else {}
     return Record(atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results)

@@ -43,6 +43,7 @@ def describe_model(path: str | Path) -> Table:
     table.add_row("elements seen", " ".join(card.get("elements", [])) or "unknown")
     table.add_row("charges seen", _listed(card.get("charges")))
     table.add_row("multiplicities seen", _listed(card.get("spins")))
+    table.add_row("atoms per molecule", " to ".join(map(str, card.get("sizes", ["unknown"]))))
     validation = card.get("validation", {})
     for name, (key, factor, unit) in MEASURED.items():
         if key in validation:

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
+from transip.calculators.inference import prepare as prepare_models
 from transip.config import BatchSettings, Recipe, load
 from transip.data.dataset import Dataset, prepare
 from transip.data.sampler import batches_in_order
@@ -24,8 +25,10 @@ from transip.data.store import atoms_of
 from transip.errors import InputError
 from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
-from transip.model.files import load_model, model_folder
-from transip.symmetry.average import RotationAverage, averaged
+from transip.model.files import model_folder
+from transip.model.potential import Potential
+from transip.symmetry.average import averaged
+from transip.symmetry.committee import orientations, potentials
 from transip.symmetry.latent import LatentEquivariance, load_latent
 from transip.symmetry.measure import measure_symmetry
 
@@ -69,7 +72,7 @@ def evaluate(
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         started = time.perf_counter()
-        for indices, labelled, prediction in _predictions(model, dataset, batches_in_order(dataset.counts, batch)):
+        for indices, labelled, prediction in predictions(model, dataset, batches_in_order(dataset.counts, batch)):
             terms[indices] = error_terms(labelled, prediction).cpu().numpy()
             seconds = time.perf_counter() - started  # reading the terms has waited for the device
             atoms = atoms_of(first[indices], dataset.counts[indices])
@@ -112,7 +115,7 @@ def metrics_on(
         symmetry_structures: structures for the rotation errors, the same in every process; 0: leave them out.
     """
     sums = ErrorSums(_device(model))
-    for _, labelled, prediction in _predictions(
+    for _, labelled, prediction in predictions(
         model, dataset, batches_in_order(dataset.counts, batch)[rank::processes]
     ):
         sums.add(labelled, prediction)
@@ -123,9 +126,10 @@ def metrics_on(
     return metrics
 
 
-def _predictions(
+def predictions(
     model: nn.Module, dataset: Dataset, batches: Sequence[Int64[np.ndarray, "_"]]
 ) -> Iterator[tuple[Int64[np.ndarray, "_"], Batch, Prediction]]:
+    """Predict `batches` (indices) of `dataset` on the model's device."""
     device = _device(model)
     for indices in batches:
         labelled = dataset.batch(indices).to(device)
@@ -200,9 +204,8 @@ def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.
 
 def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
     atoms = int(dataset.counts.sum())
-    orientations = len(model.rotations) if isinstance(model, RotationAverage) else 1
     return {
-        "forward_passes": len(dataset) * orientations,
+        "forward_passes": len(dataset) * orientations(model) * max(1, len(potentials(model))),
         "atoms": atoms,
         "seconds": seconds,
         "atoms_per_second": atoms / seconds,
@@ -226,18 +229,25 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def evaluate_saved(
-    model: str | Path, packs: Sequence[str | Path] = (), *, device: str = "cpu", average: int | None = None
+    model: str | Path,
+    packs: Sequence[str | Path] = (),
+    *,
+    committee: Sequence[str | Path] = (),
+    device: str = "cpu",
+    average: int | None = None,
 ) -> Evaluation:
     """Evaluate a saved model on `packs`, or, if there are none, on what the recipe of the run `model` held out.
 
-    With `average`, its mean over so many rotations is evaluated; see `transip.symmetry.average.averaged`.
+    With a `committee` of further models the mean of all is evaluated; with `average`, the mean over so many rotations,
+    see `transip.symmetry.average.averaged`.
 
     Raises:
         InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
     """
-    potential = averaged(load_model(model, device), average)
+    potential = prepare_models([model, *committee], device, "float32")
+    latent = load_latent(model_folder(model), potential.settings) if isinstance(potential, Potential) else None
     data = held_out(model, packs)
-    return evaluate(potential, data, batch=budget_for(data), latent=load_latent(model_folder(model)))
+    return evaluate(averaged(potential, average), data, batch=budget_for(data), latent=latent)
 
 
 def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:

@@ -62,7 +62,7 @@ def examine(
         InputError: the model or the data cannot be read.
     """
     potential = load_model(model, device)
-    latent = load_latent(model_folder(model))
+    latent = load_latent(model_folder(model), potential.settings)
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]
     sample = data.select(np.sort(chosen))

@@ -7,6 +7,7 @@ output; when every domain has enough, they are written in order as one pack and 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import warnings
@@ -89,16 +90,16 @@ class _Work:
                 self._find(file)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
-            write_json(self.folder / "settings.json", self.identity)
+        write_json(self.folder / "settings.json", self.identity)
 
     def _mine(self) -> bool:
-        """Whether the folder holds a campaign of these settings.
+        """Whether the folder holds a campaign of these settings, but for how many structures are wanted.
 
         Raises:
             InputError: it holds structures of another one.
         """
         settings = self.folder / "settings.json"
-        if settings.exists() and read_json(settings) == self.identity:
+        if settings.exists() and _of_chunks(read_json(settings)) == _of_chunks(self.identity):
             return True
         if any(Chunk.load(file).structures for file in self.folder.glob("*.npz")):
             raise InputError(
@@ -200,6 +201,12 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
 
 
+def _of_chunks(identity: dict[str, Any]) -> dict[str, Any]:
+    """What decides the result of a chunk: not how many structures are wanted, so that may change in between."""
+    domains = [domain | {"structures": None} for domain in identity["settings"]["domains"]]
+    return identity | {"settings": identity["settings"] | {"domains": domains}}
+
+
 def _finished(settings: LabelSettings, output: Path) -> Pack:
     """Open the pack at `output` if these settings made it.
 
@@ -239,7 +246,8 @@ def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator
         if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
             form, together = "list", 4 * joblib.effective_n_jobs()
         for first in range(0, len(wave), together):
-            tasks = (joblib.delayed(_numbered)(settings, *task) for task in wave[first : first + together])
+            own = os.getpid() if settings.backend == "loky" else None
+            tasks = (joblib.delayed(_numbered)(settings, *task, own) for task in wave[first : first + together])
             yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
 
 
@@ -259,7 +267,10 @@ def _cluster(backend: str) -> Iterator[None]:
     yield
 
 
-def _numbered(settings: LabelSettings, entry: int, number: int) -> tuple[int, int, Chunk]:
+def _numbered(settings: LabelSettings, entry: int, number: int, campaign: int | None) -> tuple[int, int, Chunk]:
+    """Label a chunk, unless this is a process that was started by a `campaign` that has since been killed."""
+    if campaign not in (None, os.getpid(), os.getppid()):
+        os._exit(1)  # or it would label on for nobody
     return entry, number, label_chunk(settings, entry, number)
 
 

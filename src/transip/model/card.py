@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from transip.model.calibration import LEVELS, Calibration
 from transip.model.potential import Potential
 from transip.model.released import shipped
 
@@ -33,12 +34,13 @@ def model_card(model: Potential) -> str:
     """Markdown with YAML front matter, as the Hugging Face Hub reads it.
 
     Read from ``model.card``: `level_of_theory`, `elements`, `charges`, `spins`, `data`, `training`, `started_from`,
-    `validation` (metrics and rotation errors in eV and Å), and, if they are there, `domains` (domain → metrics),
+    `sizes` (least and largest number of atoms), `validation` (metrics and rotation errors in eV and Å), and, if they
+    are there, `domains` (domain → metrics), `calibrations` (see `transip.model.calibration`),
     `conservation` (what was measured → figure with its unit) and `not_for` (uses to warn of).
     """
     card = model.card
-    parts = [FRONT_MATTER, _overview(model), _errors(card), _symmetry(model), _training(card), _use(card)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts = [FRONT_MATTER, _overview(model), _errors(card), _uncertainties(card), _symmetry(model), _training(card)]
+    return "\n\n".join(part for part in [*parts, _use(card)] if part) + "\n"
 
 
 def shipped_table() -> Table:
@@ -82,7 +84,8 @@ def _overview(model: Potential) -> str:
         f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
         f"- level of theory: {card.get('level_of_theory', 'unknown')}",
         f"- elements seen in training: {listed(card.get('elements'))}",
-        f"- charges: {listed(card.get('charges'))}; multiplicities: {listed(card.get('spins'))}",
+        f"- charges: {listed(card.get('charges'))}; multiplicities: {listed(card.get('spins'))}; "
+        f"atoms: {' to '.join(map(str, card.get('sizes', ['unknown'])))}",
         "- units: eV, Å, eV/Å; energies are totals at the level of theory",
     ]
     return "\n".join(lines)
@@ -100,6 +103,19 @@ def _errors(card: dict[str, Any]) -> str:
         rows.append([domain or "–", *cells])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"## Errors\n\nOn molecules whose compositions were held out of training.\n\n{table}"
+
+
+def _uncertainties(card: dict[str, Any]) -> str:
+    rows = [
+        f"| {len(one.members)} models, {one.rotations} orientations | {of} | {found.spearman:.2f} "
+        f"| {' / '.join(f'{share:.0f}' for share in found.coverage.values())} |"
+        for one in map(Calibration.model_validate, card.get("calibrations", ()))
+        for found, of in ((one.forces, "forces, per atom"), (one.energy, "energy"))
+    ]
+    if not rows:
+        return ""
+    head = f"| predicted with | | rank correlation | % of errors within {' / '.join(map(str, LEVELS))} % intervals |"
+    return "\n".join(["## Uncertainties", "", "On other molecules not seen.", "", head, "|---|---|---|---|", *rows])
 
 
 def _symmetry(model: Potential) -> str:
@@ -130,7 +146,7 @@ def _training(card: dict[str, Any]) -> str:
 
 def _use(card: dict[str, Any]) -> str:
     warnings = [
-        "elements, charges or multiplicities that it has not seen (the calculator warns of them)",
+        "elements, charges, multiplicities or sizes that it has not seen (the calculator warns of them)",
         "periodic systems",
         "geometries far from those of its training data, without a check against the level of theory",
         *card.get("not_for", []),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transip.config import ModelSettings, Settings, parse
 from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json, write_text
+from transip.model.calibration import Calibration
 from transip.model.card import model_card
 from transip.model.potential import Potential
-from transip.model.released import CARD, CONFIG, WEIGHTS, find_released, shipped
+from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, find_released, shipped, write_checksums
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
 FORMAT = 3
@@ -32,6 +33,24 @@ def save_model(model: Potential, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(model.state_dict(), folder / WEIGHTS)
+    _describe(model, folder)
+
+
+def amend_card(path: str | Path, **entries: Any) -> None:
+    """Set `entries` of the card of the model in a folder; its weights stay as they are.
+
+    Raises:
+        InputError: there is no such model, or its folder cannot be written.
+    """
+    folder = model_folder(path)
+    model = load_model(folder)
+    model.card |= entries
+    _describe(model, folder)
+    if (folder / CHECKSUMS).is_file():
+        write_checksums(folder)
+
+
+def _describe(model: Potential, folder: Path) -> None:
     write_text(folder / CARD, model_card(model))
     config = {
         "format": FORMAT,
@@ -117,12 +136,14 @@ class _Card(Settings):
     elements: list[Literal[tuple(ELEMENTS[1 : MAX_ATOMIC_NUMBER + 1])]] = Field(default=[])  # pyright: ignore[reportInvalidTypeForm]
     charges: list[int] = Field(default=[])
     spins: list[int] = Field(default=[])
+    sizes: list[int] = Field(default=[], min_length=2, max_length=2, description="least and largest number of atoms")
     data: _Measured = _Measured()
     training: _Trained = _Trained(step=0, forward_passes=0)
     validation: _Measured = _Measured()
     domains: dict[str, _Measured] = Field(default={})
     conservation: dict[str, str] = Field(default={})
     not_for: list[str] = Field(default=[])
+    calibrations: list[Calibration] = Field(default=[])
 
 
 def _check_tensors(settings: ModelSettings, tensors: dict[str, Tensor], source: Path) -> None:

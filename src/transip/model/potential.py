@@ -98,15 +98,6 @@ class Potential(nn.Module):
         latents = tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
         return Prediction(sum_by_structure(energies, batch), energies, forces, latents)
 
-    def compile_blocks(self) -> Potential:
-        """Compile the Transformer's blocks in place: all share one graph, whatever the batch's shape.
-
-        The first passes then take about a minute; the compiler keeps what it made for the next process.
-        """
-        for block in self.transformer.blocks:
-            block.compile(dynamic=True)
-        return self
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         """Casting the network to another precision leaves the references in float64."""
         references = self.references

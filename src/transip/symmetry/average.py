@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -20,15 +20,19 @@ LIMITS = BatchSettings(pairs=200_000)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Averaged(Prediction):
-    """Mean prediction over rotations, and how far single orientations are from it.
+    """Mean prediction over orientations, models or both, and how far a single one is from it.
 
     Attributes:
-        energy_std: standard deviation of the total energy over orientations in eV, (structures,).
+        energy_std: standard deviation of the total energy in eV, (structures,).
         forces_std: root mean square length of each force's deviation from its mean in eV/Å, (atoms,).
+        energy_uncertainty: eV, (structures,): 68 % of errors are smaller; None if that has not been measured.
+        forces_uncertainty: likewise of the length of each force's error, eV/Å, (atoms,).
     """
 
     energy_std: Float64[Tensor, "structures"]
     forces_std: Float[Tensor, "atoms"]
+    energy_uncertainty: Float64[Tensor, "structures"] | None = None
+    forces_uncertainty: Float[Tensor, "atoms"] | None = None
 
 
 class RotationAverage(nn.Module):
@@ -73,30 +77,46 @@ class RotationAverage(nn.Module):
         chunk = max(1, min(self.limits.atoms // batch.num_atoms, self.limits.pairs // pairs))
         chunks = self.rotations.to(batch.positions).split(chunk)
         views = [self._predict_turned(batch, rotations) for rotations in chunks]
-        energy, energies, forces = (torch.cat(parts) for parts in zip(*views, strict=True))
-        mean_energy, mean_forces = self._mean(energy), self._mean(forces)
-        return Averaged(
-            energy=mean_energy,
-            energies=self._mean(energies),
-            forces=mean_forces,
-            energy_std=self._std((energy - mean_energy).detach().square()),
-            forces_std=self._std((forces - mean_forces).detach().square().sum(-1)),
-        )
+        return combined([torch.cat(parts) for parts in zip(*views, strict=True)], self.weights)
 
-    def _predict_turned(self, batch: Batch, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies, atoms' energies and forces turned back of `batch` in each of `rotations`, in one forward pass."""
+    def _predict_turned(self, batch: Batch, rotations: Rotations) -> list[Tensor]:
+        """What `view_of` says, forces turned back, of `batch` in each of `rotations`, in one forward pass."""
         many, each = _repeated(batch, len(rotations)), rotations.repeat_interleave(len(batch), 0)
         found: Prediction = self.model(rotate(many, each))
-        forces = rotate_vectors(found.forces, each.mT, many)
-        shape = (len(rotations), -1)
-        return found.energy.view(shape), found.energies.view(shape), forces.view(*shape, 3)
+        turned = replace(found, forces=rotate_vectors(found.forces, each.mT, many))
+        return [part.unflatten(0, (len(rotations), -1)) for part in view_of(turned)]
 
-    def _mean(self, values: Float[Tensor, "rotations *rest"]) -> Float[Tensor, "*rest"]:
-        return torch.tensordot(self.weights.to(values), values, 1)
 
-    def _std(self, squares: Float[Tensor, "rotations items"]) -> Float[Tensor, "items"]:
-        """Standard deviation from squared deviations, unbiased as if the rotations had been drawn independently."""
-        return (self._mean(squares) / (1 - float(self.weights.square().sum()))).sqrt()
+def view_of(found: Prediction) -> tuple[Tensor, ...]:
+    """Energy, energies, forces, and the variances of energy and forces if `found` is itself a mean, else zeros."""
+    if isinstance(found, Averaged):
+        variances = (found.energy_std.square(), found.forces_std.square())
+    else:
+        variances = (torch.zeros_like(found.energy), torch.zeros_like(found.forces[:, 0]))
+    return (found.energy, found.energies, found.forces, *(part.detach() for part in variances))
+
+
+def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Averaged:
+    """The mean over views; the variance within them adds to that between.
+
+    Args:
+        views: the parts of `view_of`, each of them stacked: (views, structures), (views, atoms), (views, atoms, 3), …
+        weights: of the views, summing to 1; their variance is unbiased as if they had been drawn independently.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.tensordot(weights.to(values), values, 1)
+
+    energy, energies, forces, energy_variance, forces_variance = views
+    mean_energy, mean_forces = mean(energy), mean(forces)
+    unbiased = 1 - float(weights.square().sum())
+    return Averaged(
+        energy=mean_energy,
+        energies=mean(energies),
+        forces=mean_forces,
+        energy_std=(mean((energy - mean_energy).detach().square()) / unbiased + mean(energy_variance)).sqrt(),
+        forces_std=(mean((forces - mean_forces).detach().square().sum(-1)) / unbiased + mean(forces_variance)).sqrt(),
+    )
 
 
 def averaged(model: nn.Module, rotations: int | None) -> nn.Module:

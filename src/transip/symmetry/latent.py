@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transip.batch import Batch, mean_by_structure
-from transip.config import LatentSettings, parse
+from transip.config import LatentSettings, ModelSettings, parse
+from transip.errors import InputError
 from transip.files import read_json, write_json
 from transip.model.files import load_state, load_tensors, save_tensors
 from transip.model.heads import split_representation
@@ -112,19 +113,56 @@ def save_latent(latent: LatentEquivariance, folder: Path) -> None:
     write_json(folder / SETTINGS, {"width": latent.width, **latent.settings.model_dump(mode="json")})
 
 
-def load_latent(folder: Path) -> LatentEquivariance | None:
+def load_latent(folder: Path, model: ModelSettings | None = None) -> LatentEquivariance | None:
     """The action saved beside a model, or None if it was trained without one.
 
+    Args:
+        folder: of the model.
+        model: settings of the model whose embeddings it must fit.
+
     Raises:
-        InputError: the files are damaged.
+        InputError: the files are damaged, or do not fit each other or `model`.
     """
-    if not (folder / SETTINGS).is_file():
+    source = folder / SETTINGS
+    if not source.is_file():
         return None
-    values = read_json(folder / SETTINGS)
+    try:
+        values = read_json(source)
+    except RecursionError:
+        values = None
+    if not isinstance(values, dict) or type(values.get("width")) is not int:
+        raise InputError("is not the description of a latent action", where=str(source))
     width = values.pop("width")
-    latent = LatentEquivariance(parse(LatentSettings, values, str(folder / SETTINGS)), width)
-    load_state(latent, load_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    settings = parse(LatentSettings, values, str(source))
+    tensors = load_tensors(folder / WEIGHTS)
+    latent = _empty_action(settings, width, model, tensors)
+    if latent is None:
+        raise InputError(
+            f"does not fit {WEIGHTS}, or not the model",
+            where=str(source),
+            remedy="all files must come from the same training; the model predicts without these two",
+        )
+    load_state(latent.to_empty(device="cpu"), tensors, folder / WEIGHTS)
     return latent.eval().requires_grad_(False)
+
+
+def _empty_action(
+    settings: LatentSettings, width: int, model: ModelSettings | None, tensors: dict[str, Tensor]
+) -> LatentEquivariance | None:
+    """The action without memory for its weights; None if `tensors` are not its weights or `model` is not its model."""
+    if model is not None and (
+        width != model.width
+        or len(settings.layers) > model.depth
+        or (settings.action == "fixed" and not model.fixed_representation)
+    ):
+        return None
+    try:
+        with torch.device("meta"):
+            latent = LatentEquivariance(settings, width)
+    except (RuntimeError, TypeError, OverflowError):  # sizes below zero, or beyond what a tensor can count
+        return None
+    expected, found = ({k: v.shape for k, v in state.items()} for state in (latent.state_dict(), tensors))
+    return latent if expected == found else None
 
 
 def encode_rotations(rotations: ItemRotations, encoding: str) -> Float[Tensor, "items numbers"]:

@@ -7,8 +7,6 @@ function of the recipe and the step's number, so a killed run goes on exactly wh
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 import warnings
 from contextlib import nullcontext
@@ -28,6 +26,7 @@ from transip.data.sampler import check_budget
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import claimed, clear, write_text
+from transip.model.compiled import compile_network
 from transip.model.files import save_model
 from transip.model.potential import Potential
 from transip.symmetry.latent import save_latent
@@ -350,21 +349,6 @@ class Training:
                 stacklevel=2,
             )
         return metrics
-
-
-def compile_network(potential: Potential, device: torch.device) -> None:
-    """Have `potential` compiled when it is first run; copies of it are not.
-
-    Raises:
-        InputError: there is no C++ compiler, which CPUs need.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and shutil.which(compiler) is None:
-        raise InputError(
-            f"training.compile needs a C++ compiler, and there is no {compiler!r}",
-            remedy="install one, name it in the environment variable CXX, or leave training.compile false",
-        )
-    potential.compile(dynamic=True)
 
 
 def averaged_weights(potential: Potential, decay: float) -> AveragedModel:

@@ -69,6 +69,7 @@ def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
         "elements": [ELEMENTS[z] for z in sorted({z for part in parts for z in part.elements()})],
         "charges": sorted({int(q) for part in parts for q in part.charges()}),
         "spins": sorted({int(s) for part in parts for s in part.spins()}),
+        "sizes": [int(min(part.counts.min() for part in parts)), int(max(part.counts.max() for part in parts))],
     }
 
 

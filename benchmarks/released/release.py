@@ -1,0 +1,136 @@
+"""Measure a trained model, complete its card with what was found, and put it into the package under a name.
+
+    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --conservation runs/conservation.json
+    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --into /tmp/models
+
+Errors are those on what the run's recipe held out, domain by domain, and on organics at 300 K of compositions that it
+has not trained on (recipes/data-gfn2-300k.yaml, built if it is not there), beside what GFN2-xTB itself costs.
+`--conservation` is the result of benchmarks/simulation/conservation.py for the same model. What was measured is left in
+benchmarks/released/results/NAME.json, and the model, with card and checksums, in src/transip/models/NAME.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # one core, whatever the machine has
+
+import argparse
+import json
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import measure, processor
+from transip.calculators.inference import predict_batch
+from transip.config import LabelSettings, Recipe, load
+from transip.data.dataset import Dataset, prepare
+from transip.evaluation.evaluate import budget_for, evaluate
+from transip.files import read_json, write_json
+from transip.labels.campaign import build
+from transip.labels.methods import GFN2
+from transip.model.files import amend_card, load_model
+from transip.model.hub import release
+from transip.model.potential import Potential
+from transip.model.released import SHIPPED
+
+RESULTS = Path(__file__).parent / "results"
+TEST, TEST_RECIPE = Path("data/gfn2-300k.pack"), "recipes/data-gfn2-300k.yaml"
+AT_300_K = "neutral organics at 300 K"
+EVERYTHING = 10**9  # structures, not only those that training looked at in between
+NOT_FOR = [
+    "numbers that a publication rests on: GFN2-xTB itself is a semi-empirical method",
+    "molecules much larger than those of training, and clusters whose parts are more than a few ångström apart",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("name", help="of the model in the package")
+    parser.add_argument("--conservation", type=Path, help="result of benchmarks/simulation/conservation.py")
+    parser.add_argument("--into", type=Path, default=SHIPPED, help="folder of released models")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not TEST.exists():
+        build(load(LabelSettings, TEST_RECIPE), TEST)
+    model = load_model(arguments.run)
+    data = load(Recipe, arguments.run / "recipe.yaml").data
+    train, validation = prepare(data.model_copy(update={"max_validation": EVERYTHING}))
+    test = Dataset.open([TEST])
+    test = test.select(np.flatnonzero(~np.isin(test.compositions(), train.compositions())))
+    domains, symmetry = errors(model, {"": validation, AT_300_K: test})
+    conserved = conservation(arguments.conservation, arguments.run) if arguments.conservation else {}
+    folder = release(model, arguments.into / arguments.name)
+    amend_card(folder, domains=domains, conservation=conserved, not_for=NOT_FOR)
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": f"one core of {processor()}",
+        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "tblite")},
+        "model": arguments.name,
+        "parameters": model.num_parameters,
+        "megabytes": sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
+        "level_of_theory": model.card["level_of_theory"],
+        "elements": len(model.card["elements"]),
+        "training": model.card["training"],
+        "train_structures": len(train),
+        "domains": domains,
+        "symmetry": symmetry,
+        "conservation": conserved,
+        "cost": cost(model, test),
+    }
+    write_json(arguments.output / f"{arguments.name}.json", result)
+    print(json.dumps(result, indent=1))
+
+
+def errors(model: Potential, sets: dict[str, Dataset]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics by name of the set or, for the set without a name, by domain; and rotation errors by name of the set."""
+    domains: dict[str, Any] = {}
+    symmetry: dict[str, Any] = {}
+    for name, data in sets.items():
+        found = evaluate(model, data, batch=budget_for(data))
+        domains |= {name: found.overall} if name else found.domains
+        assert found.symmetry is not None
+        symmetry[name or "held out"] = {key: value for key, value in found.symmetry.items() if key != "layers"}
+    return domains, symmetry
+
+
+def conservation(path: Path, run: Path) -> dict[str, str]:
+    """What a conservation run found about this model, in words.
+
+    Raises:
+        SystemExit: it is about other models.
+    """
+    rows = {Path(row["model"]): row for row in read_json(path)["models"]}
+    if run not in rows:
+        sys.exit(f"{path} is about {', '.join(map(str, rows))}, not about {run}")
+    row = rows[run]
+    drift = f"mean {row['mean_drift_mev_per_atom_per_ps']:.3g}, largest {row['largest_drift_mev_per_atom_per_ps']:.3g}"
+    what = f"NVE of {len(row['molecules'])} unseen molecules, {row['picoseconds']:g} ps at 300 K in steps of 0.5 fs"
+    return {what: f"{row['broken']} broken; energy drift {drift} meV/atom/ps"}
+
+
+def cost(model: Potential, data: Dataset) -> dict[str, Any]:
+    """Milliseconds for energies and forces of one molecule, and of one among 64, ours and GFN2-xTB's."""
+    middle = np.argsort(data.counts, kind="stable")[len(data) // 2 :][:64]
+    structures = [data.structure(int(i)) for i in middle]
+    one = structures[0]
+    limits = {"repeats": 20, "seconds": 30.0}
+    alone = measure(lambda: predict_batch(model, [one]), **limits)
+    together = measure(lambda: predict_batch(model, structures), **limits)
+    reference = measure(lambda: GFN2(one.numbers, one.charge, one.spin)(one.positions), **limits)
+    return {
+        "atoms": len(one),
+        "one_milliseconds": alone["milliseconds"],
+        "one_of_64_milliseconds": together["milliseconds"] / len(structures),
+        "gfn2_milliseconds": reference["milliseconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

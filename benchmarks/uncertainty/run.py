@@ -1,0 +1,188 @@
+"""How well spreads over rotations, models and both foretell errors on molecules that no model has seen.
+
+    python benchmarks/uncertainty/run.py MODEL MODEL ... [--data PACK ...] [--elsewhere PACK ...] [--output DIR]
+
+Without --data, on what the recipe of the first run held out; all models must have held out the same. The maps from
+spread to uncertainty are fitted on one half of the compositions and tested on the other, for many splits. What maps
+fitted to all of them are worth on molecules of another kind is measured with --elsewhere. Leaves uncertainty.json and
+uncertainty.png in DIR (benchmarks/uncertainty/results).
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.progress import track
+from scipy.stats import spearmanr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
+from transip.data.dataset import Dataset
+from transip.evaluation.calibrate import Spreads, measure, uncalibrated
+from transip.evaluation.evaluate import budget_for, held_out
+from transip.files import atomic_path, write_json
+from transip.model.calibration import LEVELS, ErrorMap
+
+KINDS = {"forces": "forces, eV/Å", "energy": "energies, eV"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--data", nargs="*", type=Path, default=[])
+    parser.add_argument("--elsewhere", nargs="*", type=Path, default=[], help="packs of another kind of molecules")
+    parser.add_argument("--average", type=int, default=12)
+    parser.add_argument("--splits", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    models, average = arguments.models, arguments.average
+    data = held_out(models[0], arguments.data)
+    elsewhere = Dataset.open(arguments.elsewhere) if arguments.elsewhere else None
+    ways = {
+        f"{average} rotations": (models[:1], average),
+        f"{len(models)} models": (models, None),
+        f"{len(models)} models × {average} rotations": (models, average),
+    }
+    found, rows = {}, []
+    for name, (members, rotations) in track(ways.items(), "uncertainty", len(ways)):
+        predictor = uncalibrated(members, rotations, arguments.device)
+        found[name] = measure(predictor, data, budget_for(data))
+        passes = len(members) * (rotations or 1)
+        rows.append({"spread": name, "forward_passes": passes, **summary(found[name], arguments.splits)})
+        if elsewhere is not None:
+            rows[-1]["elsewhere"] = transferred(found[name], measure(predictor, elsewhere, budget_for(elsewhere)))
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "models": [str(model) for model in models],
+        "structures": len(data),
+        "atoms": int(data.counts.sum()),
+        "compositions": len(np.unique(data.compositions())),
+        "elsewhere": [str(path) for path in arguments.elsewhere],
+        "seeds": f"splits 0 to {arguments.splits - 1}",
+        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
+        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "scipy")},
+        "rows": rows,
+    }
+    write_json(arguments.output / "uncertainty.json", result)
+    plot(found, rows, arguments.output / "uncertainty.png")
+    print(json.dumps(rows, indent=1))
+
+
+def summary(found: Spreads, splits: int) -> dict[str, Any]:
+    """Correlations on all structures, coverage on the halves that the maps were not fitted to."""
+    maps = [fitted_and_tested(found, seed) for seed in range(splits)]
+    return {
+        "force_error_length_mev_per_angstrom": 1e3 * float(found.forces_error.mean()),
+        "energy_mae_mev_per_atom": 1e3 * float((found.energy_error / found.counts).mean()),
+        "spearman_forces_per_atom": correlation(found.forces_std, found.forces_error),
+        "spearman_forces_per_structure": correlation(*(rms(found, kind) for kind in ("forces_std", "forces_error"))),
+        "spearman_largest_force_error": correlation(*(top(found, kind) for kind in ("forces_std", "forces_error"))),
+        "spearman_energy": correlation(found.energy_std, found.energy_error),
+        "coverage": {
+            kind: {str(level): statistics([split[kind].coverage[str(level)] for split in maps]) for level in LEVELS}
+            for kind in KINDS
+        },
+        "map_of_split_0": {kind: maps[0][kind].model_dump(exclude={"coverage", "spearman"}) for kind in KINDS},
+        "coverage_by_fifth_of_spread": {kind: by_fifth(found, kind, splits) for kind in KINDS},
+    }
+
+
+def fitted_and_tested(found: Spreads, seed: int) -> dict[str, ErrorMap]:
+    fitted, other = found.halves(seed)
+    return {kind: ErrorMap.fit(*pair(fitted, kind)).tested(*pair(other, kind)) for kind in KINDS}
+
+
+def transferred(found: Spreads, other: Spreads) -> dict[str, Any]:
+    """What maps fitted to `found` are worth on molecules of another kind."""
+    maps = {kind: ErrorMap.fit(*pair(found, kind)).tested(*pair(other, kind)) for kind in KINDS}
+    return {
+        "structures": len(other.counts),
+        "force_error_length_mev_per_angstrom": 1e3 * float(other.forces_error.mean()),
+        "energy_mae_mev_per_atom": 1e3 * float((other.energy_error / other.counts).mean()),
+        **{kind: {"spearman": one.spearman, "coverage": one.coverage} for kind, one in maps.items()},
+    }
+
+
+def by_fifth(found: Spreads, kind: str, splits: int) -> list[float]:
+    """% within the 68 % uncertainty among the smallest, …, largest spreads of the other half; mean over splits."""
+    shares = []
+    for seed in range(splits):
+        fitted, other = found.halves(seed)
+        spread, error = pair(other, kind)
+        within = error <= ErrorMap.fit(*pair(fitted, kind))(spread)
+        shares.append([100 * part.mean() for part in np.array_split(within[spread.argsort()], 5)])
+    return np.mean(shares, 0).round(1).tolist()
+
+
+def statistics(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std_over_splits": float(np.std(values))}
+
+
+def pair(found: Spreads, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    return getattr(found, f"{kind}_std"), getattr(found, f"{kind}_error")
+
+
+def rms(found: Spreads, name: str) -> np.ndarray:
+    return np.sqrt(np.add.reduceat(getattr(found, name) ** 2, first_atoms(found)) / found.counts)
+
+
+def top(found: Spreads, name: str) -> np.ndarray:
+    return np.maximum.reduceat(getattr(found, name), first_atoms(found))
+
+
+def first_atoms(found: Spreads) -> np.ndarray:
+    return np.cumsum(found.counts) - found.counts
+
+
+def correlation(spread: np.ndarray, error: np.ndarray) -> float:
+    return float(spearmanr(spread, error).statistic)
+
+
+def plot(found: dict[str, Spreads], rows: list[dict[str, Any]], target: Path) -> None:
+    """For each spread: force error against uncertainty, energy error against uncertainty, reliability."""
+    figure, panels = plt.subplots(len(found), 3, figsize=(12, 3.7 * len(found)), layout="constrained", squeeze=False)
+    for (name, spreads), row, line in zip(found.items(), rows, panels, strict=True):
+        fitted, other = spreads.halves(0)
+        for axes, (kind, label) in zip(line, KINDS.items(), strict=False):
+            uncertainty, error = ErrorMap.fit(*pair(fitted, kind))(pair(other, kind)[0]), pair(other, kind)[1]
+            limits = [float(np.quantile(np.concatenate([uncertainty, error]), q)) for q in (0.005, 0.999)]
+            inside = (error > limits[0]) & (uncertainty > limits[0])
+            axes.hexbin(
+                uncertainty[inside], error[inside], xscale="log", yscale="log", gridsize=40, mincnt=1, bins="log"
+            )
+            axes.plot(limits, limits, color="red", lw=1)
+            axes.set(xlim=limits, ylim=limits, xlabel=f"uncertainty (68 %) of {label}", ylabel="error")
+        line[0].set_title(f"{name}: Spearman {row['spearman_forces_per_atom']:.2f}")
+        line[1].set_title(f"Spearman {row['spearman_energy']:.2f}")
+        for kind in KINDS:
+            coverage = row["coverage"][kind]
+            line[2].errorbar(
+                LEVELS,
+                [coverage[str(level)]["mean"] for level in LEVELS],
+                [coverage[str(level)]["std_over_splits"] for level in LEVELS],
+                fmt="o-",
+                capsize=3,
+                label=kind,
+            )
+        line[2].plot([40, 100], [40, 100], color="red", lw=1)
+        line[2].set(xlabel="nominal coverage, %", ylabel="found on other compositions, %", title="reliability")
+        line[2].legend()
+    with atomic_path(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

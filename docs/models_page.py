@@ -1,0 +1,129 @@
+"""Writes results/models.md: the models in the package, from benchmarks/released and benchmarks/simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGES, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks"
+CONSERVATION = BENCHMARKS / "simulation" / "results" / "conservation.json"
+VIBRATIONS = BENCHMARKS / "simulation" / "results" / "vibrations.json"
+
+Result = dict[str, Any]
+
+INTRODUCTION = """# The models in the package
+
+Trained on GFN2-xTB energies and forces (`recipes/data-gfn2.yaml`), hence at best as good as GFN2-xTB, on one CPU core.
+They are there to begin with at once, to try programs with, and to be fine-tuned:
+
+```pycon
+>>> from transip import TransIPCalculator
+>>> atoms.calc = TransIPCalculator("{first}")
+```
+
+`transip models` lists them; each has a card, in the package beside its weights, that says what it is not for.
+Errors are those on compositions that were held out of training; *neutral organics at 300 K* were drawn apart from the
+training data. The cost is that of energies and forces of one molecule in Python on one core, beside GFN2-xTB's own.
+"""
+COLUMNS = {
+    "structures": ("structures", 1, 0),
+    "force MAE, meV/Å": ("force_mae", 1e3, 1),
+    "force cosine": ("force_cosine", 1, 3),
+    "energy MAE, meV/atom": ("energy_mae_per_atom", 1e3, 2),
+}
+
+
+def write() -> None:
+    """Write the page."""
+    PAGES.mkdir(exist_ok=True)
+    paths = sorted((BENCHMARKS / "released" / "results").glob("*.json"))
+    models = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if not models:
+        (PAGES / "models.md").write_text("# The models in the package\n\nThere is none yet.\n", encoding="utf-8")
+        return
+    lines = [INTRODUCTION.format(first=models[0]["model"])]
+    for model in models:
+        lines += section(model)
+    lines += conservation() + vibrations()
+    (PAGES / "models.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def section(model: Result) -> list[str]:
+    """What was measured of one model."""
+    cost, training = model["cost"], model["training"]
+    turned = [f"{1e3 * found['force_rotation_error']:.1f} meV/Å ({name})" for name, found in model["symmetry"].items()]
+    return [
+        f"## {model['model']}",
+        "",
+        f"{model['parameters']:,} parameters, {model['megabytes']:.1f} MB; {model['elements']} elements, "
+        f"{model['train_structures']:,} training structures, {training['step']:,} steps, "
+        f"{training['forward_passes']:,.0f} forward passes. Forces change by {', '.join(turned)} when a molecule is "
+        f"turned. A molecule of {cost['atoms']} atoms takes {cost['one_milliseconds']:.1f} ms, "
+        f"{cost['one_of_64_milliseconds']:.2f} ms as one of 64, and {cost['gfn2_milliseconds']:.0f} ms with GFN2-xTB.",
+        "",
+        f"| domain | {' | '.join(COLUMNS)} |",
+        "|---|" + "---|" * len(COLUMNS),
+        *(f"| {name} | {' | '.join(cells(metrics))} |" for name, metrics in model["domains"].items()),
+        "",
+        "```console",
+        f"$ {model['command']}",
+        "```",
+        "",
+    ]
+
+
+def cells(metrics: Result) -> list[str]:
+    return [f"{metrics[key] * factor:,.{digits}f}" for key, factor, digits in COLUMNS.values()]
+
+
+def conservation() -> list[str]:
+    """Dynamics at constant energy."""
+    if not CONSERVATION.exists():
+        return []
+    found = json.loads(CONSERVATION.read_text(encoding="utf-8"))
+    rows = [
+        f"| {Path(row['model']).name} | {row['forces']} | {row['picoseconds']:g} | {row['broken']} of "
+        f"{len(row['molecules'])} | {number(row['mean_drift_mev_per_atom_per_ps'])} | "
+        f"{number(row['largest_drift_mev_per_atom_per_ps'])} | {row['steps_per_second']:.0f} |"
+        for row in found["models"]
+    ]
+    return [
+        "## Conservation of energy",
+        "",
+        f"Molecules of unseen composition, relaxed, at {found['temperature_k']:g} K and constant energy, in steps of "
+        f"{found['timestep_fs']:g} fs, all as one batch. Broken: a bond longer than 1.5 times its relaxed length.",
+        "",
+        "| model | forces | ps | broken | mean drift, meV/atom/ps | largest | steps/s |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "```console",
+        *(f"$ {row['command']}" for row in found["models"]),
+        "```",
+        "",
+    ]
+
+
+def vibrations() -> list[str]:
+    """Frequencies against those of GFN2-xTB."""
+    if not VIBRATIONS.exists():
+        return []
+    found = json.loads(VIBRATIONS.read_text(encoding="utf-8"))
+    return [
+        "## Vibrations",
+        "",
+        f"Frequencies of {len(found['molecules'])} molecules of unseen composition, each method at its own minimum: "
+        f"mean absolute difference from GFN2-xTB {found['frequency_mae_cm-1']:.0f} cm⁻¹, of zero-point energies "
+        f"{found['zero_point_energy_mae_mev']:.0f} meV ({Path(found['model']).name}, {found['forces']} forces).",
+        "",
+        "```console",
+        f"$ {found['command']}",
+        "```",
+        "",
+    ]
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

@@ -1,0 +1,118 @@
+"""Writes the tables of explanation/promises.md from benchmarks/robustness/results: none of their figures is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGES, RESULTS = HERE / "results", HERE.parent / "benchmarks" / "robustness" / "results"
+
+Result = dict[str, Any]
+
+
+def write() -> None:
+    """Write results/robustness-*.txt, which the page includes."""
+    PAGES.mkdir(exist_ok=True)
+    for name, lines in tables().items():
+        (PAGES / f"robustness-{name}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def tables() -> dict[str, list[str]]:
+    """Lines of each table by the name of its results."""
+    lines = {}
+    for name, table in {"kill": kill_table, "fuzz": fuzz_table, "soak": soak_table}.items():
+        path = RESULTS / f"{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        lines[name] = ["Not measured yet."] if found is None else table(found)
+    return lines
+
+
+def kill_table(found: dict[str, Result]) -> list[str]:
+    """A row per command."""
+    rows = [
+        "| command | its renames and removals | kills beside one | kills at random | survived |",
+        "|---|---|---|---|---|",
+    ]
+    totals = [0, 0, 0]
+    for name, result in found.items():
+        kills, survived = result["kills"], result["survived"]
+        random = kills["at a random moment"]
+        counts = (sum(kills.values()) - random, random, survived)
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        beside, random, survived = counts
+        rows.append(f"| `{name}` | {result['renames_and_removals']} | {beside} | {random} | {survived} |")
+    beside, random, survived = totals
+    rows.append(f"| all | | {beside:,} | {random:,} | **{survived:,} of {beside + random:,}** |")
+    return [*rows, *origin(next(iter(found.values())))]
+
+
+def fuzz_table(found: Result) -> list[str]:
+    """A row per format."""
+    rows = ["| format | inputs | read | refused | findings |", "|---|---|---|---|---|"]
+    names = {
+        "db": "ASE database, SQLite",
+        "json": "ASE database, JSON",
+        "recipe": "recipe, YAML",
+        "model": "model folder",
+    }
+    for name, result in found["formats"].items():
+        rows.append(f"| {names.get(name, name)} | {result['inputs']:,} | {counts(result)} |")
+    every = found["formats"].values()
+    read, refused, others = (sum(column) for column in zip(*map(outcomes, every), strict=True))
+    rows.append(f"| all | **{found['inputs']:,}** | {read:,} | {refused:,} | **{others:,}** |")
+    limits, asked = found["limits"], int(found["command"].split("--inputs ")[1].split()[0]) * len(found["formats"])
+    stopped = f" The run was stopped; it was to be {asked:,} inputs." if found["inputs"] < asked else ""
+    return [
+        *rows,
+        "",
+        f"An input may take {limits['seconds']:.0f} s of processor time and {limits['bytes'] >> 30} GiB.{stopped}",
+        *origin(found),
+    ]
+
+
+def counts(result: Result) -> str:
+    return " | ".join(f"{count:,}" for count in outcomes(result))
+
+
+def outcomes(result: Result) -> tuple[int, int, int]:
+    """Inputs that were read, refused, and anything else."""
+    found = result["outcomes"]
+    read, refused = found.get("ok", 0), found.get("refused", 0)
+    return read, refused, result["inputs"] - read - refused
+
+
+def soak_table(found: Result) -> list[str]:
+    """What the two long processes have shown."""
+    train, md = found["train"], found["md"]
+    rows = [
+        "| | training | dynamics |",
+        "|---|---|---|",
+        f"| length | {train['minutes']:g} minutes, {train['steps']:,} steps, killed at half of it and resumed "
+        f"| {md['seconds'] / 60:.1f} minutes, {md['steps']:,} steps |",
+        f"| memory, mean of the later half, MB | {memory(train, 'mean_mb', 0)} | {memory(md, 'mean_mb', 0)} |",
+        f"| its slope, MB an hour | {memory(train, 'slope_mb_per_hour', 1)} | {memory(md, 'slope_mb_per_hour', 1)} |",
+        f"| flat | {flat(train)} | {flat(md)} |",
+        f"| written | {train['lines']:,} lines, {train['log_bytes_per_step']:.0f} bytes a step "
+        f"| {md['frames']:,} of {md['frames_expected']:,} frames |",
+        f"| missing, doubled, not finite | {train['missing_lines']}, {train['doubled_lines']}, "
+        f"{train['numbers_not_finite']} | {md['frames_expected'] - md['frames']} missing |",
+    ]
+    return [*rows, *origin(found)]
+
+
+def memory(found: Result, key: str, digits: int) -> str:
+    """Of each process of a run."""
+    return ", ".join(f"{process[key]:,.{digits}f}" for process in found["memory"])
+
+
+def flat(found: Result) -> str:
+    return "yes" if all(process["flat"] for process in found["memory"]) else "**no**"
+
+
+def origin(found: Result) -> list[str]:
+    """How the figures came about."""
+    versions = found["versions"]
+    on = f", {found['hardware']}" if "hardware" in found else ""
+    return ["", f"`{found['command']}`; transip {versions['transip']}, torch {versions['torch']}{on}."]

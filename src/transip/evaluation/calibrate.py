@@ -1,0 +1,163 @@
+"""`transip calibrate`: what the spread of predictions says about their errors on molecules that no model has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from rich.table import Table
+from torch import nn
+
+from transip.calculators.inference import Models, predictor_of, prepare
+from transip.config import BatchSettings
+from transip.data.dataset import Dataset
+from transip.data.sampler import batches_in_order
+from transip.data.store import atoms_of
+from transip.errors import InputError
+from transip.evaluation.evaluate import budget_for, held_out, predictions
+from transip.files import claimed
+from transip.model.calibration import LEVELS, Calibration, ErrorMap
+from transip.model.files import amend_card, load_model, model_folder
+from transip.model.released import CONFIG
+from transip.symmetry.average import Averaged
+from transip.symmetry.committee import Calibrated, identity
+
+
+@dataclass(frozen=True, eq=False)
+class Spreads:
+    """Spreads of predictions, and how far these were off.
+
+    Attributes:
+        counts: atoms of each structure, (structures,).
+        compositions: an id per structure, shared by those of the same atoms, (structures,).
+        energy_std: eV, (structures,).
+        energy_error: absolute, eV, (structures,).
+        forces_std: eV/Å, (atoms,).
+        forces_error: length of each force's error, eV/Å, (atoms,).
+    """
+
+    counts: Int64[np.ndarray, "structures"]
+    compositions: Int64[np.ndarray, "structures"]
+    energy_std: Float64[np.ndarray, "structures"]
+    energy_error: Float64[np.ndarray, "structures"]
+    forces_std: Float64[np.ndarray, "atoms"]
+    forces_error: Float64[np.ndarray, "atoms"]
+
+    def select(self, chosen: Bool[np.ndarray, "structures"]) -> Spreads:
+        """Those of the `chosen` structures."""
+        atoms = np.repeat(chosen, self.counts)
+        return Spreads(
+            **{name: values[atoms if name.startswith("forces") else chosen] for name, values in vars(self).items()}
+        )
+
+    def halves(self, seed: int) -> tuple[Spreads, Spreads]:
+        """Two halves of the compositions, at random.
+
+        Raises:
+            InputError: there is one composition only.
+        """
+        ids, member = np.unique(self.compositions, return_inverse=True)
+        if len(ids) < 2:
+            raise InputError("one composition cannot be split", remedy="calibrate on more molecules")
+        first = np.isin(member, np.random.default_rng(seed).permutation(len(ids))[: len(ids) // 2])
+        return self.select(first), self.select(~first)
+
+
+def calibrate(
+    model: str | Path,
+    packs: Sequence[str | Path] = (),
+    *,
+    committee: Sequence[str | Path] = (),
+    average: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Calibration:
+    """Measure what spreads say about errors, and keep it in the card of `model`, where calculators find it.
+
+    Fitted on one half of the compositions, tested on the other. A calibration of the same models and orientations
+    that `model` had before is replaced.
+
+    Args:
+        model: folder of a model.
+        packs: labelled structures of compositions that no model was trained on; none: what the recipe of the run
+            `model` held out.
+        committee: further models.
+        average: number of orientations to average over.
+        device: torch device.
+        seed: of the split.
+
+    Raises:
+        InputError: a model or the data cannot be used, or predictions have no spread or always the same.
+    """
+    if not committee and average is None:
+        raise InputError(
+            "one model in one orientation has no spread to calibrate",
+            where=str(model),
+            remedy="average over rotations (--average 12), or name more models (--committee)",
+        )
+    if not Path(model).exists():
+        raise InputError(
+            "is not a folder of yours, and what is found is kept with the model",
+            where=str(model),
+            remedy="copy the model's folder and name the copy",
+        )
+    data = held_out(model, packs)
+    with claimed(model_folder(model) / CONFIG):
+        predictor = uncalibrated([model, *committee], average, device)
+        found = measure(predictor, data, budget_for(data))
+        calibration = fit(found, predictor, seed)
+        before = load_model(model).card.get("calibrations", [])
+        same = (calibration.members, calibration.rotations)
+        others = [one for one in before if (one["members"], one["rotations"]) != same]
+        amend_card(model, calibrations=[*others, calibration.model_dump()])
+    return calibration
+
+
+def uncalibrated(models: Models, average: int | None, device: str = "cpu") -> nn.Module:
+    """What predicts with `models`, without the uncertainties that may have been measured before."""
+    predictor = predictor_of(prepare(models, device, "float32"), average)
+    return predictor.model if isinstance(predictor, Calibrated) else predictor
+
+
+def measure(model: nn.Module, data: Dataset, batch: BatchSettings) -> Spreads:
+    """Spreads and errors of `model`, whose predictions are `Averaged`, on `data`."""
+    first = np.cumsum(data.counts) - data.counts
+    energies, forces = np.empty((2, len(data))), np.empty((2, int(data.counts.sum())))
+    for indices, labelled, found in predictions(model, data, batches_in_order(data.counts, batch)):
+        assert isinstance(found, Averaged) and labelled.energy is not None and labelled.forces is not None
+        atoms = atoms_of(first[indices], data.counts[indices])
+        energies[:, indices] = torch.stack([found.energy_std, (found.energy - labelled.energy).abs()]).cpu()
+        forces[:, atoms] = torch.stack([found.forces_std, (found.forces - labelled.forces).norm(dim=-1)]).cpu()
+    if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
+        raise InputError("the models predict NaN or infinite numbers", remedy="use other models or data")
+    return Spreads(data.counts, data.compositions(), *energies, *forces)
+
+
+def fit(found: Spreads, model: nn.Module, seed: int) -> Calibration:
+    """The calibration of `model` by what `measure` has found."""
+    fitted, other = found.halves(seed)
+    maps = {
+        "energy": ErrorMap.fit(fitted.energy_std, fitted.energy_error).tested(other.energy_std, other.energy_error),
+        "forces": ErrorMap.fit(fitted.forces_std, fitted.forces_error).tested(other.forces_std, other.forces_error),
+    }
+    members, rotations = identity(model)
+    return Calibration(members=members, rotations=rotations, structures=len(fitted.counts), **maps)
+
+
+def table(calibration: Calibration) -> Table:
+    """A table for the terminal."""
+    title = f"{len(calibration.members)} models, {calibration.rotations} orientations"
+    caption = f"fitted to {calibration.structures:,} structures, tested on other compositions"
+    found = Table(title=title, caption=caption, caption_justify="left")
+    found.add_column("error of")
+    for heading in ("rank\ncorrelation", "uncertainty", *(f"within\n{level} %" for level in LEVELS)):
+        found.add_column(heading, justify="right")
+    for name, fitted in (("forces, per atom", calibration.forces), ("energies", calibration.energy)):
+        formula = f"{fitted.factor:.3g} × spread^{fitted.exponent:.2f}"
+        shares = (f"{fitted.coverage[str(level)]:.1f} %" for level in LEVELS)
+        found.add_row(name, f"{fitted.spearman:.2f}", formula, *shares)
+    return found

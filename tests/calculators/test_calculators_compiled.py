@@ -1,0 +1,44 @@
+"""A compiled calculator predicts what one predicts that is not."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import numpy as np
+import torch
+from ase.build import molecule
+
+from transip import TransIPCalculator
+from transip.config import ModelSettings
+from transip.model.potential import Potential
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = Potential(ModelSettings(size="XS", depth=1, convolutions=1, forces="gradient"), torch.zeros(87).double(), 1.0)
+for parameter in model.parameters():
+    if not parameter.any():
+        torch.nn.init.normal_(parameter, std=0.1)
+for name in ("CH3OH", "C6H6"):
+    atoms = molecule(name)
+    found = []
+    for compile in (False, True):
+        atoms.calc = TransIPCalculator(model, charge=0, spin=1, unseen="ignore", compile=compile)
+        found.append((atoms.get_potential_energy(), atoms.get_forces()))
+    (energy, forces), (compiled_energy, compiled_forces) = found
+    assert np.abs(forces).max() > 0.01
+    np.testing.assert_allclose(compiled_energy, energy, rtol=1e-6)
+    np.testing.assert_allclose(compiled_forces, forces, atol=1e-5 * np.abs(forces).max())
+    assert atoms.calc.model._compiled_call_impl is not None
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_the_same_energies_and_forces():
+    """In a process of its own: the shape checks that all tests run under cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
