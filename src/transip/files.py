@@ -152,6 +152,13 @@ def _lock(handle: FileIO) -> bool:
     return True
 
 
+def write_all(handle: FileIO, text: str) -> None:
+    """Write all of `text` to an unbuffered file, at once unless the disk fills up, as an `OSError` then says."""
+    left = memoryview(text.encode())
+    while left:
+        left = left[handle.write(left) :]
+
+
 def write_text(target: str | Path, text: str) -> None:
     """Write `text` to `target` atomically."""
     with atomic_path(target) as partial:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from test_training_processes import launch
-from test_training_resume import Killed, assert_same, kill_at, state
+from test_training_resume import killed_and_resumed
 
 from toy import TINY, pair_energy, read_metrics, toy_recipe, toy_settings
 from transip.batch import Batch
@@ -312,16 +312,6 @@ def test_five_steps_and_five_more_are_ten_bit_for_bit(start, packs, toy_packs, t
 @pytest.mark.filterwarnings("ignore:.*do not occur")
 def test_references_that_were_fitted_again_survive_a_kill(start, packs, toy_packs, tmp_path, monkeypatch):
     killed_and_resumed(toy_recipe(toy_packs, changes(start, packs[1])), tmp_path, monkeypatch)
-
-
-def killed_and_resumed(recipe, tmp_path, monkeypatch) -> None:
-    train(recipe, tmp_path / "whole", progress=False)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, 8)
-        train(recipe, tmp_path / "killed", progress=False)
-    assert max(line["step"] for line in read_metrics(tmp_path / "killed")) == 7
-    train(recipe, tmp_path / "killed", resume=True, progress=False)
-    assert_same(state(tmp_path / "killed"), state(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(

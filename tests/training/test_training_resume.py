@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from toy import read_metrics, toy_recipe, toy_settings
+from transip.config import Recipe
 from transip.errors import InputError, InputWarning
 from transip.training import loop
 from transip.training.checkpoint import load_checkpoint
@@ -92,10 +93,8 @@ def assert_same(found: tuple, expected: tuple) -> None:
     assert metrics == metrics_
 
 
-@pytest.mark.parametrize("changes", OBJECTIVES.values(), ids=OBJECTIVES.keys())
-def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, toy_pool, tmp_path, monkeypatch, changes):
-    pool = {"data.unlabelled": [str(toy_pool)]} if "training.batch.unlabelled" in changes else {}
-    recipe = toy_recipe(toy_packs, {**changes, **pool})
+def killed_and_resumed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies at step 8 and goes on from its checkpoint ends as one that was let alone."""
     train(recipe, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
@@ -103,6 +102,12 @@ def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, toy_pool, tmp_p
     assert max(line["step"] for line in read_metrics(tmp_path / "killed")) == 7
     train(recipe, tmp_path / "killed", resume=True, progress=False)
     assert_same(state(tmp_path / "killed"), state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("changes", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, toy_pool, tmp_path, monkeypatch, changes):
+    pool = {"data.unlabelled": [str(toy_pool)]} if "training.batch.unlabelled" in changes else {}
+    killed_and_resumed(toy_recipe(toy_packs, {**changes, **pool}), tmp_path, monkeypatch)
 
 
 def test_a_budget_of_minutes_is_continued_bit_for_bit(toy_packs, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from transip.calculators.scope import Uncertain, Unseen
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
-from transip.files import claimed, unwritable
+from transip.files import claimed, unwritable, write_all
 from transip.structure import Structure, rigid_motions
 
 Ensemble = Literal["nve", "nvt"]
@@ -247,10 +247,9 @@ def _trajectory(output: Path) -> Iterator[tuple[Any, Path]]:
     def write(frame: ase.Atoms) -> None:
         text = io.StringIO()
         write_extxyz(text, [frame])
-        begin, left = handle.tell(), memoryview(text.getvalue().encode())
+        begin = handle.tell()
         try:
-            while left:
-                left = left[handle.write(left) :]
+            write_all(handle, text.getvalue())
         except OSError:
             handle.truncate(begin)  # whole frames only
             raise

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from transip.files import unwritable, write_text
+from transip.files import unwritable, write_all, write_text
 
 
 class MetricsFile:
@@ -42,10 +42,8 @@ class MetricsFile:
         Raises:
             InputError: the disk is full.
         """
-        left = memoryview((json.dumps(line) + "\n").encode())
         try:
-            while left:
-                left = left[self._handle.write(left) :]
+            write_all(self._handle, json.dumps(line) + "\n")
         except OSError as error:
             raise unwritable(self._path, error, "the last checkpoint is kept") from error
 
