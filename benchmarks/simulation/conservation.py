@@ -30,6 +30,7 @@ from ase.data import covalent_radii
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.calculators.ase import TransIPCalculator
+from transip.calculators.inference import prepare
 from transip.calculators.md import batched_nve, energy_drift
 from transip.calculators.predict import counted
 from transip.calculators.relax import relax
@@ -89,9 +90,8 @@ def unlike(data: Dataset, number: int) -> list[Structure]:
 
 
 def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace) -> dict[str, Any]:
-    calculator = TransIPCalculator(
-        model, device=arguments.device, dtype=arguments.dtype, unseen="ignore", compile=arguments.compile
-    )
+    precision = {"device": arguments.device, "dtype": arguments.dtype}
+    calculator = TransIPCalculator(model, **precision, unseen="ignore")
     settings = {"fmax": 0.05, "steps": 300}
     direct = calculator.model.settings.forces == "direct"
     optimizer = "FIRE" if direct else "LBFGS"
@@ -99,8 +99,9 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
         warnings.simplefilter("ignore")
         relaxed = [relax(one, calculator, optimizer=optimizer, **settings)[0] for one in sample]
     steps = round(1000 * arguments.picoseconds / TIMESTEP)
+    network = prepare(model, **precision, compile=arguments.compile)  # for the one shape of this batch
     frames = batched_nve(
-        calculator.model, relaxed, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
+        network, relaxed, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
         interval=INTERVAL, seed=SEED,
     )  # fmt: skip
     begin = time.perf_counter()

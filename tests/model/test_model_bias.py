@@ -54,6 +54,17 @@ def test_one_block_from_the_table(distance):
         assert error[near].abs().max() < 5e-6 * expected[near].abs().max()
 
 
+def test_slopes_from_the_table_are_those_of_the_function(distance):
+    torch.manual_seed(0)
+    block = learned(4, torch.float32)
+    upstream = torch.randn(len(distance), 4, *distance.shape[1:], dtype=torch.float64)
+    exact = distance.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(by_definition(block, exact), exact, upstream)
+    single = distance.float().requires_grad_()
+    (found,) = torch.autograd.grad(DistanceBiases([block], Gaussians(*SPREAD)).of(single, 0), single, upstream.float())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_float64_needs_no_table(distance):
     torch.manual_seed(0)
     blocks = [learned(4, torch.float64) for _ in range(2)]
@@ -68,8 +79,9 @@ def test_no_gaussian_is_subnormal(distance):
     assert values.min() > 1e3 * torch.finfo(torch.float32).tiny and values.min() < 1e-20
 
 
-def test_forces_from_the_table_are_those_from_the_product(make_model, make_structure, monkeypatch):
-    model = make_model(dtype=torch.float32)
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_forces_from_the_table_are_those_from_the_product(make_model, make_structure, monkeypatch, forces):
+    model = make_model(forces=forces, dtype=torch.float32)
     batch = Batch.collate([make_structure(count, seed=count) for count in (30, 12)])
     with torch.no_grad():
         expected = model(batch)

@@ -6,7 +6,7 @@ import torch
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.model import pairs
-from transip.model.pairs import Neighbourhood, PairFeatures
+from transip.model.pairs import Neighbourhood, PairFeatures, Pairs
 
 
 @pytest.fixture
@@ -41,14 +41,39 @@ def test_gathered_neighbours_train_like_dense_ones(make_model, batch, monkeypatc
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(("at_once", "linear"), [(2**18, False), (128, True)])
+def test_gradient_forces_of_a_large_molecule_do_not_keep_its_pairs(
+    make_model, make_structure, monkeypatch, at_once, linear
+):
+    """Nothing that waits for the backward pass is as large as all pairs, if they are looked at in parts."""
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
+    model, largest, atoms = make_model(forces="gradient"), 0, 200
+
+    def watch(saved: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, saved.numel())
+        return saved
+
+    batch = Batch.collate([make_structure(atoms)], torch.float64)
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(watch, lambda saved: saved):
+        model(batch)
+    assert (largest < atoms**2) == linear
+
+
 def test_parts_cover_every_atom_once(monkeypatch):
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 70)
     positions = torch.randn(2, 10, 3)
-    with torch.no_grad():
-        parts = PairFeatures(ModelSettings(size="XS"))(positions, torch.ones(2, 10, dtype=torch.bool))
-        for _ in range(2):  # made anew for every block
-            looking = [part.looking for part in parts]
-            assert [i for part in looking for i in range(part.start, part.stop)] == list(range(10))
+    looking: list[slice] = []
+
+    def distances(part: Pairs) -> torch.Tensor:
+        looking.append(part.looking)
+        return part.distance.mT
+
+    parts = PairFeatures(ModelSettings(size="XS"))(positions, torch.ones(2, 10, dtype=torch.bool), frugal=True)
+    for _ in range(2):  # made anew for every block
+        looking.clear()
+        torch.testing.assert_close(parts.look(distances), torch.cdist(positions, positions), rtol=0, atol=2e-3)
+        assert [i for part in looking for i in range(part.start, part.stop)] == list(range(10))
     assert len(looking) == 4
 
 

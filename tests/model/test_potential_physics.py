@@ -206,11 +206,11 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
     ("preset", "size", "count"),
     [
         ("default", "XS", 361_044),
-        ("default", "S", 1_522_036),
+        ("default", "S", 1_125_284),
         ("default", "M", 22_442_900),
         ("default", "L", 116_262_020),
         ("paper", "XS", 226_500),
-        ("paper", "S", 1_270_980),
+        ("paper", "S", 874_756),
         ("paper", "M", 21_890_692),
         ("paper", "L", 115_750_660),
     ],

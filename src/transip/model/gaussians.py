@@ -21,5 +21,15 @@ class Gaussians(nn.Module):
 
     def forward(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs K"]:
         """One feature per Gaussian."""
-        scaled = (distance[..., None] - self.centers) * (math.sqrt(0.5 / math.log(2)) / self.step)
-        return scaled.square().neg().clamp(min=FAINT).exp2()
+        return self._scaled(distance).square().neg().clamp(min=FAINT).exp2()
+
+    def derivative(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs K"]:
+        """Of each feature with respect to the distance."""
+        return self(distance) * self._scaled(distance) * (-2 * math.log(2) * self._per_distance)
+
+    def _scaled(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs K"]:
+        return (distance[..., None] - self.centers) * self._per_distance
+
+    @property
+    def _per_distance(self) -> float:
+        return math.sqrt(0.5 / math.log(2)) / self.step

@@ -5,14 +5,12 @@ vectors (`fixed_representation`), so that they are equivariant functions of the 
 plain ones what needs two atoms to be seen.
 """
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.model.pairs import Neighbourhood, Pairs, joined
+from transip.model.pairs import EveryPair, Neighbourhood, Pairs
 
 Embedding = Float[Tensor, "atoms width"]
 
@@ -74,9 +72,9 @@ class PairForceHead(nn.Module):
         self.strength = nn.Linear(self.HIDDEN, 1, bias=False)
         nn.init.zeros_(self.strength.weight)
 
-    def forward(self, embedding: Float[Tensor, "B N D"], pairs: Iterable[Pairs]) -> Float[Tensor, "B N 3"]:
+    def forward(self, embedding: Float[Tensor, "B N D"], pairs: EveryPair) -> Float[Tensor, "B N 3"]:
         """One vector per atom, in units of the model's scale per Å; embeddings and forces in the padded layout."""
-        return joined([self._of(embedding, part) for part in pairs])
+        return pairs.look(lambda part: self._of(embedding, part))
 
     def _of(self, embedding: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n 3"]:
         near = pairs.neighbours

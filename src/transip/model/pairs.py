@@ -7,12 +7,14 @@ are seen, n atoms that look, M neighbours, H heads, K features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from transip.config import ModelSettings
 from transip.model.bias import SPREAD, DistanceBias, DistanceBiases
@@ -103,6 +105,10 @@ class AllPairs(Pairs):
     biases: Float[Tensor, "L B H N N"] | None
     near: Neighbours | None
 
+    def look(self, see: Callable[[Pairs], Tensor]) -> Tensor:
+        """What all atoms see."""
+        return see(self)
+
     @classmethod
     def among(cls, pairs: Pairs) -> AllPairs:
         """`pairs`, which must be those of all atoms."""
@@ -131,19 +137,23 @@ class PairFeatures(nn.Module):
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
         self.neighbourhood = Neighbourhood() if settings.convolutions or settings.has_pair_forces else None
 
-    def forward(self, positions: Positions, mask: Mask | None, blocks: Sequence[DistanceBias] = ()) -> Iterable[Pairs]:
-        """Pairs of every atom: at once, or in parts that are made anew whenever they are asked for.
+    def forward(
+        self, positions: Positions, mask: Mask | None, blocks: Sequence[DistanceBias] = (), *, frugal: bool = False
+    ) -> EveryPair:
+        """Pairs of every atom.
 
         Args:
             positions: Å.
             mask: False for padding; None if there is none.
             blocks: the distance bias of each block.
+            frugal: in large molecules, forget pairs and make them anew where they are needed again. For inference: it
+                leaves first derivatives alone.
         """
         biases = DistanceBiases(blocks, self.spread) if self.spread is not None else None
-        atoms = positions.shape[1]
-        if torch.is_grad_enabled() or positions.shape[0] * atoms**2 <= PAIRS_AT_ONCE:
-            return [AllPairs.among(self.of(slice(None), positions, mask, biases))]
-        return _Parts(lambda looking: self.of(looking, positions, mask, biases), *positions.shape[:2])
+        structures, atoms = positions.shape[:2]
+        if frugal and structures * atoms**2 > PAIRS_AT_ONCE:
+            return PairsInParts(lambda looking: self.of(looking, positions, mask, biases), structures, atoms)
+        return AllPairs.among(self.of(slice(None), positions, mask, biases))
 
     def of(self, looking: slice, positions: Positions, mask: Mask | None, biases: DistanceBiases | None) -> Pairs:
         """Pairs of the `looking` atoms; angles and distances keep the positions' precision whatever autocast says."""
@@ -187,18 +197,31 @@ class Neighbourhood(nn.Module):
         return Neighbours(fade, radial, direction, (factors * radial[..., None, :]).flatten(-2), atoms)
 
 
-def joined(parts: list[Float[Tensor, "B _ *rest"]]) -> Float[Tensor, "B N *rest"]:
-    """What the parts of the looking atoms have found."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
 @dataclass(frozen=True)
-class _Parts(Iterable[Pairs]):
+class PairsInParts:
+    """Pairs of some looking atoms after others, so that memory grows with the atoms, not with their pairs.
+
+    Attributes:
+        make: pairs of these looking atoms.
+        structures: how many there are.
+        atoms: of each, padded.
+    """
+
     make: Callable[[slice], Pairs]
     structures: int
     atoms: int
 
-    def __iter__(self) -> Iterator[Pairs]:
+    def look(self, see: Callable[[Pairs], Float[Tensor, "B _ *rest"]]) -> Float[Tensor, "B N *rest"]:
+        """What all atoms see; where gradients are needed, the backward pass makes the pairs again."""
         step = max(1, PAIRS_AT_ONCE // (self.structures * self.atoms))
-        for start in range(0, self.atoms, step):
-            yield self.make(slice(start, min(start + step, self.atoms)))
+        parts = [slice(start, min(start + step, self.atoms)) for start in range(0, self.atoms, step)]
+
+        def seen(part: slice) -> Tensor:
+            return see(self.make(part))
+
+        if torch.is_grad_enabled():
+            seen = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([seen(part) for part in parts], 1)
+
+
+EveryPair = AllPairs | PairsInParts

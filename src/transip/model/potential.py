@@ -61,8 +61,8 @@ class Potential(nn.Module):
         """
         if self.force_head is None:
             return self._predict_conservative(batch, layers)
-        positions = centred(batch.positions, batch)
-        hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch)
+        positions, frugal = centred(batch.positions, batch), not torch.is_grad_enabled()
+        hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch, frugal=frugal)
         padded = self.norm(hiddens[-1])
         last = batch.flat(padded)
         forces = self.force_head(last).to(positions.dtype)
@@ -76,7 +76,9 @@ class Potential(nn.Module):
         """Embeddings after `layers`, as `forward` gives them; blocks after the deepest of them are not run."""
         layers = [layer % self.settings.depth for layer in layers]
         positions = centred(batch.positions, batch)
-        hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch, max(layers) + 1)
+        hiddens, _ = self.transformer(
+            self.embed(batch, positions), positions, batch, max(layers) + 1, frugal=not torch.is_grad_enabled()
+        )
         return tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
 
     def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
@@ -84,7 +86,7 @@ class Potential(nn.Module):
         with torch.enable_grad():
             leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
             positions = centred(leaf, batch)
-            hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch)
+            hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch, frugal=not training)
             shares = self.energy_head(self.norm(batch.flat(hiddens[-1])))
             (gradient,) = torch.autograd.grad(shares.sum(), leaf, create_graph=training)
         if not training:

@@ -4,7 +4,7 @@ Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), D
 """
 
 import math
-from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import cast
 
@@ -17,7 +17,7 @@ from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.model.bias import DistanceBias
 from transip.model.convolution import Convolution
-from transip.model.pairs import PairFeatures, Pairs, joined
+from transip.model.pairs import EveryPair, PairFeatures
 from transip.model.rotary import Phases, RotaryCoordinates, all_phases, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
@@ -39,7 +39,9 @@ class Transformer(nn.Module):
         positions: Float[Tensor, "atoms 3"],
         batch: Batch,
         depth: int | None = None,
-    ) -> tuple[list[Hidden], Iterable[Pairs]]:
+        *,
+        frugal: bool = False,
+    ) -> tuple[list[Hidden], EveryPair]:
         """Embeddings after each block, first to last, padded, and the pairs of atoms that the blocks saw.
 
         Args:
@@ -47,11 +49,12 @@ class Transformer(nn.Module):
             positions: Å, centred per structure.
             batch: says which atoms belong together.
             depth: run only this many blocks.
+            frugal: see `PairFeatures`.
         """
         blocks = [cast(Block, block) for block in islice(self.blocks, depth)]
         hidden_BND, positions_BN3 = batch.padded(embedding), batch.padded(positions)
         biases = [block.attention.bias for block in blocks if block.attention.bias is not None]
-        pairs = self.pairs(positions_BN3, None if batch.full else batch.mask, biases)
+        pairs = self.pairs(positions_BN3, None if batch.full else batch.mask, biases, frugal=frugal)
         phases = all_phases([block.attention.rotary for block in blocks], positions_BN3)
         hiddens = []
         for number, block in enumerate(blocks):
@@ -71,12 +74,12 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(settings.width)
         self.mlp = SwiGLU(settings.width)
 
-    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: Iterable[Pairs], number: int) -> Hidden:
+    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: EveryPair, number: int) -> Hidden:
         """This block, the `number`-th."""
         normed_BND = self.attention_norm(hidden_BND)
         hidden_BND = hidden_BND + self.attention(normed_BND, phases, pairs, number)
         if self.convolution is not None:
-            hidden_BND = hidden_BND + joined([self.convolution(normed_BND, part) for part in pairs])
+            hidden_BND = hidden_BND + pairs.look(partial(self.convolution, normed_BND))
         return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
 
 
@@ -98,7 +101,7 @@ class Attention(nn.Module):
         self.bias = DistanceBias(self.heads) if settings.distance_bias else None
         self.rotary_values = settings.rotary_values
 
-    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: Iterable[Pairs], block: int) -> Hidden:
+    def forward(self, hidden_BND: Hidden, phases: Phases, pairs: EveryPair, block: int) -> Hidden:
         """Attention output before it is added to the residual stream."""
         query = self._normed(self.query_norm, self.query(hidden_BND))
         key = self._normed(self.key_norm, self.key(hidden_BND))
@@ -107,7 +110,7 @@ class Attention(nn.Module):
         together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
         query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
         value = rest[0] if rest else value.transpose(1, 2)
-        output_BNHK = joined([attend(query[:, :, p.looking], key, value, p.bias(block)) for p in pairs])
+        output_BNHK = pairs.look(lambda part: attend(query[:, :, part.looking], key, value, part.bias(block)))
         if self.rotary_values:
             output_BNHK = turn_back(output_BNHK, phases)
         return self.output(output_BNHK.flatten(2))
