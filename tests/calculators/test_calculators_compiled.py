@@ -14,6 +14,7 @@ from ase.build import molecule
 
 from transip import TransIPCalculator
 from transip.config import ModelSettings
+from transip.model import pairs
 from transip.model.potential import Potential
 
 torch.set_num_threads(1)
@@ -22,7 +23,7 @@ model = Potential(ModelSettings(size="XS", depth=1, convolutions=1, forces="grad
 for parameter in model.parameters():
     if not parameter.any():
         torch.nn.init.normal_(parameter, std=0.1)
-for name in ("CH3OH", "C6H6"):
+for name, pairs.PAIRS_AT_ONCE in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 100)):  # at last, a large molecule
     atoms = molecule(name)
     found = []
     for compile in (False, True):

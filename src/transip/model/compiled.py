@@ -14,9 +14,10 @@ from transip.model.potential import Potential
 def compile_network(potential: Potential, device: torch.device) -> None:
     """Have `potential` compiled when it is first run; copies of it are not.
 
-    One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones. Each takes about
-    a minute to compile; the compiler keeps what it made for the next process. Gradient forces cannot be trained so: a
-    compiled derivative cannot be differentiated again.
+    One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones; more than 512
+    atoms, whose pairs are looked at in parts, run as they are. Each graph takes about a minute to compile; the compiler
+    keeps what it made for the next process. Gradient forces cannot be trained so: a compiled derivative cannot be
+    differentiated again.
 
     Raises:
         InputError: there is no C++ compiler, which CPUs need.

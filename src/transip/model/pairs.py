@@ -150,9 +150,8 @@ class PairFeatures(nn.Module):
                 leaves first derivatives alone.
         """
         biases = DistanceBiases(blocks, self.spread) if self.spread is not None else None
-        structures, atoms = positions.shape[:2]
-        if frugal and structures * atoms**2 > PAIRS_AT_ONCE:
-            return PairsInParts(lambda looking: self.of(looking, positions, mask, biases), structures, atoms)
+        if frugal and in_parts(*positions.shape[:2]):
+            return PairsInParts(lambda looking: self.of(looking, positions, mask, biases), *positions.shape[:2])
         return AllPairs.among(self.of(slice(None), positions, mask, biases))
 
     def of(self, looking: slice, positions: Positions, mask: Mask | None, biases: DistanceBiases | None) -> Pairs:
@@ -225,3 +224,8 @@ class PairsInParts:
 
 
 EveryPair = AllPairs | PairsInParts
+
+
+def in_parts(structures: int, atoms: int) -> bool:
+    """Whether there are too many pairs to be looked at together; `atoms` of each structure, padded."""
+    return structures * atoms**2 > PAIRS_AT_ONCE

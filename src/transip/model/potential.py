@@ -13,6 +13,7 @@ from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
 from transip.config import ModelSettings
 from transip.model.embedding import AtomEmbedding
 from transip.model.heads import EnergyHead, ForceHead, PairForceHead, VectorEnergyHead, VectorForceHead
+from transip.model.pairs import in_parts
 from transip.model.transformer import Transformer
 
 
@@ -59,8 +60,19 @@ class Potential(nn.Module):
         Embeddings are normed to unit root mean square, so that they compare across layers. Under
         ``torch.no_grad()`` gradient forces are computed all the same and everything comes back detached.
         """
-        if self.force_head is None:
-            return self._predict_conservative(batch, layers)
+        if not torch.is_grad_enabled() and in_parts(len(batch), batch.largest):
+            return self._large(batch, layers)
+        return self._predict(batch, layers)
+
+    @torch.compiler.disable(reason="a compiler would write out one part of the pairs after another")
+    def _large(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+        return self._predict(batch, layers)
+
+    def _predict(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+        return (self._conservative if self.force_head is None else self._direct)(batch, layers)
+
+    def _direct(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+        assert self.force_head is not None
         positions, frugal = centred(batch.positions, batch), not torch.is_grad_enabled()
         hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch, frugal=frugal)
         padded = self.norm(hiddens[-1])
@@ -81,7 +93,7 @@ class Potential(nn.Module):
         )
         return tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
 
-    def _predict_conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+    def _conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
