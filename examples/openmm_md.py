@@ -46,6 +46,7 @@ def energies() -> tuple[float, float]:
 expected = TransIPCalculator(given.model, charge=given.charge, spin=given.spin).get_potential_energy(atoms)
 print(f"energy {energies()[0]:.5f} eV, {energies()[0] - expected:+.1e} eV from ASE's")
 simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 0)
+simulation.step(1)  # of a leapfrog, which takes the velocities given for those of half a step before
 before = sum(energies())
 simulation.step(given.steps)
 drift = 1000 * (sum(energies()) - before) / len(atoms)
