@@ -174,16 +174,16 @@ def start_table(rows: list[dict[str, Any]]) -> list[str]:
 
 def growth_text(rows: list[dict[str, Any]]) -> list[str]:
     """How time and memory grow."""
-    if not rows:
-        return []
-    last = rows[-1]
-    return [
-        "",
-        f"**One structure of up to {last['atoms']:,} atoms** (transip-S, direct forces, eager): from 1,000 atoms on, "
-        f"time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, as "
-        f"N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
-        f"{last['peak_memory_mb'] / 1e3:,.2f} GB in all.",
-    ]
+    lines = []
+    for last in {row["forces"]: row for row in rows}.values():
+        lines += [
+            "",
+            f"**One structure of up to {last['atoms']:,} atoms** (transip-S, {last['forces']} forces, eager): from "
+            f"1,000 atoms on, time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, as "
+            f"N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
+            f"{last['peak_memory_mb'] / 1e3:,.2f} GB in all.",
+        ]
+    return lines
 
 
 def growth_figure(rows: list[dict[str, Any]]) -> Figure:
@@ -191,7 +191,10 @@ def growth_figure(rows: list[dict[str, Any]]) -> Figure:
     drawing = Figure(figsize=(8, 3.6), layout="constrained")
     panels = {"milliseconds": "ms", "memory_over_before_mb": "memory over the process before, MB"}
     for axes, (key, label) in zip(drawing.subplots(1, 2), panels.items(), strict=True):
-        axes.loglog([row["atoms"] for row in rows], [row[key] for row in rows], "o-")
+        for forces in dict.fromkeys(row["forces"] for row in rows):
+            of_these = [row for row in rows if row["forces"] == forces]
+            axes.loglog([row["atoms"] for row in of_these], [row[key] for row in of_these], "o-", label=forces)
+        axes.legend()
         axes.set(xlabel="atoms", ylabel=label)
         axes.grid(alpha=0.3, which="both")
     return drawing

@@ -117,17 +117,20 @@ def in_fresh_process(entry: str, case: str, forces: str, compiled: bool, atoms: 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def growth(quick: bool) -> list[Row]:
+def growth(quick: bool) -> Iterable[Row]:
     """One cluster of each size, and how time and memory over that of the empty process grow among the large ones."""
-    rows = []
-    for atoms in (size for size in GROWTH if size <= 3000 or not quick):
-        if row := in_fresh_process("transip-S", "growth", "direct", False, atoms, quick=quick):
-            rows.append(row | {"memory_over_before_mb": row["peak_memory_mb"] - row["memory_before_mb"]})
-    large = [row for row in rows if row["atoms"] >= LARGE]
-    sizes = np.log([row["atoms"] for row in large])
-    fits = {"time_exponent": "milliseconds", "memory_exponent": "memory_over_before_mb"}
-    found = {name: float(np.polyfit(sizes, np.log([row[key] for row in large]), 1)[0]) for name, key in fits.items()}
-    return [row | found if row["atoms"] >= LARGE else row for row in rows]
+    for forces, most in (("direct", 20000), ("gradient", 10000)):
+        rows: list[Row] = []
+        for atoms in (size for size in GROWTH if size <= (3000 if quick else most)):
+            if row := in_fresh_process("transip-S", "growth", forces, False, atoms, quick=quick):
+                rows.append(row | {"memory_over_before_mb": row["peak_memory_mb"] - row["memory_before_mb"]})
+        large = [row for row in rows if row["atoms"] >= LARGE]
+        sizes = np.log([row["atoms"] for row in large])
+        fits = {"time_exponent": "milliseconds", "memory_exponent": "memory_over_before_mb"}
+        found = {
+            name: float(np.polyfit(sizes, np.log([row[key] for row in large]), 1)[0]) for name, key in fits.items()
+        }
+        yield from (row | found if row["atoms"] >= LARGE else row for row in rows)
 
 
 IMPORT = """
