@@ -2,10 +2,10 @@
 
     python benchmarks/fine_tuning/run.py --start runs/organics-seed0 --seeds 0 1 2
     python benchmarks/fine_tuning/run.py full adapters --start runs/organics-seed0 --seeds 0
-    python benchmarks/fine_tuning/run.py --start transip-s-gfn2 --family F.pack --replay R.pack --original O.pack
+    python benchmarks/fine_tuning/run.py --start runs/gfn2-s-direct --family data/fine-tuning-boron.pack
     python benchmarks/fine_tuning/run.py --table
 
-The family is that of `family.yaml` (built once) or any labelled pack, `--family`. Replayed is what the run
+The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml`. Replayed is what the run
 `--start` was trained on (or `--replay`), forgetting is measured on what it held out (or on `--original`). If the
 family's level of theory is not that of the start model, nothing can be replayed, and errors on the original data would
 compare two levels of theory: both are left out.
@@ -46,7 +46,7 @@ from transip.training.loop import train
 
 HERE = Path(__file__).parent
 FAMILY = Path("data/fine-tuning-family.pack")
-KNOWN = Path("data/fine-tuning-known.pack")  # training part of the run that is started from
+KNOWN = "data/fine-tuning-known-{}.pack"  # training part of the run that is started from
 ORIGINAL_SAMPLE = 300  # structures on which forgetting is measured, always the same ones
 
 # An eighth of a new model's: larger steps gain nothing on the family, and more is forgotten.
@@ -162,11 +162,12 @@ def known_pack(start: str) -> Path:
     recipe = Path(start) / "recipe.yaml"
     if not recipe.is_file():
         raise InputError("is not a run folder", where=start, remedy="name the packs it was trained on: --replay")
-    if not KNOWN.exists():
+    known = Path(KNOWN.format(Path(start).name))
+    if not known.exists():
         data = prepare(load(Recipe, recipe).data)[0]
         structures = (data.structure(i) for i in range(len(data)))
-        write_pack(KNOWN, structures, level_of_theory=data.level_of_theory)
-    return KNOWN
+        write_pack(known, structures, level_of_theory=data.level_of_theory)
+    return known
 
 
 def errors(model: Any, data: Dataset) -> dict[str, float]:

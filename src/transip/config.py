@@ -34,6 +34,11 @@ class DomainSettings(Settings):
 
     domain: Domain = Field(description="which molecules to draw; the names are OMol25's")
     structures: PositiveInt = Field(description="labelled structures wanted from this domain")
+    smiles: tuple[str, ...] = Field(
+        default=(),
+        description="molecules of your own, drawn in the place of the domain's, which only names them; "
+        "charge and unpaired electrons (high spin) are those of the SMILES",
+    )
     max_atoms: PositiveInt = Field(default=60, description="skip molecules with more atoms than this")
     conformers: PositiveInt = Field(default=4, description="conformers embedded per molecule, at most")
     displacement: Literal["thermal", "gaussian"] = Field(

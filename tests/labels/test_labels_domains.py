@@ -170,6 +170,25 @@ def test_a_domain_without_molecules_small_enough_says_so():
             label_chunk(campaign(domain, max_atoms=1), 0, 0)
 
 
+def test_molecules_of_ones_own_in_the_place_of_the_domains():
+    own = {"smiles": ("OB(O)C=C", "C[NH3+]", "[CH2]C"), "max_atoms": 12, "conformers": 1}
+    chunk = label_chunk(campaign("biomolecules", chunk=6, **own), 0, 0)
+    found = {s.source.split()[0]: (s.formula, s.charge, s.spin, s.domain) for s in chunk.structures}
+    assert found == {
+        "OB(O)C=C": ("C2H5BO2", 0, 1, "biomolecules"),
+        "C[NH3+]": ("CH6N", 1, 1, "biomolecules"),
+        "[CH2]C": ("C2H5", 0, 2, "biomolecules"),
+    }
+    assert len(chunk.structures) == 6
+
+
+def test_smiles_that_cannot_be_used_are_named():
+    with pytest.raises(InputError, match="'C1CC' is no SMILES"):
+        label_chunk(campaign("neutral_organics", smiles=("CC", "C1CC")), 0, 0)
+    with pytest.raises(InputError, match="max_atoms"):
+        label_chunk(campaign("neutral_organics", smiles=("CC",), max_atoms=7), 0, 0)
+
+
 def test_what_cannot_be_embedded_is_a_counted_failure():
     from rdkit import Chem
 

@@ -198,6 +198,9 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     """What decides the result: settings and the versions of what computes it."""
     packages = ["rdkit", "tblite"] + (["pyscf"] if settings.method == "wb97m-v" else [])
     described = settings.model_dump(mode="json", exclude=NOT_RESULT)
+    for domain in described["domains"]:
+        if not domain["smiles"]:  # which campaigns of earlier versions did not know
+            del domain["smiles"]
     return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
 
 

@@ -1,4 +1,4 @@
-"""Neutral organics: the 5,000 molecules of the National Cancer Institute's open set that come with RDKit."""
+"""Molecules from SMILES: the 5,000 of the National Cancer Institute's open set that come with RDKit, or one's own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,41 @@ def draw(seed: tuple[int, ...], index: int, max_atoms: int) -> Molecule:
     Raises:
         InputError: no molecule of the set is as small as `max_atoms`.
     """
-    molecules = small(max_atoms)
-    turn, place = divmod(index, len(molecules))
-    order = np.random.default_rng([*seed, turn]).permutation(len(molecules))
-    smiles, bonds = molecules[order[place]]
+    smiles, bonds = _reshuffled(small(max_atoms), seed, index)
     return Molecule("neutral_organics", smiles, charge=0, spin=1, bonds=bonds)
+
+
+def draw_own(smiles: tuple[str, ...], domain: str, seed: tuple[int, ...], index: int, max_atoms: int) -> Molecule:
+    """Likewise of one's own molecules; charge and unpaired electrons are what the SMILES say.
+
+    Raises:
+        InputError: a SMILES cannot be read, or no molecule is as small as `max_atoms`.
+    """
+    name, bonds = _reshuffled(_own(smiles, domain, max_atoms), seed, index)
+    unpaired = sum(atom.GetNumRadicalElectrons() for atom in bonds.GetAtoms())
+    return Molecule(domain, name, charge=need("rdkit.Chem").GetFormalCharge(bonds), spin=1 + unpaired, bonds=bonds)
+
+
+def _reshuffled(molecules: list[tuple[str, Any]], seed: tuple[int, ...], index: int) -> tuple[str, Any]:
+    turn, place = divmod(index, len(molecules))
+    return molecules[np.random.default_rng([*seed, turn]).permutation(len(molecules))[place]]
+
+
+@cache
+def _own(smiles: tuple[str, ...], domain: str, max_atoms: int) -> list[tuple[str, Any]]:
+    chem, found = need("rdkit.Chem"), []
+    for one in smiles:
+        with quiet():
+            bonds = chem.MolFromSmiles(one)
+        if bonds is None or not bonds.GetNumAtoms():
+            raise InputError(f"{one!r} is no SMILES", where=f"{domain}, smiles", remedy="correct or remove it")
+        bonds = chem.AddHs(bonds)
+        if bonds.GetNumAtoms() <= max_atoms:
+            found.append((one, bonds))
+    if not found:
+        problem = f"no molecule has at most {max_atoms} atoms"
+        raise InputError(problem, where=f"{domain}, smiles", remedy="set a larger max_atoms for this domain")
+    return found
 
 
 @cache

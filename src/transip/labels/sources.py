@@ -23,9 +23,11 @@ def draw(settings: DomainSettings, seed: tuple[int, ...], index: int) -> Molecul
     """Molecule `index` of a domain's endless sequence.
 
     Raises:
-        InputError: the domain has no molecule of at most `settings.max_atoms` atoms.
+        InputError: the domain has no molecule of at most `settings.max_atoms` atoms, or a SMILES cannot be read.
         Failed: this molecule could not be built.
     """
+    if settings.smiles:
+        return organics.draw_own(settings.smiles, settings.domain, seed, index, settings.max_atoms)
     if settings.domain == "neutral_organics":
         return organics.draw(seed, index, settings.max_atoms)
     rng = np.random.default_rng([*seed, index])
