@@ -5,10 +5,10 @@
     python benchmarks/fine_tuning/run.py --start runs/gfn2-s-direct --family data/fine-tuning-boron.pack
     python benchmarks/fine_tuning/run.py --table
 
-The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml`. Replayed is what the run
-`--start` was trained on (or `--replay`), forgetting is measured on what it held out (or on `--original`). If the
-family's level of theory is not that of the start model, nothing can be replayed, and errors on the original data would
-compare two levels of theory: both are left out.
+The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml`.
+Replayed is what the run `--start` was trained on (or `--replay`), forgetting is measured on what it held out (or on
+`--original`). If the family's level of theory is not that of the start model, nothing can be replayed, and errors on
+the original data would compare two levels of theory: both are left out.
 
 Each run leaves one JSON object in benchmarks/fine_tuning/results/FAMILY/WAY-seedK.json; one that is there is not
 repeated. Force MAEs are in meV/Å, energies in meV/atom, both of the last weights on compositions not trained on.
