@@ -150,9 +150,8 @@ def fit(found: Spreads, model: nn.Module, seed: int) -> Calibration:
 
 def table(calibration: Calibration) -> Table:
     """A table for the terminal."""
-    title = f"{len(calibration.members)} models, {calibration.rotations} orientations"
     caption = f"fitted to {calibration.structures:,} structures, tested on other compositions"
-    found = Table(title=title, caption=caption, caption_justify="left")
+    found = Table(title=calibration.way, caption=caption, caption_justify="left")
     found.add_column("error of")
     for heading in ("rank\ncorrelation", "uncertainty", *(f"within\n{level} %" for level in LEVELS)):
         found.add_column(heading, justify="right")

@@ -79,6 +79,12 @@ class Calibration(Settings):
     forces: ErrorMap = Field(description="of the length of each force's error")
     structures: int = Field(description="that the maps were fitted to; on as many others they were tested")
 
+    @property
+    def way(self) -> str:
+        """The way to predict, in words."""
+        models = "1 model" if len(self.members) == 1 else f"{len(self.members)} models"
+        return f"{models}, {self.rotations} orientation{'s' if self.rotations > 1 else ''}"
+
 
 def fingerprint(model: Potential) -> str:
     """What tells `model` from others: a checksum of its weights, the same in float32 and float64."""

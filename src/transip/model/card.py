@@ -107,7 +107,7 @@ def _errors(card: dict[str, Any]) -> str:
 
 def _uncertainties(card: dict[str, Any]) -> str:
     rows = [
-        f"| {len(one.members)} models, {one.rotations} orientations | {of} | {found.spearman:.2f} "
+        f"| {one.way} | {of} | {found.spearman:.2f} "
         f"| {' / '.join(f'{share:.0f}' for share in found.coverage.values())} |"
         for one in map(Calibration.model_validate, card.get("calibrations", ()))
         for found, of in ((one.forces, "forces, per atom"), (one.energy, "energy"))
