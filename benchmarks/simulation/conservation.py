@@ -1,4 +1,4 @@
-"""How well a model conserves energy: ten molecules that it has not seen, simulated at constant energy as one batch.
+"""How well a model conserves energy: ten molecules that it has not seen, simulated at constant energy.
 
     python benchmarks/simulation/conservation.py MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
 
@@ -40,6 +40,7 @@ from transip.files import read_json, write_json
 from transip.structure import Structure
 
 MOLECULES, SEED, TIMESTEP, INTERVAL = 10, 0, 0.5, 10  # number; of choice and velocities; fs; steps between frames
+LIKE = 4  # molecules of like size in a batch: a molecule is padded to the largest
 BONDED, BROKEN = 1.3, 1.5  # of the sum of covalent radii; of the relaxed length
 
 
@@ -98,21 +99,12 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         relaxed = [relax(one, calculator, optimizer=optimizer, **settings)[0] for one in sample]
+    relaxed.sort(key=len)
+    network = prepare(model, **precision, compile=arguments.compile)
     steps = round(1000 * arguments.picoseconds / TIMESTEP)
-    network = prepare(model, **precision, compile=arguments.compile)  # for the one shape of this batch
-    frames = batched_nve(
-        network, relaxed, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
-        interval=INTERVAL, seed=SEED,
-    )  # fmt: skip
     begin = time.perf_counter()
-    stretch = Stretch(relaxed, arguments.device)
-    totals, kinetics, stretches = [], [], []
-    for frame in counted(frames, str(model), progress=True, total=steps // INTERVAL + 1):
-        totals.append((frame.potential + frame.kinetic).cpu())
-        kinetics.append(frame.kinetic.cpu())
-        stretches.append(stretch(frame.positions).cpu())
-    table = (torch.stack(rows).T.numpy() for rows in (totals, kinetics, stretches))
-    molecules = [judge(one, *columns) for one, *columns in zip(relaxed, *table, strict=True)]
+    groups = [relaxed[first : first + LIKE] for first in range(0, len(relaxed), LIKE)]
+    molecules = [row for group in groups for row in simulate_batch(network, group, steps, arguments)]
     sound = [row for row in molecules if row["broke_at_ps"] is None]
     drifts = np.abs([row["drift_mev_per_atom_per_ps"] for row in sound])
     return {
@@ -129,6 +121,22 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
         "forward_passes": steps + 1,
         "molecules": molecules,
     }
+
+
+def simulate_batch(
+    network: torch.nn.Module, molecules: list[Structure], steps: int, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    frames = batched_nve(
+        network, molecules, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
+        interval=INTERVAL, seed=SEED,
+    )  # fmt: skip
+    stretch = Stretch(molecules, arguments.device)
+    # At once and not frame by frame: thousands of small tensors that stay would scatter the heap, which then grows.
+    table = np.empty((3, len(molecules), steps // INTERVAL + 1))
+    for number, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[2])):
+        found = (frame.potential + frame.kinetic, frame.kinetic, stretch(frame.positions))
+        table[:, :, number] = torch.stack(found).cpu()
+    return [judge(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
 
 
 class Stretch:
