@@ -38,7 +38,7 @@ from cases import CASES, FILE, export, structures_of
 from ours import MODELS, measure_ours, model_of
 
 from hardware import measure, processor
-from transip.files import write_json
+from transip.files import read_json, write_json
 from transip.labels.methods import GFN2
 from transip.model.files import save_model
 
@@ -55,6 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("entries", nargs="+", help="ours, import, growth, reference (GFN2-xTB), or a peer")
     parser.add_argument("--cases", nargs="+", default=[*CASES, "calculator20"], help="of ours and the reference")
+    parser.add_argument(
+        "--models", nargs="+", default=[*MODELS], choices=MODELS, help="of ours; others keep their rows"
+    )
     parser.add_argument("--quick", action="store_true", help="few repeats, growth to 3,000 atoms: does it work at all?")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
@@ -67,11 +70,24 @@ def main() -> None:
     if not FILE.exists():
         export()
     for entry in arguments.entries:
-        rows = []
+        target = arguments.output / f"{entry}.json"
+        rows = others(target, wanted(arguments)) if entry == "ours" else []
         for row in rows_of(entry, arguments, effort):
             rows.append(row | ORIGIN)
             print(summary(row), flush=True)
-            write_json(arguments.output / f"{entry}.json", rows)  # at once: it takes long, and may be stopped
+            write_json(target, rows)  # at once: it takes long, and may be stopped
+
+
+def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
+    """Entry, case, forces and compilation of the rows of ours that are to be measured."""
+    found = itertools.product(arguments.models, arguments.cases, ("direct", "gradient"), (False, True))
+    return [one for one in found if not one[3] or (one[1] in COMPILED and one[1:3] != ("train", "gradient"))]
+
+
+def others(target: Path, measured: list[tuple[str, str, str, bool]]) -> list[Row]:
+    """What was found before and is not measured again."""
+    known = read_json(target) if target.exists() else []
+    return [row for row in known if (row["entry"], row["case"], row["forces"], row["compiled"]) not in measured]
 
 
 def summary(row: Row) -> str:
@@ -89,9 +105,7 @@ ORIGIN: Row = {
 
 def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -> Iterable[Row]:
     if entry == "ours":
-        wanted = itertools.product(MODELS, arguments.cases, ("direct", "gradient"), (False, True))
-        wanted = (one for one in wanted if not one[3] or one[1] in COMPILED)
-        rows = (in_fresh_process(*one, quick=arguments.quick) for one in wanted)
+        rows = (in_fresh_process(*one, quick=arguments.quick) for one in wanted(arguments))
         return (row for row in rows if row)
     if entry == "growth":
         return growth(arguments.quick)
