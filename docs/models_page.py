@@ -93,7 +93,8 @@ def conservation() -> list[str]:
         "## Conservation of energy",
         "",
         f"Molecules of unseen composition, relaxed, at {found['temperature_k']:g} K and constant energy, in steps of "
-        f"{found['timestep_fs']:g} fs, all as one batch. Broken: a bond longer than 1.5 times its relaxed length.",
+        f"{found['timestep_fs']:g} fs, those of like size as one batch. Broken: a bond longer than 1.5 times its "
+        "relaxed length.",
         "",
         "| model | forces | ps | broken | mean drift, meV/atom/ps | largest | steps/s |",
         "|---|---|---|---|---|---|---|",
