@@ -219,8 +219,15 @@ class PairsInParts:
             return see(self.make(part))
 
         if torch.is_grad_enabled():
-            seen = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
-        return torch.cat([seen(part) for part in parts], 1)
+            again = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
+            return torch.cat([again(part) for part in parts], 1)
+        first = seen(parts[0])
+        # Into one tensor: thousands of small ones that stay among large ones that go would scatter the heap.
+        whole = first.new_empty(self.structures, self.atoms, *first.shape[2:])
+        whole[:, parts[0]] = first
+        for part in parts[1:]:
+            whole[:, part] = seen(part)
+        return whole
 
 
 EveryPair = AllPairs | PairsInParts
