@@ -48,8 +48,8 @@ def kill_table(found: dict[str, Result]) -> list[str]:
     return [*rows, *origin(next(iter(found.values())))]
 
 
-def fuzz_table(found: Result) -> list[str]:
-    """A row per format."""
+def fuzz_table(runs: list[Result]) -> list[str]:
+    """A row per format, all runs together."""
     rows = ["| format | inputs | read | refused | findings |", "|---|---|---|---|---|"]
     names = {
         "db": "ASE database, SQLite",
@@ -57,30 +57,28 @@ def fuzz_table(found: Result) -> list[str]:
         "recipe": "recipe, YAML",
         "model": "model folder",
     }
-    for name, result in found["formats"].items():
-        rows.append(f"| {names.get(name, name)} | {result['inputs']:,} | {counts(result)} |")
-    every = found["formats"].values()
-    read, refused, others = (sum(column) for column in zip(*map(outcomes, every), strict=True))
-    rows.append(f"| all | **{found['inputs']:,}** | {read:,} | {refused:,} | **{others:,}** |")
-    limits, asked = found["limits"], int(found["command"].split("--inputs ")[1].split()[0]) * len(found["formats"])
-    stopped = f" The run was stopped; it was to be {asked:,} inputs." if found["inputs"] < asked else ""
-    return [
-        *rows,
-        "",
-        f"An input may take {limits['seconds']:.0f} s of processor time and {limits['bytes'] >> 30} GiB.{stopped}",
-        *origin(found),
-    ]
+    totals = [0, 0, 0, 0]
+    for name in runs[0]["formats"]:
+        figures = [sum(column) for column in zip(*(outcomes(run["formats"][name]) for run in runs), strict=True)]
+        totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
+        rows.append(f"| {names.get(name, name)} | " + " | ".join(f"{figure:,}" for figure in figures) + " |")
+    inputs, read, refused, others = totals
+    rows.append(f"| all | **{inputs:,}** | {read:,} | {refused:,} | **{others:,}** |")
+    limits = runs[0]["limits"]
+    rows += ["", f"An input may take {limits['seconds']:.0f} s of processor time and {limits['bytes'] >> 30} GiB."]
+    return [*rows, *(line for run in runs for line in (*origin(run), stopped(run)))]
 
 
-def counts(result: Result) -> str:
-    return " | ".join(f"{count:,}" for count in outcomes(result))
+def stopped(run: Result) -> str:
+    asked = int(run["command"].split("--inputs ")[1].split()[0]) * len(run["formats"])
+    return f"This run was stopped; it was to be {asked:,} inputs." if run["inputs"] < asked else ""
 
 
-def outcomes(result: Result) -> tuple[int, int, int]:
-    """Inputs that were read, refused, and anything else."""
+def outcomes(result: Result) -> tuple[int, int, int, int]:
+    """Inputs; those that were read, refused, and anything else."""
     found = result["outcomes"]
     read, refused = found.get("ok", 0), found.get("refused", 0)
-    return read, refused, result["inputs"] - read - refused
+    return result["inputs"], read, refused, result["inputs"] - read - refused
 
 
 def soak_table(found: Result) -> list[str]:

@@ -49,11 +49,13 @@ def make_model() -> MakeModel:
         dtype: torch.dtype = torch.float64,
         scale: float = 1.0,
         seed: int = 0,
+        cutoff: float | None = None,
     ) -> Potential:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             references = -1000 * torch.arange(87, dtype=torch.float64)
-            settings = ModelSettings.model_validate({"preset": preset, "size": "XS", "forces": forces})
+            given = {"preset": preset, "size": "XS", "forces": forces, "cutoff": cutoff}
+            settings = ModelSettings.model_validate(given)
             model = Potential(settings, references, scale)
             for parameter in model.parameters():
                 if not parameter.any():

@@ -1,5 +1,6 @@
 import io
 import pickle
+from dataclasses import replace
 
 import ase
 import numpy as np
@@ -134,3 +135,20 @@ def test_errors_survive_worker_processes():
     error = refused(water(spin=1))
     back = pickle.loads(pickle.dumps(error))
     assert str(back) == str(error) and back.where == error.where
+
+
+def test_atoms_overlap_across_the_faces_of_a_cell():
+    near = Structure(np.array([2, 2]), np.array([[0.1, 0, 0], [2.9, 0, 0]]), 0, 1)
+    assert near.check() is near
+    with pytest.raises(InputError, match=r"atoms 0 \(He\) and 1 \(He\) overlap: 0\.20 Å"):
+        replace(near, cell=np.diag([3.0, 5.0, 5.0])).check()
+    assert replace(near, cell=np.diag([0.0, 5.0, 5.0])).check()
+
+
+def test_cells_go_to_ase_and_back():
+    cell = np.array([[3.0, 0.5, 0], [0, 0, 0], [0, 1.0, 4.0]])
+    atoms = Structure(np.array([2]), np.zeros((1, 3)), 0, 1, cell=cell).to_atoms()
+    assert atoms.pbc.tolist() == [True, False, True]
+    assert (Structure.from_atoms(atoms).cell == cell).all()
+    atoms.pbc = False
+    assert Structure.from_atoms(atoms).cell is None

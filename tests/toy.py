@@ -51,6 +51,29 @@ def toy_structure(number: int, seed: int = 0, kinds: int = len(MOLECULES)) -> St
     )
 
 
+def toy_crystal(number: int) -> Structure:
+    """Cell `number` of two shaken molecules in a skewed box, of which every third is open along one direction.
+
+    The labels are numbers and no more: nothing has been calculated.
+    """
+    generator = np.random.default_rng((7, number))
+    one, other = toy_structure(number % 6), toy_structure(number % 5)
+    cell = 4.5 * np.diag([1.0, 1.1, 2.0]) + generator.uniform(-0.3, 0.3, size=(3, 3))
+    open_end = number % 3 == 2
+    return Structure(
+        numbers=np.concatenate([one.numbers, other.numbers]),
+        positions=np.concatenate([one.positions, other.positions + cell[2] / 2]),
+        charge=one.charge + other.charge,
+        spin=one.spin,
+        energy=-13.6 * float(one.numbers.sum() + other.numbers.sum()),
+        forces=generator.normal(size=(len(one) + len(other), 3)),
+        cell=cell * np.array([[1.0], [1.0], [0.0 if open_end else 1.0]]),
+        stress=None if open_end else 0.01 * (cell + cell.T),
+        domain="crystals",
+        source=f"crystal-{number}",
+    )
+
+
 def write_toy_pack(path: Path, structures: int, seed: int = 0, kinds: int = len(MOLECULES)) -> Path:
     """A pack of `structures` toy structures."""
     write_pack(path, [toy_structure(i, seed, kinds) for i in range(structures)], level_of_theory="toy pairs")

@@ -19,6 +19,7 @@ import ase.db
 import ase.io
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 from mutations import (
     NUMBERS,
     TEXTS,
@@ -36,7 +37,7 @@ from rich.console import Console
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
-from toy import toy_structure  # noqa: E402
+from toy import toy_crystal, toy_structure  # noqa: E402
 from transip.batch import Batch  # noqa: E402
 from transip.calculators.inference import predict  # noqa: E402
 from transip.calculators.predict import frame_text  # noqa: E402
@@ -54,9 +55,21 @@ from transip.structure import Structure  # noqa: E402
 from transip.symmetry.latent import load_latent  # noqa: E402
 from transip.symmetry.measure import measure_symmetry  # noqa: E402
 
-MODEL = HERE.parents[1] / "tests/golden/model-format-3"
+MODEL = HERE.parents[1] / "tests/golden/model-format-4"
 RECIPES = HERE.parents[1] / "recipes"
-KEYS = ("energy", "forces", "charge", "spin", "spin_multiplicity", "pbc", "Lattice", "Properties", "data_id", "source")
+KEYS = (
+    "energy",
+    "forces",
+    "charge",
+    "spin",
+    "spin_multiplicity",
+    "pbc",
+    "Lattice",
+    "stress",
+    "Properties",
+    "data_id",
+    "source",
+)
 COLUMNS = ("species:S:1:pos:R:3", "forces:R:3", "Z:I:1", "magmoms:R:1", "move_mask:L:3", "pos:R:-1", "pos:R:9999999")
 YAML_WORDS = (
     "!!binary x",
@@ -105,9 +118,9 @@ def write(files: Files, folder: Path) -> None:
 
 
 def structures(labelled: bool = True) -> list[Structure]:
-    """Three molecules, one of them charged."""
-    found = [toy_structure(i) for i in (0, 4, 6)]
-    return found if labelled else [Structure(s.numbers, s.positions, s.charge, s.spin) for s in found]
+    """Three molecules, one of them charged, and a crystal."""
+    found = [*(toy_structure(i) for i in (0, 4, 6)), toy_crystal(0)]
+    return found if labelled else [Structure(s.numbers, s.positions, s.charge, s.spin, cell=s.cell) for s in found]
 
 
 def to_atoms(structure: Structure) -> ase.Atoms:
@@ -115,6 +128,8 @@ def to_atoms(structure: Structure) -> ase.Atoms:
     atoms = structure.to_atoms()
     if structure.energy is not None:
         atoms.calc = SinglePointCalculator(atoms, energy=structure.energy, forces=structure.forces)
+        if structure.stress is not None:
+            atoms.calc.results["stress"] = full_3x3_to_voigt_6_stress(structure.stress)
     return atoms
 
 

@@ -11,7 +11,8 @@ but `InputError`, more memory than the limit, longer than the time limit, the de
 file changed or made outside the output folder, an unpickled object, a started program, an opened connection. The seed
 and the number of an input determine it.
 
-The result, `results/fuzz.json`, says how many inputs of each format ended how; findings are kept in a folder.
+The result, `results/fuzz.json`, says how many inputs of each format ended how, in this run and in those with other
+seeds; findings are kept in a folder.
 """
 
 import os
@@ -49,7 +50,7 @@ from mutations import Files
 
 from transip.data import pack, store
 from transip.errors import InputError
-from transip.files import write_json
+from transip.files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path("/dev/shm")  # files in memory, where there are
@@ -335,6 +336,8 @@ def main() -> None:
     parser.add_argument("--findings", type=Path, help="folder for inputs that found something")
     parser.add_argument("--output", type=Path, default=HERE / "results/fuzz.json")
     arguments = parser.parse_args()
+    known = read_json(arguments.output) if arguments.output.exists() else []
+    others = [run for run in known if run["seed"] != arguments.seed]
     found = [Found.nothing(name, arguments.seed) for name in arguments.formats]
     for start in range(0, arguments.inputs, ROUND):
         for each in found:
@@ -343,7 +346,8 @@ def main() -> None:
             print(each.name, json.dumps({k: v for k, v in summary.items() if k != "findings"}), flush=True)
             for finding in summary["findings"]:
                 print("  ", finding["outcome"], finding["input"], finding["detail"].strip()[-1500:], flush=True)
-            write_json(arguments.output, _result(arguments, {each.name: each.summary() for each in found}))
+            run = _result(arguments, {each.name: each.summary() for each in found})
+            write_json(arguments.output, [*others, run])
 
 
 def _result(arguments: argparse.Namespace, formats: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from transip.structure import Structure
+from transip.structure import MISSING, Structure
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Several molecules: their atoms one after another, with the structure each belongs to.
+    """Several molecules or crystals: their atoms one after another, with the structure each belongs to.
 
     Attributes:
         numbers: atomic numbers, (atoms,).
@@ -25,8 +25,10 @@ class Batch:
         charge: total charges in e, (structures,).
         spin: multiplicities 2S + 1, (structures,).
         largest: atoms of the largest structure, known on the host so that padding needs no device synchronisation.
+        cell: lattice vectors in Å, one per row, zeros where nothing repeats, (structures, 3, 3); None of molecules.
         energy: total energies in eV, float64, (structures,); None if unlabelled.
         forces: eV/Å, (atoms, 3); None if unlabelled.
+        stress: ∂E/∂ε / V in eV/Å³, (structures, 3, 3), NaN where unlabelled; None if all are.
         index: position of each structure in its dataset, (structures,), by which messages name it; None if it has none.
     """
 
@@ -37,8 +39,10 @@ class Batch:
     charge: Int64[Tensor, "structures"]
     spin: Int64[Tensor, "structures"]
     largest: int
+    cell: Float[Tensor, "structures 3 3"] | None = None
     energy: Float64[Tensor, "structures"] | None = None
     forces: Float[Tensor, "atoms 3"] | None = None
+    stress: Float[Tensor, "structures 3 3"] | None = None
     index: Int64[Tensor, "structures"] | None = None
 
     def __len__(self) -> int:
@@ -80,12 +84,12 @@ class Batch:
         return values if self.full else values[self.slots]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
-        """Move to `device`; cast positions and forces (never energies) to `dtype`."""
+        """Move to `device`; cast everything but energies to `dtype`."""
 
         def moved(name: str, value: object) -> object:
             if not isinstance(value, Tensor):
                 return value
-            return value.to(device, dtype if name in ("positions", "forces") else None)
+            return value.to(device, dtype if name in ("positions", "cell", "forces", "stress") else None)
 
         return replace(self, **{f.name: moved(f.name, getattr(self, f.name)) for f in fields(self)})
 
@@ -104,6 +108,8 @@ class Batch:
             charge=torch.tensor([s.charge for s in structures]),
             spin=torch.tensor([s.spin for s in structures]),
             largest=int(counts.max()),
+            cell=_matrices(structures, "cell", dtype),
+            stress=_matrices(structures, "stress", dtype),
             energy=torch.tensor(energies, dtype=torch.float64) if labelled else None,
             forces=torch.from_numpy(np.concatenate([f for f in forces if f is not None])).to(dtype)
             if all(f is not None for f in forces)
@@ -125,10 +131,15 @@ class Batch:
         return replace(self, **{name: cut(name) for name in names})
 
     def followed_by(self, other: Batch) -> Batch:
-        """This batch and then `other`'s structures, as one; both must carry the same fields."""
+        """This batch and then `other`'s structures, as one; both must carry the same fields, but for `MISSING`."""
 
         def joined(name: str) -> Tensor | None:
             a, b = getattr(self, name), getattr(other, name)
+            if name in MISSING and (a is None) != (b is None):
+                a, b = (
+                    batch.positions.new_full((len(batch), 3, 3), MISSING[name]) if value is None else value
+                    for batch, value in ((self, a), (other, b))
+                )
             if a is None or b is None:
                 return None
             return torch.cat([a, b + len(self) if name == "structure" else b])
@@ -136,6 +147,13 @@ class Batch:
         names = [f.name for f in fields(self) if f.name != "largest"]
         values = {name: joined(name) for name in names}
         return replace(self, **values, largest=max(self.largest, other.largest))
+
+
+def _matrices(structures: Sequence[Structure], name: str, dtype: torch.dtype) -> Float[Tensor, "structures 3 3"] | None:
+    """Cells or stresses (`name`) of structures of which some may have none; None if none has."""
+    if all(getattr(structure, name) is None for structure in structures):
+        return None
+    return torch.from_numpy(np.stack([structure.matrix(name) for structure in structures])).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +165,15 @@ class Prediction:
         energies: each atom's share of the energy in eV, float64, (atoms,).
         forces: eV/Å, (atoms, 3).
         latents: embeddings of the atoms after the layers that were asked for, each (atoms, width).
+        stress: ∂E/∂ε / V in eV/Å³, symmetric, (structures, 3, 3), NaN where not all three directions are periodic; None
+            from direct forces and if all structures are molecules.
     """
 
     energy: Float64[Tensor, "structures"]
     energies: Float64[Tensor, "atoms"]
     forces: Float[Tensor, "atoms 3"]
     latents: tuple[Float[Tensor, "atoms width"], ...] = ()
+    stress: Float[Tensor, "structures 3 3"] | None = None
 
 
 def sum_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:

@@ -158,6 +158,7 @@ def data_pack(
     level_of_theory: Annotated[str, typer.Option(help="of the labels, e.g. 'ωB97M-V/def2-TZVPD'")] = "unknown",
     energy_key: Annotated[str | None, typer.Option(help="key of the total energy")] = None,
     forces_key: Annotated[str | None, typer.Option(help="key of the forces")] = None,
+    stress_key: Annotated[str | None, typer.Option(help="key of the stress, in periodic cells")] = None,
     charge_key: Annotated[str, typer.Option(help="key of the total charge in atoms.info")] = "charge",
     spin_key: Annotated[str, typer.Option(help="key of the multiplicity in atoms.info")] = "spin",
     domain_key: Annotated[str, typer.Option(help="key of the chemical domain in atoms.info")] = "data_id",
@@ -172,8 +173,9 @@ def data_pack(
     from transip.config import KeySettings, UnitSettings
     from transip.data.pack import pack_files
 
-    named = {"energy": energy_key, "forces": forces_key, "charge": charge_key, "spin": spin_key, "domain": domain_key}
-    keys = KeySettings.model_validate(named)
+    labels = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    conditions = {"charge": charge_key, "spin": spin_key, "domain": domain_key}
+    keys = KeySettings.model_validate(labels | conditions)
     units = UnitSettings.model_validate({"energy": energy_unit, "length": length_unit, "forces": force_unit})
     report = pack_files(inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite)
     console.print(report.table())

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 
 from transip.errors import InputError
 
-Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity"]
+Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity", "liquids"]
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -32,7 +32,9 @@ class Settings(BaseModel):
 class DomainSettings(Settings):
     """One chemical domain of a labelling campaign."""
 
-    domain: Domain = Field(description="which molecules to draw; the names are OMol25's")
+    domain: Domain = Field(
+        description="which molecules to draw: domains of OMol25, or liquids, periodic boxes of water"
+    )
     structures: PositiveInt = Field(description="labelled structures wanted from this domain")
     smiles: tuple[str, ...] = Field(
         default=(),
@@ -40,7 +42,7 @@ class DomainSettings(Settings):
         "charge and unpaired electrons (high spin) are those of the SMILES",
     )
     max_atoms: PositiveInt = Field(default=60, description="skip molecules with more atoms than this")
-    conformers: PositiveInt = Field(default=4, description="conformers embedded per molecule, at most")
+    conformers: PositiveInt = Field(default=4, description="conformers per molecule, or frames per trajectory, at most")
     displacement: Literal["thermal", "gaussian"] = Field(
         default="thermal",
         description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom",
@@ -72,6 +74,12 @@ class LabelSettings(Settings):
         default=64, description="structures between two points from which a killed campaign resumes"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> LabelSettings:
+        if self.method == "wb97m-v" and any(one.domain == "liquids" and not one.smiles for one in self.domains):
+            raise ValueError("wb97m-v labels molecules only: give domain liquids to gfn2-xtb")
+        return self
+
 
 # ---------------------------------------------------------------------------------------------- data
 
@@ -81,6 +89,9 @@ class KeySettings(Settings):
 
     energy: str | None = Field(default=None, description="key of the total energy; usual: energy, REF_energy")
     forces: str | None = Field(default=None, description="key of the forces; usual: forces, REF_forces")
+    stress: str | None = Field(
+        default=None, description="key of the stress, in periodic cells; usual: stress, REF_stress"
+    )
     charge: str = Field(default="charge", description="key of the total charge in `atoms.info`")
     spin: str = Field(default="spin", description="key of the multiplicity 2S+1 in `atoms.info`")
     domain: str = Field(
@@ -174,6 +185,12 @@ class ModelSettings(Settings):
     pair_forces: bool = Field(
         default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"
     )
+    cutoff: float | None = Field(
+        default=None,
+        gt=0,
+        description="Å beyond which atoms do not see each other, fading smoothly towards it; needed for periodic "
+        "cells; None: every atom sees all others of its molecule",
+    )
     absolute_features: bool = Field(
         default=False, description="Fourier features of the centred positions in the embedding"
     )
@@ -205,6 +222,8 @@ class ModelSettings(Settings):
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
         if self.convolutions > self.depth:
             raise ValueError(f"convolutions {self.convolutions} must not exceed depth {self.depth}")
+        if self.cutoff is not None and self.absolute_features:
+            raise ValueError("a cutoff needs absolute_features: false, or all atoms would still see the centre")
         if self.fixed_representation and self.width % 4:
             raise ValueError("fixed_representation needs a width divisible by 4")
         return self
@@ -273,6 +292,10 @@ class ObjectiveSettings(Settings):
     )
     energy: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")
     forces: NonNegative = Field(default=1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
+    stress: NonNegative = Field(
+        default=1.0,
+        description="weight of ‖Δσ‖ · volume / atoms / scale where there are labels; gradient forces only",
+    )
     equigrad: NonNegative = Field(
         default=0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only"
     )

@@ -106,6 +106,13 @@ def rotate_vectors(vectors: Float[Tensor, "atoms 3"], rotations: Rotations, batc
 
 
 def rotate(batch: Batch, rotations: Rotations) -> Batch:
-    """Turn each structure about the origin, positions and forces alike; energies do not change."""
+    """Turn each structure about the origin: positions, lattice vectors, forces and stress; energies do not change."""
     forces = None if batch.forces is None else rotate_vectors(batch.forces, rotations, batch)
-    return replace(batch, positions=rotate_vectors(batch.positions, rotations, batch), forces=forces)
+    turns = rotations.to(batch.positions.dtype)
+    return replace(
+        batch,
+        positions=rotate_vectors(batch.positions, rotations, batch),
+        cell=None if batch.cell is None else batch.cell @ turns.mT,
+        forces=forces,
+        stress=None if batch.stress is None else turns @ batch.stress @ turns.mT,
+    )

@@ -1,9 +1,10 @@
-"""One molecule on the host: what readers produce, labelling fills in and the packed store keeps."""
+"""One molecule or crystal on the host: what readers produce, labelling fills in and the packed store keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import ase
 import ase.data
@@ -12,16 +13,19 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
+from transip.lattice import images
 
 MAX_ATOMIC_NUMBER = 86  # GFN2-xTB and OMol25 end at Rn and Bi
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
+MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
+MISSING = {"cell": 0.0, "stress": float("nan")}  # what stands for these in arrays, where a structure has none
 LARGEST = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
 ELEMENTS = ase.data.chemical_symbols
 
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """A molecule with its total charge and multiplicity and, where known, its labels.
+    """A molecule, or the cell of a crystal or liquid, with total charge, multiplicity and, where known, labels.
 
     Attributes:
         numbers: atomic numbers, (atoms,).
@@ -30,6 +34,9 @@ class Structure:
         spin: multiplicity 2S + 1.
         energy: total energy in eV, not referenced; None if unlabelled.
         forces: −∂E/∂x in eV/Å, (atoms, 3); None if unlabelled.
+        cell: lattice vectors in Å, one per row, (3, 3), along which everything repeats; zeros where nothing does; None
+            for a molecule.
+        stress: ∂E/∂ε / V in eV/Å³, symmetric, (3, 3); None if unlabelled.
         domain: chemical domain, e.g. ``"neutral_organics"``; free text, may be empty.
         source: an identifier that names the structure in messages and submissions.
     """
@@ -40,6 +47,8 @@ class Structure:
     spin: int
     energy: float | None = None
     forces: Float64[np.ndarray, "atoms 3"] | None = None
+    cell: Float64[np.ndarray, "3 3"] | None = None
+    stress: Float64[np.ndarray, "3 3"] | None = None
     domain: str = ""
     source: str = ""
 
@@ -51,18 +60,25 @@ class Structure:
         """Hill formula, e.g. ``"C2H6O"``: the composition by which data are split."""
         return ase.formula.Formula.from_list([ELEMENTS[z] for z in self.numbers]).format("hill")
 
+    def matrix(self, name: str) -> Float64[np.ndarray, "3 3"]:
+        """The cell or the stress (`name`), or what stands for it in arrays."""
+        value = getattr(self, name)
+        return np.full((3, 3), MISSING[name]) if value is None else value
+
     def check(self, where: str = "") -> Structure:
         """Return self if it is physically possible.
 
         Raises:
             InputError: no atoms, unknown element, a number that is not finite or too large to be stored,
-                overlapping atoms, a multiplicity that the electron count cannot have.
+                overlapping atoms, lattice vectors that span nothing, a multiplicity that the electron count
+                cannot have.
         """
         where = where or self.source or self.formula
         _check_numbers(self.numbers, where)
         _check_finite(self, where)
         _check_range(self, where)
-        _check_overlap(self.positions, self.numbers, where)
+        _check_cell(self.cell, where)
+        _check_overlap(self, where)
         check_parity(self.numbers.tolist(), self.charge, self.spin, where)
         return self
 
@@ -70,13 +86,15 @@ class Structure:
         """Return a new `ase.Atoms` with ``info["charge"]`` and ``info["spin"]``; labels are not attached."""
         names = {"data_id": self.domain, "source": self.source}
         known = {key: name for key, name in names.items() if name}  # extxyz garbles empty text
-        return ase.Atoms(self.numbers, self.positions, info={"charge": self.charge, "spin": self.spin, **known})
+        info = {"charge": self.charge, "spin": self.spin, **known}
+        pbc = False if self.cell is None else self.cell.any(1)
+        return ase.Atoms(self.numbers, self.positions, cell=self.cell, pbc=pbc, info=info)
 
     @classmethod
     def from_atoms(
         cls, atoms: ase.Atoms, *, charge: int | None = None, spin: int | None = None, where: str = "structure"
     ) -> Structure:
-        """Read elements, positions, charge and spin from `atoms`, which is left untouched.
+        """Read elements, positions, periodic lattice vectors, charge and spin from `atoms`, which is left untouched.
 
         `charge` and `spin` given here take precedence over ``atoms.info["charge"]`` and ``atoms.info["spin"]``
         (also accepted: ``"spin_multiplicity"``).
@@ -91,9 +109,37 @@ class Structure:
             positions=np.asarray(atoms.positions, dtype=np.float64).copy(),
             charge=whole_number(charge if charge is not None else info.get("charge"), "charge", where),
             spin=whole_number(spin_given, "spin", where),
+            cell=periodic_cell(atoms.cell.array, atoms.pbc, where),
             domain=str(info.get("data_id", info.get("domain", ""))),
             source=str(info.get("source", "")),
         ).check(where)
+
+
+def unless_missing(name: str, matrix: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"] | None:
+    """`matrix`, or None if it is what stands for no cell or stress (`name`)."""
+    return None if np.array_equal(matrix, np.full((3, 3), MISSING[name]), equal_nan=True) else matrix
+
+
+def periodic_cell(cell: np.ndarray, pbc: Any, where: str) -> Float64[np.ndarray, "3 3"] | None:
+    """Lattice vectors of the periodic directions, zeros in the place of the others; None if there are none.
+
+    Args:
+        cell: three lattice vectors.
+        pbc: which of them are periodic, one or three truth values.
+        where: how messages name the structure.
+
+    Raises:
+        InputError: a direction is periodic but has no lattice vector.
+    """
+    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), 3)
+    if not pbc.any():
+        return None
+    periodic = np.where(pbc[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
+    if not periodic[pbc].any(1).all():
+        raise InputError(
+            "is periodic along a lattice vector of no length", where=where, remedy="give its cell, or set pbc to False"
+        )
+    return periodic
 
 
 def whole_number(value: object, name: str, where: str) -> int:
@@ -134,16 +180,22 @@ def check_parity(numbers: Iterable[int], charge: int, spin: int, where: str) -> 
 
 
 def rigid_motions(
-    positions: Float64[np.ndarray, "atoms 3"], masses: Float64[np.ndarray, "atoms"] | None = None
+    positions: Float64[np.ndarray, "atoms 3"],
+    masses: Float64[np.ndarray, "atoms"] | None = None,
+    *,
+    periodic: bool = False,
 ) -> Float64[np.ndarray, "coordinates motions"]:
-    """Orthonormal translations and rotations, weighted with √mass if given: six, five if linear, three of an atom."""
+    """Orthonormal translations and rotations, weighted with √mass if given: six, five if linear, three of an atom.
+
+    Of what is `periodic`, along however many directions, the three translations alone.
+    """
     from scipy.linalg import orth
 
     root = np.ones((len(positions), 1)) if masses is None else np.sqrt(masses)[:, None]
     arms = positions - (positions.mean(0) if masses is None else masses @ positions / masses.sum())
     shifts = [np.ravel(root * axis) for axis in np.eye(3)]
     turns = [np.ravel(root * np.cross(axis, arms)) for axis in np.eye(3)]
-    return orth(np.array(shifts + turns).T, rcond=1e-6)
+    return orth(np.array(shifts if periodic else shifts + turns).T, rcond=1e-6)
 
 
 def _check_numbers(numbers: np.ndarray, where: str) -> None:
@@ -160,6 +212,7 @@ def _check_numbers(numbers: np.ndarray, where: str) -> None:
 
 def _check_finite(structure: Structure, where: str) -> None:
     values = {"positions": structure.positions, "energy": structure.energy, "forces": structure.forces}
+    values["stress"] = structure.stress
     for name, value in values.items():
         if value is not None and not np.isfinite(value).all():
             raise InputError(f"{name} hold NaN or infinite numbers", where=where, remedy="remove or relabel it")
@@ -177,15 +230,36 @@ def _check_range(structure: Structure, where: str) -> None:
             )
 
 
-def _check_overlap(positions: np.ndarray, numbers: np.ndarray, where: str) -> None:
+def _check_cell(cell: np.ndarray | None, where: str) -> None:
+    if cell is None:
+        return
+    vectors = cell[cell.any(1)]
+    if not np.isfinite(cell).all() or np.abs(cell).max() > LARGEST:
+        raise InputError("lattice vectors are not finite numbers", where=where, remedy="correct or remove it")
+    if len(vectors) and np.linalg.svd(vectors, compute_uv=False).min() < MIN_SPAN:
+        raise InputError(
+            "lattice vectors span (next to) nothing",
+            where=where,
+            remedy="lattice vectors must not be parallel or in one plane, and must be in Å",
+        )
+
+
+def _check_overlap(structure: Structure, where: str) -> None:
     from scipy.spatial import KDTree
 
+    positions, copies = structure.positions, np.arange(len(structure))
+    if structure.cell is not None:
+        home, origin, steps = images(positions, structure.cell, MIN_DISTANCE)
+        positions = positions - home @ structure.cell
+        positions = np.concatenate([positions, positions[origin] + steps @ structure.cell])
+        copies = np.concatenate([copies, origin])
     pairs = KDTree(positions).query_pairs(MIN_DISTANCE, output_type="ndarray")
     if len(pairs):
-        i, j = (int(k) for k in pairs[0])
-        distance = float(np.linalg.norm(positions[i] - positions[j]))
+        i, j = (int(copies[k]) for k in pairs[0])
+        distance = float(np.linalg.norm(positions[pairs[0][0]] - positions[pairs[0][1]]))
         raise InputError(
-            f"atoms {i} ({ELEMENTS[numbers[i]]}) and {j} ({ELEMENTS[numbers[j]]}) overlap: {distance:.2f} Å apart",
+            f"atoms {i} ({ELEMENTS[structure.numbers[i]]}) and {j} ({ELEMENTS[structure.numbers[j]]}) overlap: "
+            f"{distance:.2f} Å apart",
             where=where,
             remedy=f"no two atoms may be closer than {MIN_DISTANCE} Å; are the positions in Å?",
         )

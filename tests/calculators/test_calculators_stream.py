@@ -69,16 +69,22 @@ def test_frames_are_read_as_ase_reads_them(make_structure, tmp_path, columns, co
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "cell"),
     [
-        '1\nLattice="9 0 0 0 9 0 0 0 9" charge=0 spin=2\nH 0 0 0\n',
-        '1\npbc="T F F" charge=0 spin=2\nH 0 0 0\n',
-        "1\n\nH 0 0 0\nVEC1 9 0 0\n",
+        ('1\nLattice="9 0 0 0 8 0 0 0 7" charge=0 spin=2\nH 0 0 0\n', [9, 8, 7]),
+        ('1\nLattice="9 0 0 0 8 0 0 0 7" pbc="T F T" charge=0 spin=2\nH 0 0 0\n', [9, 0, 7]),
+        ("1\n\nH 0 0 0\nVEC1 9 0 0\nVEC2 0 8 0\nVEC3 0 0 7\n", [9, 8, 7]),
     ],
 )
-def test_crystals_are_refused_however_they_say_it(tmp_path, text):
+def test_cells_are_found_however_a_file_says_it(tmp_path, text, cell):
     (tmp_path / "in.xyz").write_text(text)
-    with pytest.raises(InputError, match="is periodic"):
+    (structure,) = read_structures(tmp_path / "in.xyz", labels="optional", charge=0, spin=2)
+    assert (structure.cell == np.diag(cell)).all()
+
+
+def test_periodic_without_a_cell_is_an_error(tmp_path):
+    (tmp_path / "in.xyz").write_text('1\npbc="T F F" charge=0 spin=2\nH 0 0 0\n')
+    with pytest.raises(InputError, match="periodic along a lattice vector of no length"):
         list(read_structures(tmp_path / "in.xyz", labels="optional"))
 
 

@@ -196,8 +196,8 @@ def overlap(atoms):
     return atoms
 
 
-def set_periodic(atoms):
-    atoms.pbc, atoms.cell = True, np.eye(3) * 10
+def set_cell(atoms, *edges):
+    atoms.pbc, atoms.cell = True, np.diag(edges)
     return atoms
 
 
@@ -217,7 +217,8 @@ def set_number(atoms, number):
         (lambda a: spoil(a, energy=float("nan")), "energy"),
         (set_forces_nan, "forces hold NaN"),
         (overlap, "overlap"),
-        (set_periodic, "is periodic"),
+        (lambda a: set_cell(a, 9, 9, 0), "periodic along a lattice vector of no length"),
+        (lambda a: set_cell(a, 9, 9, 0.1), "span .next to. nothing"),
         (lambda a: set_number(a, 92), "unknown atomic number 92"),
         (lambda a: set_number(a, 0), "unknown atomic number 0"),
     ],

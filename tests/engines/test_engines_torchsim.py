@@ -36,6 +36,28 @@ def test_torchsims_own_validation(make_model, forces):
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_torchsims_own_validation_of_crystals(make_model, forces):
+    model = TransIPModel(make_model(forces=forces, cutoff=4.5), charge=0, spin=1, unseen="ignore")
+    assert model.compute_stress == (forces == "gradient")
+    validate_model_outputs(model, torch.device("cpu"), torch.float64)
+
+
+def test_crystals_are_what_ase_says_of_them(make_model):
+    crystals = [bulk("Si", "diamond", a=5.43, cubic=True), bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))]
+    for seed, atoms in enumerate(crystals):
+        atoms.rattle(0.05, seed=seed)
+    model = make_model(forces="gradient", cutoff=4.5)
+    options = {"charge": 0, "spin": 1, "unseen": "ignore"}
+    found = TransIPModel(model, network="float64", **options)(state_of(crystals))
+    calculator = TransIPCalculator(model, dtype="float64", **options)
+    for i, atoms in enumerate(crystals):
+        atoms.calc = calculator
+        np.testing.assert_allclose(found["energy"][i], atoms.get_potential_energy(), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(found["stress"][i], atoms.get_stress(voigt=False), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found["forces"], np.concatenate([a.get_forces() for a in crystals]), atol=1e-8)
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
 def test_a_batch_is_what_ase_says_of_each(make_model, molecules, forces):
     model = make_model(forces=forces)
     found = TransIPModel(model, charge=0, spin=1)(state_of(molecules))
@@ -93,7 +115,7 @@ def test_periodic_states_are_refused_or_taken_apart_on_request(gentle_model):
     water.center(vacuum=4)
     inside = TransIPModel(gentle_model, charge=0, spin=1)(state_of([water]))
     water.pbc = True
-    with pytest.raises(InputError, match="periodic"):
+    with pytest.raises(InputError, match="without a cutoff"):
         TransIPModel(gentle_model, charge=0, spin=1)(state_of([water]))
     water.positions += 0.5 * water.cell.sum(0)
     water.wrap()  # torn in pieces

@@ -19,7 +19,7 @@ import yaml
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from toy import read_metrics, toy_recipe, toy_settings, toy_structure, write_toy_pack  # noqa: E402
+from toy import read_metrics, toy_crystal, toy_recipe, toy_settings, toy_structure, write_toy_pack  # noqa: E402
 from transip import config  # noqa: E402
 from transip.batch import Batch  # noqa: E402
 from transip.config import Recipe  # noqa: E402
@@ -58,22 +58,25 @@ CHANGES = {
 LOSSES = ("step", "loss", "energy_loss", "force_loss", "latent_loss", "learning_rate", "atoms_seen")
 
 
-def curve(folder: Path) -> list[dict[str, float]]:
+def curve(folder: Path, changes: dict[str, object] = CHANGES) -> list[dict[str, float]]:
     """Thirty steps of a seeded run in `folder`: losses step by step."""
     packs = write_toy_pack(folder / "train.pack", 43), write_toy_pack(folder / "validation.pack", 12, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the molecules of the toy world are few
-        train(toy_recipe(packs, CHANGES), folder / "run", progress=False)
+        train(toy_recipe(packs, changes), folder / "run", progress=False)
     return [{name: line[name] for name in LOSSES} for line in read_metrics(folder / "run", "train")]
 
 
 @torch.no_grad()
 def predictions(model: Path) -> list[dict[str, object]]:
-    """Energies (eV) and forces (eV/Å) of ten molecules."""
+    """Energies (eV) and forces (eV/Å) of ten molecules and, if it can see them, three crystals."""
     potential = load_model(model).double()
+    structures = [toy_structure(i, seed=2) for i in range(10)]
+    if potential.settings.cutoff is not None:
+        structures += [toy_crystal(i) for i in range(3)]
     found = []
-    for i in range(10):
-        prediction = potential(Batch.collate([toy_structure(i, seed=2)], torch.float64))
+    for structure in structures:
+        prediction = potential(Batch.collate([structure], torch.float64))
         found.append({"energy": prediction.energy.item(), "forces": prediction.forces.tolist()})
     return found
 
@@ -96,11 +99,11 @@ def make_run() -> None:
 def main() -> None:
     """Train the tiny model anew and write everything down."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_json(CURVE, curve(folder))
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        write_json(CURVE, curve(Path(first)))
+        curve(Path(second), CHANGES | {"model.cutoff": 6.0})
         MODELS[-1].mkdir(exist_ok=True)
-        for path in (folder / "run/model").iterdir():
+        for path in (Path(second) / "run/model").iterdir():
             (MODELS[-1] / path.name).write_bytes(path.read_bytes())
     (MODELS[-1] / PREDICTIONS).write_text(json.dumps(predictions(MODELS[-1])) + "\n")
 

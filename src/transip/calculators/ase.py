@@ -9,6 +9,7 @@ import ase
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, equal
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.outputs import Properties
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from rich.console import Console
 from rich.progress import track
 
@@ -19,6 +20,7 @@ from transip.calculators.inference import (
     Models,
     Precision,
     evaluate,
+    has_direct_forces,
     predict,
     predictor_of,
     prepare,
@@ -28,13 +30,14 @@ from transip.calculators.inference import (
 from transip.calculators.scope import Scope, Uncertain, Unseen
 from transip.config import BatchSettings
 from transip.errors import InputError
+from transip.model.potential import Potential
 from transip.structure import Structure
 
 CONDITIONS = ("charge", "spin", "spin_multiplicity")  # what `atoms.info` tells a model beside the geometry
 
 
 class TransIPCalculator(Calculator):
-    """Energies (eV) and forces (eV/Å) of molecules.
+    """Energies (eV) and forces (eV/Å) of molecules and, from models with a cutoff, of periodic cells.
 
     Every molecule needs a total charge (e) and a multiplicity (2S + 1): from ``atoms.info["charge"]`` and
     ``atoms.info["spin"]`` (or ``"spin_multiplicity"``), or from the arguments here, which take precedence.
@@ -56,6 +59,8 @@ class TransIPCalculator(Calculator):
         compile: compile the network: about twice as fast for small molecules, after a minute or two at the first of
             them, fewer seconds in later processes. Needs a C++ compiler on CPUs.
 
+    A model of gradient forces also gives the ``stress`` (eV/Å³) of cells that are periodic in three directions.
+
     With `average` or several models, ``results`` also holds the spreads ``energy_std`` (eV) and ``forces_std`` (eV/Å,
     per atom). If this way to predict has been calibrated (``transip calibrate``), it holds what the spreads stand for:
     ``energy_uncertainty`` (eV), ``forces_uncertainty`` (eV/Å, per atom) and the largest of these,
@@ -63,13 +68,13 @@ class TransIPCalculator(Calculator):
 
     Raises:
         InputError: the model cannot be loaded, or a bound is given and there are no uncertainties; later, at
-            calculation, a molecule cannot be used: periodic, charge or spin missing or impossible, atoms overlapping,
-            unseen or uncertain and refused.
+            calculation, a structure cannot be used: periodic, and the model has no cutoff, charge or spin missing or
+            impossible, atoms overlapping, unseen or uncertain and refused.
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces"]  # noqa: RUF012
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
     default_parameters = {"charge": None, "spin": None}  # noqa: RUF012
-    ignored_changes = {"cell", "initial_charges", "initial_magmoms"}  # noqa: RUF012
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
     discard_results_on_any_change = True  # calculator.set(charge=1)
 
     def __init__(
@@ -107,6 +112,8 @@ class TransIPCalculator(Calculator):
         labelled = self.scope.check_result(with_labels(structure, found), structure.formula)
         shares = {"free_energy": found["energy"], "energies": prediction.energies.cpu().numpy()}
         spreads = labelled.spreads[0] if isinstance(labelled, AveragedStructure) else {}
+        if "stress" in found:
+            shares["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
         self.results = found | shares | spreads
 
     def export_properties(self) -> Properties:
@@ -116,6 +123,8 @@ class TransIPCalculator(Calculator):
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; unlike plain ASE, also charge and spin in `atoms.info`."""
         changes = super().check_state(atoms, tol=tol)
+        if not atoms.pbc.any() and "cell" in changes:  # a box around a molecule means nothing
+            changes.remove("cell")
         if self.atoms is not None:
             before, now = self.atoms.info, atoms.info
             changes += [key for key in CONDITIONS if not equal(before.get(key), now.get(key))]
@@ -124,7 +133,11 @@ class TransIPCalculator(Calculator):
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """As in ASE; asking for a stress says why there is none."""
         if name == "stress":
-            raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
+            asked = self.atoms if atoms is None else atoms
+            if asked is None or not asked.pbc.all():
+                raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
+            if has_direct_forces(self.model) or not isinstance(self._predictor, Potential):
+                raise PropertyNotImplementedError("only a single model of gradient forces, not averaged, has a stress")
         return super().get_property(name, atoms, allow_calculation)
 
     def structure(self, atoms: ase.Atoms, where: str = "structure") -> Structure:
@@ -133,20 +146,16 @@ class TransIPCalculator(Calculator):
         Raises:
             InputError: see the class.
         """
-        if atoms.pbc.any():
-            raise InputError(
-                "is periodic; transip models are for molecules",
-                where=where,
-                remedy="set atoms.pbc = False if it is one",
-            )
         own = self.parameters or {}
         given = Structure.from_atoms(atoms, charge=own.get("charge"), spin=own.get("spin"), where=where)
         return self.scope.check(given, where)
 
     def labelled(self, atoms: ase.Atoms) -> Structure:
-        """`structure` with energy, forces and, if this is an average, their spread; computed unless they are known."""
+        """`structure` with energy, forces, stress and spreads where there are any; computed unless they are known."""
         self.get_property("forces", atoms)
         found = {name: self.results[name] for name in LABELS if name in self.results}
+        if "stress" in self.results:
+            found["stress"] = voigt_6_to_full_3x3_stress(self.results["stress"])
         return with_labels(self.structure(atoms), found)
 
     def predict(
@@ -179,5 +188,7 @@ def attach(atoms: ase.Atoms, labelled: Structure) -> ase.Atoms:
         for name, values in of_atoms.items():
             atoms.set_array(name, values)
     labels = {"energy": labelled.energy, "free_energy": labelled.energy, "forces": labelled.forces}
+    if labelled.stress is not None:
+        labels["stress"] = full_3x3_to_voigt_6_stress(labelled.stress)
     atoms.calc = SinglePointCalculator(atoms, **labels)
     return atoms

@@ -168,10 +168,11 @@ def results(structures: list[Structure], prediction: Prediction) -> Iterator[dic
         columns += [prediction.energy_std.tolist(), _split(prediction.forces_std, ends)]
         if prediction.energy_uncertainty is not None and prediction.forces_uncertainty is not None:
             columns += [prediction.energy_uncertainty.tolist(), _split(prediction.forces_uncertainty, ends)]
+    stresses = None if prediction.stress is None else iter(prediction.stress.double().cpu().numpy())
     for structure, *values in zip(structures, *columns, strict=True):
         found = dict(zip(LABELS, values, strict=False))
         check_finite(found["energy"], found["forces"], structure.source or structure.formula)
-        yield found
+        yield found if stresses is None or np.isnan(stress := next(stresses)).any() else found | {"stress": stress}
 
 
 def with_labels(structure: Structure, found: Mapping[str, Any]) -> Structure:

@@ -133,7 +133,8 @@ def md_file(
                 remedy=f"use a shorter timestep, a relaxed start or a better model; frames so far are in {partial}",
             ) from error
     # Velocity Verlet keeps total and angular momentum at zero; the thermostat heats every degree of freedom.
-    freedom = 3 * len(atoms) - (rigid_motions(atoms.positions, atoms.get_masses()).shape[1] if ensemble == "nve" else 0)
+    rigid = rigid_motions(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
+    freedom = 3 * len(atoms) - (rigid.shape[1] if ensemble == "nve" else 0)
     return {
         "steps": steps,
         "frames": frames,
@@ -220,7 +221,7 @@ def draw_velocities(atoms: ase.Atoms, temperature: float, generator: np.random.G
     """Give `atoms` thermal momenta (K), without motion or rotation of the whole; a lone atom rests."""
     masses = atoms.get_masses()[:, None]
     weighted = generator.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature)  # p / √m
-    rigid = rigid_motions(atoms.positions, atoms.get_masses())
+    rigid = rigid_motions(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
     flat = weighted.ravel()
     atoms.set_momenta((flat - rigid @ (rigid.T @ flat)).reshape(-1, 3) * np.sqrt(masses))
 

@@ -104,7 +104,12 @@ def frame_text(labelled: Structure) -> str:
         info |= of_structure
         columns += "".join(f":{name}:R:1" for name in of_atoms)
         values += [column[:, None] for column in of_atoms.values()]
-    info |= {"energy": labelled.energy, "free_energy": labelled.energy, "pbc": "F F F"}
+    periodic = 3 * [False] if labelled.cell is None else [bool(vector.any()) for vector in labelled.cell]
+    if labelled.cell is not None:
+        info = {"Lattice": labelled.cell.T} | info  # ASE writes matrices by columns
+    if labelled.stress is not None:
+        info["stress"] = labelled.stress
+    info |= {"energy": labelled.energy, "free_energy": labelled.energy, "pbc": " ".join("FT"[p] for p in periodic)}
     table = np.hstack([*values, labelled.forces])
     line = "%-2s" + table.shape[1] * " %16.8f" + "\n"
     rows = ((ELEMENTS[z], *row) for z, row in zip(labelled.numbers, table.tolist(), strict=True))

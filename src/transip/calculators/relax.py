@@ -157,7 +157,7 @@ class _NoTorque(FixConstraint):
 
     def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
         """Project the rigid motions out of `forces`, in place."""
-        rigid = rigid_motions(atoms.positions)
+        rigid = rigid_motions(atoms.positions, periodic=bool(atoms.pbc.any()))
         forces -= (rigid @ (rigid.T @ forces.ravel())).reshape(-1, 3)
 
 

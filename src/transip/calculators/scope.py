@@ -9,7 +9,7 @@ from torch import nn
 
 from transip.errors import InputError, InputWarning
 from transip.model.embedding import MAX_CHARGE, MAX_SPIN
-from transip.model.potential import Potential
+from transip.model.potential import GIVE_CUTOFF, NO_CUTOFF, Potential
 from transip.structure import ELEMENTS, Structure
 from transip.symmetry.committee import Calibrated, potentials
 
@@ -50,15 +50,19 @@ class Scope:
             _check_bound(max_uncertainty, model)
         self._unseen, self._bound, self._uncertain = unseen, max_uncertainty, uncertain
         self._seen = {kind: _seen(kind, potentials(model)) for kind in CARD}
+        self._periodic = all(model.settings.cutoff is not None for model in potentials(model))
         self._reported: set[tuple[str, int | str]] = set()
 
     def check(self, structure: Structure, where: str = "structure") -> Structure:
         """Return `structure` if the model may be asked about it.
 
         Raises:
-            InputError: charge or multiplicity beyond what any model can represent, or something unseen is refused.
+            InputError: it is periodic and a model has no cutoff, charge or multiplicity are beyond what any model can
+                represent, or something unseen is refused.
         """
         where = structure.source or where
+        if structure.cell is not None and not self._periodic:
+            raise InputError(NO_CUTOFF, where=where, remedy=GIVE_CUTOFF)
         if abs(structure.charge) > MAX_CHARGE or structure.spin > MAX_SPIN:
             raise InputError(
                 f"charge {structure.charge:+d} with multiplicity {structure.spin} cannot be represented",

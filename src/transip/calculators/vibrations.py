@@ -83,7 +83,11 @@ def hessian(model: nn.Module, structure: Structure, step: float = 0.005, batch: 
 
 
 def normal_modes(
-    hessian: Hessian, positions: Float64[np.ndarray, "atoms 3"], masses: Float64[np.ndarray, "atoms"]
+    hessian: Hessian,
+    positions: Float64[np.ndarray, "atoms 3"],
+    masses: Float64[np.ndarray, "atoms"],
+    *,
+    periodic: bool = False,
 ) -> NormalModes:
     """Diagonalise the symmetric part of a Hessian among the motions that change the molecule's shape.
 
@@ -91,10 +95,11 @@ def normal_modes(
         hessian: eV/Å².
         positions: Å.
         masses: amu.
+        periodic: of a cell, in which all images move alike (the Γ point): turning it is no rigid motion.
     """
     root = np.repeat(np.sqrt(masses), 3)
     weighted = 0.5 * (hessian + hessian.T) / np.outer(root, root)
-    internal = null_space(rigid_motions(positions, masses).T)
+    internal = null_space(rigid_motions(positions, masses, periodic=periodic).T)
     values, vectors = np.linalg.eigh(internal.T @ weighted @ internal)
     frequencies = np.sign(values) * np.sqrt(np.abs(values)) * ENERGY / units.invcm
     return NormalModes(frequencies, (internal @ vectors).T.reshape(-1, len(masses), 3) / np.sqrt(masses)[:, None])
@@ -157,7 +162,8 @@ def vibrations_file(
         for structure in counted(structures, "vibrations", progress):
             (labelled,) = predict(predictor, [structure], scope=scope)
             found = hessian(predictor, structure, step)
-            modes = normal_modes(found, structure.positions, atomic_masses[structure.numbers])
+            masses, periodic = atomic_masses[structure.numbers], structure.cell is not None
+            modes = normal_modes(found, structure.positions, masses, periodic=periodic)
             rows.append(_row(labelled, modes, found))
             details.append(rows[-1] | {"modes": modes.displacements.tolist(), "hessian": found.tolist()})
             if rows[-1]["fmax"] > FMAX:

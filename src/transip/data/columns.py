@@ -5,6 +5,9 @@
 `forces.npy`       float32    eV/Å, (atoms, 3); absent if the pack is unlabelled
 `numbers.npy`      uint8      atomic numbers, (atoms,)
 `offsets.npy`      int64      first atom of each structure, then the number of atoms, (structures + 1,)
+`cell.npy`         float32    lattice vectors in Å, one per row, zeros where nothing repeats, (structures, 3, 3);
+                              absent if all structures are molecules
+`stress.npy`       float32    ∂E/∂ε / V in eV/Å³, (structures, 3, 3), NaN where unlabelled; absent if all are
 `energy.npy`       float64    total energies in eV, (structures,); absent if the pack is unlabelled
 `charge.npy`       int16      e, (structures,)
 `spin.npy`         int16      multiplicity 2S + 1, (structures,)
@@ -17,18 +20,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from transip.errors import InputError
+from transip.structure import MISSING
 
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of one entry
     "positions": ("<f4", (3,)),
     "forces": ("<f4", (3,)),
     "numbers": ("|u1", ()),
     "offsets": ("<i8", ()),
+    "cell": ("<f4", (3, 3)),
+    "stress": ("<f4", (3, 3)),
     "energy": ("<f8", ()),
     "charge": ("<i2", ()),
     "spin": ("<i2", ()),
@@ -39,9 +46,10 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of 
 LABELS = ("energy", "forces")
 
 
-def column_names(labelled: bool) -> list[str]:
-    """Names of the arrays of a pack."""
-    return [name for name in COLUMNS if labelled or name not in LABELS]
+def column_names(labelled: bool, optional: Collection[str] = ()) -> list[str]:
+    """Names of the arrays of a pack, those that are `MISSING` if they are among `optional`."""
+    needed = [name for name in COLUMNS if labelled or name not in LABELS]
+    return [name for name in needed if name not in MISSING or name in optional]
 
 
 class Column:

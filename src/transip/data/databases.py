@@ -2,9 +2,9 @@
 
 ASE's own readers trust a file: they follow its page numbers through a C library, make arrays as large as it says, and
 add tables to it. Here nothing is written, nothing that a file holds is run, and no more memory is taken than the file
-has bytes (ten times that for JSON). A row is a dictionary with ASE's names: ``numbers``, ``positions``, ``pbc``,
-``key_value_pairs``, ``data`` and results such as ``energy``. Damage raises ValueError, KeyError, TypeError, IndexError,
-`struct.error`, `zlib.error` or `sqlite3.Error`.
+has bytes (ten times that for JSON). A row is a dictionary with ASE's names: ``numbers``, ``positions``, ``cell``,
+``pbc``, ``key_value_pairs``, ``data`` and results such as ``energy``. Damage raises ValueError, KeyError, TypeError,
+IndexError, `struct.error`, `zlib.error` or `sqlite3.Error`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ SQLITE_COLUMNS: dict[str, Callable[[Any], Any]] = {
     "numbers": _blob("<i4", -1),
     "positions": _blob("<f8", -1, 3),
     "pbc": _scalar,
+    "cell": _blob("<f8", 3, 3),
     "key_value_pairs": _tree,
     "data": _tree,
     "energy": _scalar,

@@ -71,6 +71,11 @@ class Dataset:
         """Of the labels, the same in all packs."""
         return self._packs[0].meta["level_of_theory"]
 
+    @property
+    def periodic(self) -> bool:
+        """Whether any of the packs holds crystals or liquids."""
+        return any("cell" in pack.meta["optional"] for pack in self._packs)
+
     @cached_property
     def counts(self) -> Int64[np.ndarray, "structures"]:
         """Atoms per structure."""
@@ -287,6 +292,8 @@ def _reordered(batch: Batch, order: np.ndarray) -> Batch:
         counts=batch.counts[structures],
         charge=batch.charge[structures],
         spin=batch.spin[structures],
+        cell=None if batch.cell is None else batch.cell[structures],
         energy=None if batch.energy is None else batch.energy[structures],
         forces=None if batch.forces is None else batch.forces[atoms],
+        stress=None if batch.stress is None else batch.stress[structures],
     )

@@ -17,16 +17,21 @@ from typing import IO, Any, Literal
 
 import numpy as np
 from ase.data import atomic_numbers
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from transip.config import KeySettings, UnitSettings
 from transip.data.databases import Row, json_rows, lmdb_rows, sqlite_rows
 from transip.data.store import Pack
 from transip.data.units import ENERGY, LENGTH, check_units, force_unit
 from transip.errors import InputError, printable
-from transip.structure import Structure, whole_number
+from transip.structure import Structure, periodic_cell, whole_number
 
 Labels = Literal["required", "optional"]
-USUAL_KEYS = {"energy": ("energy", "REF_energy"), "forces": ("forces", "REF_forces")}
+USUAL_KEYS = {
+    "energy": ("energy", "REF_energy"),
+    "forces": ("forces", "REF_forces"),
+    "stress": ("stress", "REF_stress"),
+}
 DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
 GIVE_IT = "add it to the file or give it for every structure (--{name}, {name}=...)"
 SAMPLE = 64  # structures by which units are judged
@@ -41,7 +46,8 @@ class Record:
 
     numbers: np.ndarray
     positions: np.ndarray
-    periodic: bool
+    cell: Any
+    pbc: Any
     info: dict[str, Any]
     arrays: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +88,7 @@ def read_structures(
 
     Raises:
         InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is
-            periodic or impossible; charge, spin or a required label is missing or ambiguous; the units cannot
+            impossible; charge, spin or a required label is missing or ambiguous; the units cannot
             be right.
     """
     path = Path(path)
@@ -107,6 +113,8 @@ def keys_found(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str, 
     wanted = {label: [name for name, _ in record.values(getattr(keys, label), label)] for label in USUAL_KEYS}
     wanted |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
     found = {label: [key for key in dict.fromkeys(names) if key in record.keys] for label, names in wanted.items()}
+    if not found["stress"]:  # which most files have no place for
+        del found["stress"]
     used = set(chain.from_iterable(found.values()))
     return found | {"unused": [key for key in record.keys if key not in used]}
 
@@ -122,13 +130,7 @@ def is_pack(path: str | Path) -> bool:
 def _structure(
     record: Record, keys: KeySettings, units: UnitSettings, labels: Labels, when_missing: str, where: str
 ) -> Structure:
-    if record.periodic:
-        raise InputError(
-            "is periodic; transip is for molecules",
-            where=where,
-            remedy='if it is a molecule in a box, store it without periodicity (pbc="F F F")',
-        )
-    numbers, positions = _geometry(record, where)
+    numbers, positions, cell = _geometry(record, where)
     energy = _label(record, keys.energy, "energy", (), labels, where)
     forces = _label(record, keys.forces, "forces", (len(numbers), 3), labels, where)
     source = record.info.get(keys.source)
@@ -139,19 +141,23 @@ def _structure(
         spin=_whole_number(record, "spin", (keys.spin, "spin_multiplicity"), when_missing, where),
         energy=None if energy is None else float(energy) * ENERGY[units.energy],
         forces=None if forces is None else forces * force_unit(units),
+        cell=None if cell is None else cell * LENGTH[units.length],
+        stress=None if cell is None or not cell.any(1).all() else _stress(record, keys, units, where),
         domain=printable(str(record.info.get(keys.domain, "")))[:LONGEST],
         source=printable(where.rpartition("/")[2] if source is None else str(source))[:LONGEST],
     ).check(where)
 
 
-def _geometry(record: Record, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Elements and positions as they stand in the file."""
+def _geometry(record: Record, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Elements, positions and periodic lattice vectors as they stand in the file."""
     try:
         numbers = np.asarray(record.numbers).astype(np.int64, casting="same_kind").reshape(-1)
-        return numbers, np.array(record.positions, dtype=np.float64).reshape(len(numbers), 3)
+        positions = np.array(record.positions, dtype=np.float64).reshape(len(numbers), 3)
+        cell = np.zeros((3, 3)) if record.cell is None else np.array(record.cell, dtype=np.float64).reshape(3, 3)
+        return numbers, positions, periodic_cell(cell, record.pbc, where)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            "does not have one atomic number and three coordinates per atom",
+            "does not have one atomic number and three coordinates per atom, and a sound cell if it is periodic",
             where=where,
             remedy="the file is corrupt: recreate it, or leave the structure out",
         ) from None
@@ -194,6 +200,21 @@ def _label(
             where=where,
             remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
         ) from None
+
+
+def _stress(record: Record, keys: KeySettings, units: UnitSettings, where: str) -> np.ndarray | None:
+    """As a matrix in eV/Å³, from six (xx, yy, zz, yz, xz, xy) or nine numbers; None if there is none."""
+    found = record.values(keys.stress, "stress")
+    if not found:
+        return None
+    try:
+        values = np.array(found[0][1], dtype=np.float64).ravel()
+        matrix = voigt_6_to_full_3x3_stress(values) if values.size == 6 else values.reshape(3, 3)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"stress ({found[0][0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
+        ) from None
+    return (matrix + matrix.T) / 2 * ENERGY[units.energy] / LENGTH[units.length] ** 3
 
 
 def _listing(record: Record) -> str:
@@ -292,7 +313,7 @@ def _plain_frame(frame: list[str]) -> Record | None:
     values = np.array([list(map(float, row[1:])) for row in rows])
     numbers = np.array([atomic_numbers[row[0].capitalize()] for row in rows])
     arrays = {} if columns[1] is None else {columns[1]: values[:, 3:]}
-    return Record(numbers, values[:, :3], bool(np.any(info.pop("pbc", False))), info, arrays)
+    return Record(numbers, values[:, :3], None, info.pop("pbc", False), info, arrays)
 
 
 def _info(comment: str) -> dict[str, Any]:
@@ -319,7 +340,7 @@ def _any_frame(frame: list[str]) -> Record:
         raise ValueError("Properties announces more columns than there are")
     (atoms,) = read_extxyz(io.StringIO("".join(frame)), index=slice(None))  # pyright: ignore[reportArgumentType]
     results = dict(atoms.calc.results) if atoms.calc else {}
-    return Record(atoms.numbers, atoms.positions, bool(atoms.pbc.any()), atoms.info, dict(atoms.arrays), results)
+    return Record(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.info, dict(atoms.arrays), results)
 
 
 def _read_aselmdb(path: Path) -> Iterator[Record]:
@@ -337,10 +358,12 @@ def _read_rows(rows: Callable[[Path], Iterator[Row]], path: Path) -> Iterator[Re
     from ase.calculators.calculator import all_properties
 
     for row in rows(path):
+        cell = row.get("cell")
         yield Record(
             np.asarray(row["numbers"]),
             np.asarray(row["positions"]),
-            bool(np.any(row.get("pbc", False))),
+            cell.get("array") if isinstance(cell, dict) else cell,
+            row.get("pbc", False),
             info=(row.get("key_value_pairs") or {}) | (row.get("data") or {}),
             results={name: row[name] for name in all_properties if row.get(name) is not None},
         )

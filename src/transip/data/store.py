@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from transip.config import Settings, parse
 from transip.data.columns import Column, column_names, load_column
 from transip.errors import InputError, printable
 from transip.files import read_json, write_json
-from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, Structure
+from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, MISSING, Structure, unless_missing
 
 FORMAT = "transip-pack"
-VERSION = 1
-UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "charge": "e", "spin": "multiplicity 2S+1"}
+VERSION = 2  # of packs with cells; others are written as version 1, which earlier releases read
+UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³", "charge": "e", "spin": "multiplicity 2S+1"}
 COPY_AGAIN = "the pack is corrupt; copy it again or pack the data again"
 MAX_DOMAINS = 1000  # more are identifiers taken for domains
 BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
@@ -59,7 +59,7 @@ class Pack:
             problem = "is not a packed dataset" if path.exists() else "does not exist"
             raise InputError(problem, where=str(path), remedy="make one with `transip data pack IN... -o NAME.pack`")
         meta = _read_meta(path)
-        arrays = {name: load_column(path, name) for name in column_names(meta["labelled"])}
+        arrays = {name: load_column(path, name) for name in column_names(meta["labelled"], meta["optional"])}
         _check_sizes(path, meta, arrays)
         _check_indices(path, meta, arrays)
         return cls(path, meta, arrays)
@@ -106,9 +106,15 @@ class Pack:
             spin=int(arrays["spin"][i]),
             energy=float(arrays["energy"][i]) if self.labelled else None,
             forces=arrays["forces"][atoms].astype(np.float64) if self.labelled else None,
+            **self._matrices(i),
             domain=self.domains[arrays["domain"][i]],
             source=self.source(i),
         )
+
+    def _matrices(self, i: int) -> dict[str, np.ndarray | None]:
+        """Lattice vectors and stress of structure `i`, where it has them."""
+        found = ((name, self._arrays[name][i].astype(np.float64)) for name in self.meta["optional"])
+        return {name: unless_missing(name, matrix) for name, matrix in found}
 
     def source(self, i: int) -> str:
         """Identifier of structure `i`."""
@@ -131,6 +137,7 @@ class Pack:
             charge=torch.from_numpy(arrays["charge"][chosen].astype(np.int64)),
             spin=torch.from_numpy(arrays["spin"][chosen].astype(np.int64)),
             largest=int(counts.max(initial=0)),
+            **{name: torch.from_numpy(arrays[name][chosen]) for name in self.meta["optional"]},
             energy=torch.from_numpy(arrays["energy"][chosen]) if self.labelled else None,
             forces=torch.from_numpy(arrays["forces"][atoms]) if self.labelled else None,
             index=torch.from_numpy(chosen.copy()),
@@ -204,7 +211,7 @@ def write_pack(
             folder / "meta.json",
             {
                 "format": FORMAT,
-                "version": VERSION,
+                "version": VERSION if meta["optional"] else 1,
                 **meta,
                 "units": UNITS,
                 "level_of_theory": level_of_theory,
@@ -238,7 +245,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
             structure.check(where)
             if labelled is None:
                 labelled = structure.energy is not None
-                columns = {c: stack.enter_context(Column(folder, c)) for c in column_names(labelled)}
+                columns = {name: stack.enter_context(Column(folder, name)) for name in column_names(labelled)}
                 columns["offsets"].extend([0])
             _check_labels(structure, labelled, where)
             source = structure.source.encode("utf-8")
@@ -256,6 +263,11 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
                 "energy": [structure.energy],
                 "forces": structure.forces,
             }
+            for name, missing in MISSING.items():
+                if getattr(structure, name) is not None and name not in columns:
+                    columns[name] = stack.enter_context(Column(folder, name))
+                    columns[name].extend(np.full((number - 1, 3, 3), missing))
+                entries[name] = structure.matrix(name)[None]
             for column in columns:
                 columns[column].extend(entries[column])
     if not number:
@@ -264,6 +276,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
         "structures": number,
         "atoms": atoms,
         "labelled": labelled,
+        "optional": [name for name in MISSING if name in columns],
         "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
         "domains": list(domains),
     }
@@ -343,6 +356,7 @@ class _Meta(Settings):
     structures: int = Field(gt=0, lt=2**62)
     atoms: int = Field(gt=0, lt=2**62)
     labelled: bool
+    optional: list[Literal["cell", "stress"]] = Field(default=[])
     domains: list[str] = Field(min_length=1)
     level_of_theory: str
     elements: dict[str, int]
@@ -366,7 +380,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         )
     known = parse(_Meta, meta, str(file))
     texts = {"domains": list(map(printable, known.domains)), "level_of_theory": printable(known.level_of_theory)}
-    return meta | texts
+    return meta | texts | {"optional": known.optional}
 
 
 def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -389,8 +403,10 @@ def _check_indices(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarra
         "offsets": offsets[0] != 0 or offsets[-1] != meta["atoms"] or offsets.min() < 0 or (np.diff(offsets) < 1).any(),
         "source_ends": ends.min() < 0 or (np.diff(ends) < 0).any(),
         "domain": codes.min() < 0 or codes.max() >= len(meta["domains"]),
+        "cell": "cell" in arrays and not np.isfinite(arrays["cell"]).all(),
     }
     for name, wrong in problems.items():
         if wrong:
-            expected = "name a domain" if name == "domain" else "ascend from 0 to the number of atoms or characters"
+            ascending = "ascend from 0 to the number of atoms or characters"
+            expected = {"domain": "name a domain", "cell": "hold finite numbers"}.get(name, ascending)
             raise InputError(f"does not {expected}", where=str(path / f"{name}.npy"), remedy=COPY_AGAIN)

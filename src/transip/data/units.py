@@ -81,7 +81,7 @@ def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: s
 
 def _bond_ratios(structure: Structure) -> Float64[np.ndarray, "bonded"]:
     """Distance of each H, C, N, O atom to its nearest neighbour over the sum of their covalent radii."""
-    if len(structure) < 2:
+    if len(structure) < 2 or structure.cell is not None:  # bonds of a crystal may reach out of its cell
         return np.zeros(0)
     distances, neighbours = (np.asarray(x) for x in KDTree(structure.positions).query(structure.positions, k=2))
     radii = ase.data.covalent_radii[structure.numbers]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,8 +15,6 @@ from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged
-
-Periodic = Literal["refuse", "isolate"]
 
 
 class MoleculePotential:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from transip.batch import Batch
 from transip.calculators.inference import Precision, prepare
 from transip.calculators.scope import Scope, Unseen
-from transip.engines.molecule import Periodic, refuse_periodic
 from transip.errors import InputError
 from transip.labels.molecules import need
 from transip.model.potential import Potential
@@ -21,9 +20,13 @@ from transip.symmetry.average import averaged
 
 ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
 
+Periodic = Literal["images", "isolate"]
+
 
 class TransIPModel(ModelInterface):
-    """Energies (eV) and forces (eV/Å) of a batch of molecules: TorchSim's ``ModelInterface``.
+    """Energies (eV) and forces (eV/Å) of a batch of molecules or cells: TorchSim's ``ModelInterface``.
+
+    A model of gradient forces with a cutoff, not averaged, also has a stress.
 
     Args:
         model: folder or name of a model, or a model in memory (copied).
@@ -35,11 +38,11 @@ class TransIPModel(ModelInterface):
         network: precision of the network.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
         average: predict in this many orientations and average; see `TransIPCalculator`.
-        periodic: ``refuse`` periodic states, or ``isolate`` the molecule in each cell: its atoms' images nearest to its
-            first atom, without any interaction between cells.
+        periodic: what atoms of periodic states see: all ``images``, for which the model needs a cutoff, or, to
+            ``isolate`` the molecule in each cell, those atoms' images nearest to its first atom alone.
 
     Raises:
-        InputError: the model cannot be loaded; later, in `forward`, a molecule cannot be used or the simulation broke
+        InputError: the model cannot be loaded; later, in `forward`, a system cannot be used or the simulation broke
             down.
     """
 
@@ -54,7 +57,7 @@ class TransIPModel(ModelInterface):
         network: Precision = "float32",
         unseen: Unseen = "warn",
         average: int | None = None,
-        periodic: Periodic = "refuse",
+        periodic: Periodic = "images",
     ):
         super().__init__()
         self.model = prepare(model, device, network)
@@ -63,18 +66,21 @@ class TransIPModel(ModelInterface):
         self._given = {"charge": charge, "spin": spin}
         self._checked: tuple[Tensor, ...] = ()
         self._device, self._dtype = torch.device(device), dtype
-        self._compute_forces, self._compute_stress = True, False
+        known = self._predictor.settings if isinstance(self._predictor, Potential) else None
+        whole = known is not None and known.cutoff is not None and known.forces == "gradient"
+        self._compute_forces, self._compute_stress = True, whole and periodic == "images"
         self._memory_scales_with = "n_atoms"
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
         """Predict a TorchSim state.
 
         Returns:
-            ``energy`` in eV, (systems,), and ``forces`` in eV/Å, (atoms, 3), in the state's precision.
+            ``energy`` in eV, (systems,), ``forces`` in eV/Å, (atoms, 3), and, if the model has one, ``stress`` in
+            eV/Å³, (systems, 3, 3), zero unless all directions are periodic; all in the state's precision.
 
         Raises:
-            InputError: the state is periodic and that is refused; charge or spin is missing or impossible; atoms
-                overlap in a molecule not seen before; a result is not finite.
+            InputError: the state is periodic and the model has no cutoff; charge or spin is missing or impossible;
+                atoms overlap in a system not seen before; a result is not finite.
         """
         batch = self._batch(SimpleNamespace(**state) if isinstance(state, dict) else state)
         self._check(batch)
@@ -86,15 +92,20 @@ class TransIPModel(ModelInterface):
                 where="TorchSim state",
                 remedy="the geometry is far from what the model was trained on; try a shorter timestep",
             )
-        return {"energy": prediction.energy.to(self._dtype), "forces": prediction.forces.to(self._dtype)}
+        found = {"energy": prediction.energy.to(self._dtype), "forces": prediction.forces.to(self._dtype)}
+        if self._compute_stress:
+            none = found["energy"].new_zeros(len(batch), 3, 3)
+            found["stress"] = none if prediction.stress is None else prediction.stress.nan_to_num(nan=0.0).to(none)
+        return found
 
     def _batch(self, state: Any) -> Batch:
         counts = torch.bincount(state.system_idx)
-        positions = state.positions.detach()
-        if torch.as_tensor(state.pbc).any():
-            if self._periodic == "refuse":
-                raise refuse_periodic("TorchSim state", "set state.pbc = False, or periodic='isolate'")
+        positions, cell = state.positions.detach(), None
+        pbc = torch.as_tensor(state.pbc, device=positions.device)
+        if pbc.any() and self._periodic == "isolate":
             positions = nearest_images(positions, state.cell, state.system_idx, counts)
+        elif pbc.any():
+            cell = torch.where(pbc.expand(3)[:, None], state.cell.detach().mT, 0.0)  # there, vectors are columns
         return Batch(
             numbers=state.atomic_numbers.long(),
             positions=positions,
@@ -103,6 +114,7 @@ class TransIPModel(ModelInterface):
             charge=self._condition(state, "charge", counts),
             spin=self._condition(state, "spin", counts),
             largest=int(counts.max()),
+            cell=cell,
         )
 
     def _condition(self, state: Any, name: str, counts: Tensor) -> Tensor:
@@ -113,16 +125,17 @@ class TransIPModel(ModelInterface):
         return value.long().expand_as(counts)
 
     def _check(self, batch: Batch) -> None:
-        """Check molecules that are not those of the last call."""
+        """Check systems that are not those of the last call."""
         what = (batch.numbers, batch.counts, batch.charge, batch.spin)
         if len(self._checked) and all(torch.equal(a, b) for a, b in zip(what, self._checked, strict=True)):
             return
         ends = batch.counts.cumsum(0).cpu()[:-1]
         numbers, positions = (part.cpu().tensor_split(ends) for part in (batch.numbers, batch.positions.double()))
         conditions = batch.charge.tolist(), batch.spin.tolist()
-        for i, (z, x, charge, spin) in enumerate(zip(numbers, positions, *conditions, strict=True)):
+        cells = [None] * len(batch) if batch.cell is None else list(batch.cell.double().cpu().numpy())
+        for i, (z, x, charge, spin, cell) in enumerate(zip(numbers, positions, *conditions, cells, strict=True)):
             where = f"system {i}"
-            self._scope.check(Structure(z.numpy(), x.numpy(), charge, spin).check(where), where)
+            self._scope.check(Structure(z.numpy(), x.numpy(), charge, spin, cell=cell).check(where), where)
         self._checked = what
 
 

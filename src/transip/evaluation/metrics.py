@@ -26,6 +26,8 @@ TERMS = (
     "cosine",
     "magnitude",
     "within",
+    "stress",
+    "stress_labels",
 )
 METRICS = (
     "energy_mae",
@@ -65,8 +67,12 @@ def error_terms(batch: Batch, prediction: Prediction) -> Float64[Tensor, "struct
     )
     force, force_squared, cosine, magnitude, outside = sum_by_structure(atoms, batch).unbind(-1)
     within = ((energy < ENERGY_THRESHOLD) & (outside == 0)).double()
+    stress = labels = torch.zeros_like(energy)
+    if batch.stress is not None and prediction.stress is not None:
+        deviation = (prediction.stress.detach().double() - batch.stress.double()).abs().flatten(1).mean(1)
+        stress, labels = deviation.nan_to_num(nan=0.0), (~deviation.isnan()).double()
     columns = (torch.ones_like(energy), batch.counts.double(), energy, per_atom, per_atom.square())
-    return torch.stack([*columns, force, force_squared, cosine, magnitude, within], -1)
+    return torch.stack([*columns, force, force_squared, cosine, magnitude, within, stress, labels], -1)
 
 
 def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
@@ -76,11 +82,13 @@ def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
         ``energy_mae`` (of totals), ``energy_mae_per_atom`` and ``energy_rmse_per_atom`` (mean over structures of
         ΔE/N), ``force_mae`` and ``force_rmse`` (over the 3N components of all atoms), ``force_cosine`` and
         ``force_magnitude_error`` (mean over atoms), ``efwt`` (share of structures with |ΔE| < 0.02 eV and every
-        force component within 0.03 eV/Å), ``structures``, ``atoms``. Not a number where nothing was counted.
+        force component within 0.03 eV/Å), ``structures``, ``atoms``; ``stress_mae`` (eV/Å³, over the nine components)
+        if stresses could be compared. Not a number where nothing was counted.
     """
     total = dict(zip(TERMS, sums.tolist(), strict=True))
     nothing = float("nan")
     structures, atoms = total["structures"] or nothing, total["atoms"] or nothing
+    stress = {"stress_mae": total["stress"] / total["stress_labels"]} if total["stress_labels"] else {}
     return {
         "energy_mae": total["energy"] / structures,
         "energy_mae_per_atom": total["energy_per_atom"] / structures,
@@ -92,6 +100,7 @@ def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
         "efwt": total["within"] / structures,
         "structures": int(total["structures"]),
         "atoms": int(total["atoms"]),
+        **stress,
     }
 
 

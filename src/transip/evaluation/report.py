@@ -19,6 +19,7 @@ LOSSES = (
     Quantity("loss", "Training loss"),
     Quantity("energy_loss", "Energy loss"),
     Quantity("force_loss", "Force loss"),
+    Quantity("stress_loss", "Stress loss"),
     Quantity("latent_loss", "Latent loss"),
     Quantity("equigrad_loss", "Equigrad loss"),
     Quantity("consistency_loss", "Consistency loss"),

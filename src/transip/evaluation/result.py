@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.units import GPa
 from rich.table import Table
 from rich.text import Text
 
@@ -72,7 +73,7 @@ class Evaluation:
 
     def table(self) -> Table:
         """A table for the terminal: a row per domain in meV/atom and meV/Å, the rotation errors below it."""
-        table = Table(title="Errors", caption=self._symmetry_line(), caption_justify="left")
+        table = Table(title="Errors", caption=self._caption(), caption_justify="left")
         table.add_column("domain", no_wrap=True)
         for heading in ("structures", "energy MAE\nmeV/atom", "force MAE\nmeV/Å", "force\ncosine", "EFwT\n%"):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -81,6 +82,11 @@ class Evaluation:
         table.add_section()
         table.add_row("all", *_cells(self.overall), style="bold")
         return table
+
+    def _caption(self) -> str:
+        stress = self.overall.get("stress_mae")
+        line = "" if stress is None else f"\nStress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa)."
+        return self._symmetry_line() + line
 
     def _symmetry_line(self) -> str:
         if self.symmetry is None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import pdist
+from ase.neighborlist import neighbor_list
 
 from transip.config import DomainSettings, LabelSettings
 from transip.errors import InputError
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
 from transip.labels.molecules import Failed, need
-from transip.structure import MIN_DISTANCE, Structure
+from transip.structure import MIN_DISTANCE, MISSING, Structure, unless_missing
 
 # fields of a `Structure` as they are stored
 PER_ATOM = {"numbers": np.empty(0, dtype=np.int64), "positions": np.empty((0, 3)), "forces": np.empty((0, 3))}
@@ -38,6 +38,7 @@ class Chunk:
         arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in found]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
             arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in found)])
+        arrays |= {name: np.array([s.matrix(name) for s in found]).reshape(-1, 3, 3) for name in MISSING}
         arrays |= {"counts": np.array([len(s) for s in found], dtype=np.int64), "texts": np.array(json.dumps(texts))}
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
@@ -56,8 +57,11 @@ class Chunk:
         except Exception as error:  # a damaged archive raises nearly anything
             raise InputError(f"is damaged ({error})", where=str(path), remedy="remove it: it is made again") from error
         ends = np.cumsum(arrays["counts"])
-        columns = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
+        columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
         columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
+        for name in MISSING:  # chunks of earlier versions have none
+            matrices = arrays.get(name, np.full((len(ends), 3, 3), MISSING[name]))
+            columns[name] = [unless_missing(name, matrix) for matrix in matrices]
         rows = zip(*columns.values(), strict=True)
         structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
         return cls(structures, texts["failures"])
@@ -102,7 +106,7 @@ def _label(structure: Structure, settings: DomainSettings, method: str) -> Struc
     Raises:
         Failed: atoms overlap, the SCF does not converge, or an atom's force exceeds `settings.max_force`.
     """
-    if len(structure) > 1 and pdist(structure.positions).min() < MIN_DISTANCE:
+    if len(neighbor_list("i", structure.to_atoms(), MIN_DISTANCE)):  # images of atoms among them
         raise Failed("atoms overlap")
     if structure.energy is None or method != "gfn2-xtb":
         structure = methods.method(method)(structure)

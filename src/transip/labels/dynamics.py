@@ -39,16 +39,19 @@ def langevin(
     temperature: float,
     frames: int,
     rng: np.random.Generator,
+    equilibration: int = EQUILIBRATION,
+    spacing: int = SPACING,
 ) -> Iterator[tuple[Float64[np.ndarray, "atoms 3"], float, Float64[np.ndarray, "atoms 3"]]]:
     """Yield `frames` labelled frames (Å, eV, eV/Å) of Langevin dynamics at `temperature` (K).
 
+    The first comes `spacing` steps after `equilibration` steps, the others `spacing` steps after each other.
     The BAOAB scheme, whose distribution of positions is exact for harmonic motion at any stable time step.
     """
     thermal_speed = np.sqrt(kB * temperature / MASS)
     keep = np.exp(-FRICTION * TIME_STEP)
     velocities = thermal_speed * rng.normal(size=positions.shape)
     energy, forces = potential(positions)
-    for step in range(1, EQUILIBRATION + SPACING * frames + 1):
+    for step in range(1, equilibration + spacing * frames + 1):
         velocities = velocities + TIME_STEP / 2 * forces / MASS
         positions = positions + TIME_STEP / 2 * velocities
         kick = thermal_speed * rng.normal(size=positions.shape)
@@ -56,5 +59,5 @@ def langevin(
         positions = positions + TIME_STEP / 2 * velocities
         energy, forces = potential(positions)
         velocities = velocities + TIME_STEP / 2 * forces / MASS
-        if step > EQUILIBRATION and (step - EQUILIBRATION) % SPACING == 0:
+        if step > equilibration and (step - equilibration) % spacing == 0:
             yield positions, energy, forces

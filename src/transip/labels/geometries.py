@@ -1,4 +1,4 @@
-"""Geometries of a molecule: conformers or a relaxed start, displaced thermally or at random."""
+"""Geometries of a molecule: conformers, a relaxed start or a liquid, displaced thermally or at random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ase.units import kB, kcal, mol
 from jaxtyping import Float64
 
 from transip.config import DomainSettings
-from transip.labels import dynamics
+from transip.labels import dynamics, liquids
 from transip.labels.methods import GFN2
 from transip.labels.molecules import Failed, Molecule, atomic_numbers, need
 from transip.labels.organics import quiet
@@ -29,10 +29,12 @@ def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generato
     Raises:
         Failed: RDKit cannot embed the molecule or has no force field for it, or GFN2-xTB fails.
     """
-    if molecule.bonds is None:
-        frames = _assembled(molecule, settings, rng)
-    else:
+    if molecule.bonds is not None:
         frames = ((x, None, None) for x in _bonded(molecule.bonds, settings, rng))
+    elif molecule.cell is not None:
+        frames = ((x, None, None) for x in _liquid(molecule, settings, rng))
+    else:
+        frames = _assembled(molecule, settings, rng)
     start = atomic_numbers(molecule.bonds) if molecule.numbers is None else molecule.numbers
     for positions, energy, forces in frames:
         numbers = start
@@ -41,11 +43,12 @@ def sample(molecule: Molecule, settings: DomainSettings, rng: np.random.Generato
             energy = forces = None
         yield Structure(
             numbers=numbers,
-            positions=positions - positions.mean(0),
+            positions=positions - positions.mean(0) if molecule.cell is None else positions,
             charge=molecule.charge,
             spin=molecule.spin,
             energy=energy,
             forces=forces,
+            cell=molecule.cell,
             domain=molecule.domain,
             source=molecule.source,
         )
@@ -59,6 +62,15 @@ def _bonded(bonds: Any, settings: DomainSettings, rng: np.random.Generator) -> I
             yield minimum + thermal(hessian(field), minimum, float(rng.choice(settings.temperatures)), rng)
         else:
             yield minimum + rng.normal(scale=rng.choice(settings.sigmas), size=minimum.shape)
+
+
+def _liquid(molecule: Molecule, settings: DomainSettings, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    temperature = float(rng.choice(settings.temperatures))
+    for positions in liquids.frames(molecule, temperature, settings.conformers, rng):
+        if settings.displacement == "gaussian":  # beside the thermal motion, without which it is no liquid
+            yield positions + rng.normal(scale=rng.choice(settings.sigmas), size=positions.shape)
+        else:
+            yield positions
 
 
 def _assembled(

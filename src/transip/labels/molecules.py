@@ -35,6 +35,7 @@ class Molecule:
         bonds: an RDKit molecule with explicit hydrogens, whose force field gives the geometries; or None.
         numbers: atomic numbers, (atoms,), if there are no bonds.
         positions: start positions in Å, (atoms, 3), if there are no bonds.
+        cell: lattice vectors in Å, (3, 3), of a periodic box of molecules.
         edit: changes (numbers, positions) of a finished geometry: removes a hydrogen, stretches a bond.
     """
 
@@ -45,6 +46,7 @@ class Molecule:
     bonds: Any = None
     numbers: Int64[np.ndarray, "atoms"] | None = None
     positions: Float64[np.ndarray, "atoms 3"] | None = None
+    cell: Float64[np.ndarray, "3 3"] | None = None
     edit: Edit | None = None
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from transip.config import DomainSettings
 from transip.errors import InputError
-from transip.labels import complexes, electrolytes, organics, peptides, reactive
+from transip.labels import complexes, electrolytes, liquids, organics, peptides, reactive
 from transip.labels.molecules import Molecule
 
 ATTEMPTS = 200  # draws until one is small enough
@@ -14,6 +14,7 @@ ATTEMPTS = 200  # draws until one is small enough
 _DRAW = {
     "biomolecules": peptides.draw,
     "elytes": electrolytes.draw,
+    "liquids": liquids.draw,
     "metal_complexes": complexes.draw,
     "reactivity": reactive.draw,
 }

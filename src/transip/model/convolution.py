@@ -23,9 +23,9 @@ class Convolution(nn.Module):
         self.read = nn.Linear(CHANNELS * Neighbourhood.FEATURES, width, bias=False)
         nn.init.zeros_(self.read.weight)
 
-    def forward(self, hidden: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n D"]:
-        """Σ_j features_ij ⊗ channels_j, then read."""
-        channels = self.channels(hidden)  # B N C
+    def forward(self, seen: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n D"]:
+        """Σ_j features_ij ⊗ channels_j over the atoms that are `seen`, then read."""
+        channels = self.channels(seen)  # B N C
         features = pairs.neighbours.features.to(channels.dtype)
         if pairs.neighbours.atoms is None:  # one product per structure
             view = (channels.mT @ features.flatten(2)).unflatten(-1, features.shape[2:]).transpose(1, 2)

@@ -74,12 +74,15 @@ class PairForceHead(nn.Module):
 
     def forward(self, embedding: Float[Tensor, "B N D"], pairs: EveryPair) -> Float[Tensor, "B N 3"]:
         """One vector per atom, in units of the model's scale per Å; embeddings and forces in the padded layout."""
-        return pairs.look(lambda part: self._of(embedding, part))
+        looking, seen = self.looking(embedding), self.seen(embedding)
+        seen = seen if pairs.images is None else pairs.images.of(seen)
+        return pairs.look(lambda part: self._of(looking[:, part.looking], seen, part))
 
-    def _of(self, embedding: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n 3"]:
+    def _of(
+        self, looking: Float[Tensor, "B n K"], seen: Float[Tensor, "B N K"], pairs: Pairs
+    ) -> Float[Tensor, "B n 3"]:
         near = pairs.neighbours
-        looking = self.looking(embedding[:, pairs.looking])[:, None]
-        hidden = near.of(self.seen(embedding)) + looking + self.radial(near.radial)
+        hidden = near.of(seen) + looking[:, None] + self.radial(near.radial)
         strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
         return (strength[:, None] * near.direction).sum(2).mT
 

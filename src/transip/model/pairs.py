@@ -1,7 +1,7 @@
 """Pairs of atoms of a molecule, described once for all blocks.
 
-Every pair is (an atom that is seen, an atom that looks). Shape suffixes: B structures, N padded atoms, all of which
-are seen, n atoms that look, M neighbours, H heads, K features.
+Every pair is (an atom that is seen, an atom that looks). Shape suffixes: B structures, A padded atoms, N atoms that
+are seen: the A and, in crystals, images of theirs, n atoms that look, M neighbours, H heads, K features.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from transip.config import ModelSettings
 from transip.model.bias import SPREAD, DistanceBias, DistanceBiases
 from transip.model.gaussians import Gaussians
+from transip.model.images import Images
 
-Positions = Float[Tensor, "B N 3"]
+Positions = Float[Tensor, "B A 3"]
 Mask = Bool[Tensor, "B N"]
 
 PAIRS_AT_ONCE = 2**18  # in inference, larger molecules are looked at in parts, so that memory grows linearly
@@ -59,31 +60,34 @@ class Pairs:
 
     Attributes:
         looking: the atoms that look.
-        hide: −∞ for atoms seen that are padding, else 0; (B, N); None if there is no padding.
+        hide: added to logits: −∞ for atoms seen that are padding, falling towards a cutoff, else 0; (B, n or 1, N);
+            None if all atoms see all.
         vector: x_seen − x_looking, Å, (B, 3, N, n).
         distance: Å, (B, N, n).
         pair: two atoms, the seen one not padding, not the same, (B or 1, N, n).
+        images: the periodic ones, if there are any.
         distance_biases: of the model's blocks, if it has any.
         neighbourhood: finds neighbours, if the model needs them.
     """
 
     looking: slice
-    hide: Float[Tensor, "B N"] | None
+    hide: Float[Tensor, "B #n N"] | None
     vector: Float[Tensor, "B 3 N n"]
     distance: Float[Tensor, "B N n"]
     pair: Bool[Tensor, "#B N n"]
+    images: Images | None
     distance_biases: DistanceBiases | None
     neighbourhood: Neighbourhood | None
 
     def bias(self, block: int) -> Float[Tensor, "B #h #n N"] | None:
         """What is added to the logits of a block's heads; None if nothing."""
         if self.distance_biases is None:
-            return None if self.hide is None else self.hide[:, None, None]
+            return None if self.hide is None else self.hide[:, None]
         return self.hidden(self.distance_biases.of(self.distance.mT.contiguous(), block))
 
     def hidden(self, bias: Float[Tensor, "*L B H n N"]) -> Float[Tensor, "*L B H n N"]:
-        """`bias` with −∞ for padding."""
-        return bias if self.hide is None else bias + self.hide[:, None, None]
+        """`bias` with what is hidden."""
+        return bias if self.hide is None else bias + self.hide[:, None]
 
     @property
     def neighbours(self) -> Neighbours:
@@ -98,11 +102,11 @@ class AllPairs(Pairs):
     """Pairs of all atoms, of which everything that costs something to know is kept.
 
     Attributes:
-        biases: of all blocks, (L, B, H, N, N); None without distance biases.
+        biases: of all blocks, (L, B, H, n, N); None without distance biases.
         near: neighbours; None if the model needs none.
     """
 
-    biases: Float[Tensor, "L B H N N"] | None
+    biases: Float[Tensor, "L B H n N"] | None
     near: Neighbours | None
 
     def look(self, see: Callable[[Pairs], Tensor]) -> Tensor:
@@ -114,7 +118,7 @@ class AllPairs(Pairs):
         """`pairs`, which must be those of all atoms."""
         with torch.autocast(pairs.distance.device.type, enabled=False):
             known = pairs.distance_biases
-            biases = None if known is None else pairs.hidden(known.exact(pairs.distance))
+            biases = None if known is None else pairs.hidden(known.exact(pairs.distance.mT))
         near = None if pairs.neighbourhood is None else pairs.neighbours
         return cls(**vars(pairs), biases=biases, near=near)
 
@@ -136,36 +140,63 @@ class PairFeatures(nn.Module):
         super().__init__()
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
         self.neighbourhood = Neighbourhood() if settings.convolutions or settings.has_pair_forces else None
+        self.cutoff = settings.cutoff
 
     def forward(
-        self, positions: Positions, mask: Mask | None, blocks: Sequence[DistanceBias] = (), *, frugal: bool = False
+        self,
+        positions: Positions,
+        mask: Mask | None,
+        blocks: Sequence[DistanceBias] = (),
+        images: Images | None = None,
+        *,
+        frugal: bool = False,
     ) -> EveryPair:
         """Pairs of every atom.
 
         Args:
             positions: Å.
-            mask: False for padding; None if there is none.
+            mask: False for padding among the atoms seen; None if there is none.
             blocks: the distance bias of each block.
+            images: periodic images that the atoms see beside each other.
             frugal: in large molecules, forget pairs and make them anew where they are needed again. For inference: it
                 leaves first derivatives alone.
         """
         biases = DistanceBiases(blocks, self.spread) if self.spread is not None else None
-        if frugal and in_parts(*positions.shape[:2]):
-            return PairsInParts(lambda looking: self.of(looking, positions, mask, biases), *positions.shape[:2])
-        return AllPairs.among(self.of(slice(None), positions, mask, biases))
+        seen = positions if images is None else images.places(positions)
+        size = (len(positions), positions.shape[1], seen.shape[1])
 
-    def of(self, looking: slice, positions: Positions, mask: Mask | None, biases: DistanceBiases | None) -> Pairs:
+        def of(looking: slice) -> Pairs:
+            return self.of(looking, positions, seen, mask, images, biases)
+
+        return PairsInParts(of, images, *size) if frugal and in_parts(*size) else AllPairs.among(of(slice(None)))
+
+    def of(
+        self,
+        looking: slice,
+        positions: Positions,
+        seen: Float[Tensor, "B N 3"],
+        mask: Mask | None,
+        images: Images | None,
+        biases: DistanceBiases | None,
+    ) -> Pairs:
         """Pairs of the `looking` atoms; angles and distances keep the positions' precision whatever autocast says."""
         with torch.autocast(positions.device.type, enabled=False):
-            vector = positions.mT[..., None] - positions.mT[:, :, None, looking]
+            vector = seen.mT[..., None] - positions.mT[:, :, None, looking]
             x, y, z = vector.unbind(1)
             distance = (x * x + y * y + z * z + 1e-6).sqrt()  # smooth, also where an atom meets itself
-        index = torch.arange(positions.shape[1], device=positions.device)
-        pair, hide = (index[:, None] != index[looking])[None], None
+            hide = None if self.cutoff is None else faded(distance.mT, self.cutoff)
+        index = torch.arange(seen.shape[1], device=positions.device)
+        pair = (index[:, None] != index[: positions.shape[1]][looking])[None]
         if mask is not None:
             pair = pair & mask[:, :, None]
-            hide = torch.zeros_like(distance[..., 0]).masked_fill(~mask, -math.inf)
-        return Pairs(looking, hide, vector, distance, pair, biases, self.neighbourhood)
+            padding = torch.zeros_like(distance[..., 0]).masked_fill(~mask, -math.inf)[:, None]
+            hide = padding if hide is None else hide + padding
+        return Pairs(looking, hide, vector, distance, pair, images, biases, self.neighbourhood)
+
+
+def faded(distance: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:
+    """Logarithm of (1 − r²/cutoff²)³, by which attention to far atoms is weakened; −41 at the cutoff and beyond."""
+    return 3 * (1 - (distance / cutoff).square()).clamp(min=1e-6).log()
 
 
 class Neighbourhood(nn.Module):
@@ -202,17 +233,21 @@ class PairsInParts:
 
     Attributes:
         make: pairs of these looking atoms.
+        images: as in `Pairs`.
         structures: how many there are.
-        atoms: of each, padded.
+        atoms: of each, padded, that look.
+        seen: atoms of each that are seen.
     """
 
     make: Callable[[slice], Pairs]
+    images: Images | None
     structures: int
     atoms: int
+    seen: int
 
     def look(self, see: Callable[[Pairs], Float[Tensor, "B _ *rest"]]) -> Float[Tensor, "B N *rest"]:
         """What all atoms see; where gradients are needed, the backward pass makes the pairs again."""
-        step = max(1, PAIRS_AT_ONCE // (self.structures * self.atoms))
+        step = max(1, PAIRS_AT_ONCE // (self.structures * self.seen))
         parts = [slice(start, min(start + step, self.atoms)) for start in range(0, self.atoms, step)]
 
         def seen(part: slice) -> Tensor:
@@ -233,6 +268,12 @@ class PairsInParts:
 EveryPair = AllPairs | PairsInParts
 
 
-def in_parts(structures: int, atoms: int) -> bool:
-    """Whether there are too many pairs to be looked at together; `atoms` of each structure, padded."""
-    return structures * atoms**2 > PAIRS_AT_ONCE
+def in_parts(structures: int, atoms: int, seen: int | None = None) -> bool:
+    """Whether there are too many pairs to be looked at together.
+
+    Args:
+        structures: how many there are.
+        atoms: of each, padded, that look.
+        seen: atoms of each that are seen; None: those that look.
+    """
+    return structures * atoms * (seen or atoms) > PAIRS_AT_ONCE

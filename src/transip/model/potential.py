@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
 from transip.config import ModelSettings
+from transip.errors import InputError
 from transip.model.embedding import AtomEmbedding
 from transip.model.heads import EnergyHead, ForceHead, PairForceHead, VectorEnergyHead, VectorForceHead
-from transip.model.pairs import in_parts
-from transip.model.transformer import Transformer
+from transip.model.images import surround
+from transip.model.pairs import EveryPair, in_parts
+from transip.model.transformer import Hidden, Transformer
+
+NO_CUTOFF = "a model without a cutoff cannot see periodic structures"
+GIVE_CUTOFF = "train one with model.cutoff, or set pbc to False if this is a molecule in a box"
 
 
 class Potential(nn.Module):
@@ -58,14 +64,17 @@ class Potential(nn.Module):
         """Predict energies (eV) and forces (eV/Å); also embeddings after the `layers` asked for.
 
         Embeddings are normed to unit root mean square, so that they compare across layers. Under
-        ``torch.no_grad()`` gradient forces are computed all the same and everything comes back detached.
+        ``torch.no_grad()`` gradient forces (and stress) are computed all the same and everything comes back detached.
+
+        Raises:
+            InputError: a structure is periodic and the model has no cutoff.
         """
-        if not torch.is_grad_enabled() and in_parts(len(batch), batch.largest):
-            return self._large(batch, layers)
+        if batch.cell is not None or (not torch.is_grad_enabled() and in_parts(len(batch), batch.largest)):
+            return self._uncompiled(batch, layers)
         return self._predict(batch, layers)
 
-    @torch.compiler.disable(reason="a compiler would write out one part of the pairs after another")
-    def _large(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+    @torch.compiler.disable(reason="a compiler would write out each part of the pairs; images come in any number")
+    def _uncompiled(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         return self._predict(batch, layers)
 
     def _predict(self, batch: Batch, layers: Sequence[int]) -> Prediction:
@@ -73,11 +82,10 @@ class Potential(nn.Module):
 
     def _direct(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         assert self.force_head is not None
-        positions, frugal = centred(batch.positions, batch), not torch.is_grad_enabled()
-        hiddens, pairs = self.transformer(self.embed(batch, positions), positions, batch, frugal=frugal)
+        hiddens, pairs = self._see(batch, batch.positions, batch.cell, frugal=not torch.is_grad_enabled())
         padded = self.norm(hiddens[-1])
         last = batch.flat(padded)
-        forces = self.force_head(last).to(positions.dtype)
+        forces = self.force_head(last).to(batch.positions.dtype)
         if self.pair_force_head is not None:
             forces = forces + batch.flat(self.pair_force_head(padded, pairs))
         forces = forces * self.scale
@@ -87,30 +95,52 @@ class Potential(nn.Module):
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
         """Embeddings after `layers`, as `forward` gives them; blocks after the deepest of them are not run."""
         layers = [layer % self.settings.depth for layer in layers]
-        positions = centred(batch.positions, batch)
-        hiddens, _ = self.transformer(
-            self.embed(batch, positions), positions, batch, max(layers) + 1, frugal=not torch.is_grad_enabled()
-        )
+        frugal = not torch.is_grad_enabled()
+        hiddens, _ = self._see(batch, batch.positions, batch.cell, max(layers) + 1, frugal=frugal)
         return tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
 
     def _conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
-            positions = centred(leaf, batch)
-            hiddens, _ = self.transformer(self.embed(batch, positions), positions, batch, frugal=not training)
+            positions, cell, leaves = leaf, batch.cell, [leaf]
+            if cell is not None:
+                strain = torch.zeros_like(cell).requires_grad_()
+                stretch = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
+                positions, cell = (leaf[:, None] @ stretch[batch.structure])[:, 0], cell @ stretch
+                leaves.append(strain)
+            hiddens, _ = self._see(batch, positions, cell, frugal=not training)
             shares = self.energy_head(self.norm(batch.flat(hiddens[-1])))
-            (gradient,) = torch.autograd.grad(shares.sum(), leaf, create_graph=training)
+            gradient, *virial = torch.autograd.grad(shares.sum(), leaves, create_graph=training)
         if not training:
             shares, hiddens = shares.detach(), [hidden.detach() for hidden in hiddens]
-        return self._prediction(batch, shares, -gradient * self.scale, hiddens, layers)
+        stress = _per_volume(virial[0] * self.scale, batch) if virial else None
+        return self._prediction(batch, shares, -gradient * self.scale, hiddens, layers, stress)
+
+    def _see(
+        self, batch: Batch, positions: Tensor, cell: Tensor | None, depth: int | None = None, *, frugal: bool
+    ) -> tuple[list[Hidden], EveryPair]:
+        """What `Transformer` says about `batch` with these positions and lattice vectors."""
+        images = None
+        if cell is not None:
+            if self.settings.cutoff is None:
+                raise InputError(NO_CUTOFF, remedy=GIVE_CUTOFF)
+            positions, images = surround(positions, cell, batch, self.settings.cutoff)
+        positions = centred(positions, batch)
+        return self.transformer(self.embed(batch, positions), positions, batch, depth, images=images, frugal=frugal)
 
     def _prediction(
-        self, batch: Batch, shares: Tensor, forces: Tensor, hiddens: list[Tensor], layers: Sequence[int]
+        self,
+        batch: Batch,
+        shares: Tensor,
+        forces: Tensor,
+        hiddens: list[Tensor],
+        layers: Sequence[int],
+        stress: Tensor | None = None,
     ) -> Prediction:
         energies = shares.double() * self.scale + self.references[batch.numbers]
         latents = tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
-        return Prediction(sum_by_structure(energies, batch), energies, forces, latents)
+        return Prediction(sum_by_structure(energies, batch), energies, forces, latents, stress)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         """Casting the network to another precision leaves the references in float64."""
@@ -128,6 +158,13 @@ class Potential(nn.Module):
 def centred(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Positions relative to the centroid of each structure."""
     return positions - mean_by_structure(positions, batch)[batch.structure]
+
+
+def _per_volume(virial: Float[Tensor, "structures 3 3"], batch: Batch) -> Float[Tensor, "structures 3 3"]:
+    """Stress in eV/Å³; NaN, without a trace in derivatives, where not all three directions are periodic."""
+    assert batch.cell is not None
+    volume = torch.linalg.det(batch.cell).abs()[:, None, None]
+    return (virial / volume.where(volume > 0, 1.0)).where(volume > 0, math.nan)
 
 
 def unit_rms(embedding: Float[Tensor, "atoms width"]) -> Float[Tensor, "atoms width"]:

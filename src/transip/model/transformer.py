@@ -1,6 +1,7 @@
 """The Transformer: pre-norm attention and SwiGLU blocks over the atoms of each molecule, beside a local convolution.
 
-Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), D width, H heads, K features of a head.
+Shape suffixes: B structures, N padded atoms, n atoms that look (see `Pairs`), M atoms seen, D width, H heads, K
+features of a head.
 """
 
 import math
@@ -17,6 +18,7 @@ from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.model.bias import DistanceBias
 from transip.model.convolution import Convolution
+from transip.model.images import Images
 from transip.model.pairs import EveryPair, PairFeatures
 from transip.model.rotary import Phases, RotaryCoordinates, all_phases, turn, turn_back
 
@@ -40,6 +42,7 @@ class Transformer(nn.Module):
         batch: Batch,
         depth: int | None = None,
         *,
+        images: Images | None = None,
         frugal: bool = False,
     ) -> tuple[list[Hidden], EveryPair]:
         """Embeddings after each block, first to last, padded, and the pairs of atoms that the blocks saw.
@@ -49,13 +52,16 @@ class Transformer(nn.Module):
             positions: Å, centred per structure.
             batch: says which atoms belong together.
             depth: run only this many blocks.
+            images: periodic images of the atoms; None if all structures are molecules.
             frugal: see `PairFeatures`.
         """
         blocks = [cast(Block, block) for block in islice(self.blocks, depth)]
         hidden_BND, positions_BN3 = batch.padded(embedding), batch.padded(positions)
         biases = [block.attention.bias for block in blocks if block.attention.bias is not None]
-        pairs = self.pairs(positions_BN3, None if batch.full else batch.mask, biases, frugal=frugal)
-        phases = all_phases([block.attention.rotary for block in blocks], positions_BN3)
+        mask = images.mask if images is not None else None if batch.full else batch.mask
+        pairs = self.pairs(positions_BN3, mask, biases, images, frugal=frugal)
+        seen_BM3 = positions_BN3 if images is None else images.places(positions_BN3)
+        phases = all_phases([block.attention.rotary for block in blocks], seen_BM3)
         hiddens = []
         for number, block in enumerate(blocks):
             hidden_BND = block(hidden_BND, phases[number], pairs, number)
@@ -79,7 +85,8 @@ class Block(nn.Module):
         normed_BND = self.attention_norm(hidden_BND)
         hidden_BND = hidden_BND + self.attention(normed_BND, phases, pairs, number)
         if self.convolution is not None:
-            hidden_BND = hidden_BND + pairs.look(partial(self.convolution, normed_BND))
+            seen_BMD = normed_BND if pairs.images is None else pairs.images.of(normed_BND)
+            hidden_BND = hidden_BND + pairs.look(partial(self.convolution, seen_BMD))
         return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
 
 
@@ -106,13 +113,20 @@ class Attention(nn.Module):
         query = self._normed(self.query_norm, self.query(hidden_BND))
         key = self._normed(self.key_norm, self.key(hidden_BND))
         value = self._split(self.value(hidden_BND))
-        turned = [query, key, value] if self.rotary_values else [query, key]
-        together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
-        query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
-        value = rest[0] if rest else value.transpose(1, 2)
+        own = phases  # of the atoms that look
+        if pairs.images is None:
+            turned = [query, key, value] if self.rotary_values else [query, key]
+            together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
+            query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
+            value = rest[0] if rest else value.transpose(1, 2)
+        else:
+            own = Phases(*(part[:, : query.shape[1]] for part in phases))
+            key, value = pairs.images.of(key), pairs.images.of(value)
+            value = turn(value, phases) if self.rotary_values else value
+            query, key, value = (x.transpose(1, 2) for x in (turn(query, own), turn(key, phases), value))
         output_BNHK = pairs.look(lambda part: attend(query[:, :, part.looking], key, value, part.bias(block)))
         if self.rotary_values:
-            output_BNHK = turn_back(output_BNHK, phases)
+            output_BNHK = turn_back(output_BNHK, own)
         return self.output(output_BNHK.flatten(2))
 
     def _normed(self, norm: nn.RMSNorm, hidden_BND: Hidden) -> Float[Tensor, "B N H K"]:

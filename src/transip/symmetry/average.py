@@ -150,4 +150,5 @@ def _repeated(batch: Batch, times: int) -> Batch:
         charge=batch.charge.repeat(times),
         spin=batch.spin.repeat(times),
         largest=batch.largest,
+        cell=None if batch.cell is None else batch.cell.repeat(times, 1, 1),
     )

@@ -28,7 +28,7 @@ from transip.evaluation.evaluate import metrics_on
 from transip.files import claimed, clear, write_text
 from transip.model.compiled import compile_network
 from transip.model.files import save_model
-from transip.model.potential import Potential
+from transip.model.potential import NO_CUTOFF, Potential
 from transip.symmetry.latent import save_latent
 from transip.training.adapters import merged
 from transip.training.checkpoint import Progress, drop_old, load_checkpoint, save_checkpoint
@@ -72,6 +72,20 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         return training.run(progress)
 
 
+def check_periodic(recipe: Recipe, potential: Potential) -> None:
+    """Check that crystals and liquids can be learned.
+
+    Raises:
+        InputError: the model has no cutoff, or equigrad is asked for.
+    """
+    where = ", ".join(recipe.data.train)
+    if potential.settings.cutoff is None:
+        raise InputError(f"holds periodic structures, and {NO_CUTOFF}", where=where, remedy="set model.cutoff, in Å")
+    if recipe.objective.equigrad:
+        problem = "holds periodic structures, whose torque, which equigrad punishes, need not vanish"
+        raise InputError(problem, where=where, remedy="set objective.equigrad to 0")
+
+
 class Training:
     """A run in memory: data, objective, optimisers, averaged weights and counters."""
 
@@ -94,6 +108,8 @@ class Training:
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, *(data for data in (self.data, replay) if data is not None))
             self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
+        if any(data.periodic for data in (self.data, self.validation, pool, replay) if data is not None):
+            check_periodic(recipe, potential)
         self.objective.to(self.device)
         self.optimizers = Optimizers(self.objective, self.settings.optimizer)
         self.averaged = averaged_weights(potential, self.settings.ema) if self.settings.ema else None
@@ -250,6 +266,7 @@ class Training:
             "loss": means["total"],
             "energy_loss": means["energy"],
             "force_loss": means["forces"],
+            "stress_loss": means["stress"],
             "latent_loss": means["latent"],
             "equigrad_loss": means["equigrad"],
             "consistency_loss": means["consistency"],

@@ -1,6 +1,7 @@
 """The objective: task losses on one or two rotated views, and losses between two views, which need no labels.
 
-    L = w_E |ΔE| / N / s + w_F mean_i ‖ΔF_i‖₂ / s + w_eq dist(T(u₀, r), u₁) [+ w_g ‖∂E/∂rotation‖ / s]
+    L = w_E |ΔE| / N / s + w_F mean_i ‖ΔF_i‖₂ / s [+ w_S ‖Δσ‖ V / N / s] + w_eq dist(T(u₀, r), u₁)
+        [+ w_g ‖∂E/∂rotation‖ / s]
         [+ w_c (w_E |E₁ − E₀| / N / s + w_F mean_i ‖F₁ − r F₀‖₂ / s)]
 
 Controls are settings of the same code: no augmentation, one view, two views without the latent loss, and the last
@@ -46,6 +47,7 @@ class Losses(NamedTuple):
     total: Tensor
     energy: Tensor
     forces: Tensor
+    stress: Tensor
     latent: Tensor
     equigrad: Tensor
     consistency: Tensor
@@ -133,7 +135,7 @@ class Objective(nn.Module):
         with torch.autocast(views.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             prediction = self.potential(views, self.layers)
             others, embedded = self._see(unlabelled)
-        energy, forces = self._task_losses(views, prediction, share)
+        energy, forces, stress = self._task_losses(views, prediction, share)
         latent = consistency = equigrad = energy.new_zeros(())
         pairs = Pairs.of(batch, again, pool) if self.settings.comparison else None
         if pairs is not None and self.latent is not None:
@@ -147,8 +149,8 @@ class Objective(nn.Module):
         if self.settings.equigrad:
             penalty = rotation_gradient(views, prediction.forces).sum() / self.potential.scale
             equigrad = self.settings.equigrad * penalty / share.structures
-        total = energy + forces + latent + equigrad + consistency
-        return Losses(total, energy, forces, latent, equigrad, consistency)
+        total = energy + forces + stress + latent + equigrad + consistency
+        return Losses(total, energy, forces, stress, latent, equigrad, consistency)
 
     def _see(self, views: list[Batch]) -> tuple[list[Prediction], list[tuple[Tensor, ...]]]:
         """Predictions (none where no loss needs them) and embeddings of views without labels, all in one pass."""
@@ -160,14 +162,17 @@ class Objective(nn.Module):
         prediction = self.potential(joined, self.layers)
         return [prediction], [prediction.latents]
 
-    def _task_losses(self, batch: Batch, prediction: Prediction, share: Share) -> tuple[Tensor, Tensor]:
+    def _task_losses(self, batch: Batch, prediction: Prediction, share: Share) -> tuple[Tensor, Tensor, Tensor]:
         if batch.energy is None or batch.forces is None:
             raise ValueError("training needs labelled structures")
         scale, settings = self.potential.scale, self.settings
         energy_error = (prediction.energy - batch.energy).abs() / batch.counts / scale
         force_error = norm(prediction.forces - batch.forces) / scale
         energy = settings.energy * energy_error.sum() / share.structures
-        return energy.to(force_error.dtype), settings.forces * force_error.sum() / share.atoms
+        stress = force_error.new_zeros(())
+        if settings.stress and prediction.stress is not None and batch.stress is not None:
+            stress = settings.stress * stress_error(batch, prediction.stress).sum() / scale / share.structures
+        return energy.to(force_error.dtype), settings.forces * force_error.sum() / share.atoms, stress
 
     def _distance(self, pairs: Pairs, predictions: list[Prediction], share: Share) -> Tensor:
         """The task losses with the first view's prediction, turned, in the place of the second's labels."""
@@ -180,9 +185,17 @@ class Objective(nn.Module):
         return (energy_part + self.settings.forces * force_change) / self.potential.scale
 
 
-def norm(vectors: Float[Tensor, "*rest 3"]) -> Float[Tensor, "*rest"]:
+def norm(vectors: Float[Tensor, "*rest components"]) -> Float[Tensor, "*rest"]:
     """Length of vectors, with a finite gradient at zero."""
     return (vectors.square().sum(-1) + 1e-12).sqrt()
+
+
+def stress_error(batch: Batch, stress: Float[Tensor, "structures 3 3"]) -> Float[Tensor, "structures"]:
+    """‖Δσ‖_F · volume / atoms in eV, as large as errors of energies per atom; 0 where there is no label."""
+    assert batch.stress is not None and batch.cell is not None
+    labelled = batch.stress.isfinite().flatten(1).all(1)
+    difference = (stress - batch.stress).where(labelled[:, None, None], 0.0)
+    return norm(difference.flatten(1)) * torch.linalg.det(batch.cell).abs() / batch.counts * labelled
 
 
 def rotation_gradient(batch: Batch, forces: Float[Tensor, "atoms 3"]) -> Float[Tensor, "structures"]:

@@ -1,0 +1,137 @@
+"""Liquid water in periodic boxes: errors on unseen boxes, energy conservation, and the price beside GFN2-xTB's.
+
+    python benchmarks/periodic/water.py runs/water
+
+Boxes are those that the model's recipe held out: of numbers of molecules that it has not seen. Three of them are
+simulated at constant energy, from the geometry as it is, with velocities of 300 K. Needs tblite
+(`pip install "transip[labels]"`). Leaves water.json in --output (benchmarks/periodic/results).
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.units import GPa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.inference import prepare
+from transip.calculators.md import batched_nve, energy_drift
+from transip.calculators.predict import counted
+from transip.config import BatchSettings
+from transip.data.dataset import Dataset
+from transip.evaluation.evaluate import evaluate, held_out
+from transip.files import read_json, write_json
+from transip.labels.methods import gfn2_xtb
+from transip.structure import Structure
+
+SIMULATED, SEED, TIMESTEP, INTERVAL = 3, 0, 0.5, 10  # boxes; of velocities; fs; steps between frames
+OH = 1.3  # Å; a longer bond is broken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--picoseconds", type=float, default=5.0)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    data = held_out(arguments.model, [])
+    network = prepare(arguments.model, "cpu", "float32")
+    found = evaluate(network, data, batch=BatchSettings(structures=4), progress=True)
+    config = read_json(arguments.model / "model" / "config.json")
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": f"{processor()}, 1 thread",
+        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy", "tblite")},
+        "training": config["training"],
+        "parameters": config["parameters"],
+        "boxes": len(data),
+        "metrics": found.overall | {"stress_mae_gpa": found.overall["stress_mae"] / GPa},
+        "symmetry": {key: value for key, value in (found.symmetry or {}).items() if key != "layers"},
+        "spread_of_labels": spread(data),
+        "nve": simulate(network, data, arguments.picoseconds),
+        "seconds_per_box": price(arguments.model, data.structure(0)),
+    }
+    write_json(arguments.output / "water.json", result)
+    print(json.dumps(result, indent=1))
+
+
+def spread(data: Dataset) -> dict[str, float]:
+    """What a model that always says the mean would have as errors."""
+    batch = data.batch(range(len(data)))
+    assert batch.energy is not None and batch.forces is not None and batch.stress is not None
+    per_atom = batch.energy / batch.counts
+    return {
+        "energy_mae_per_atom": float((per_atom - per_atom.mean()).abs().mean()),
+        "force_mae": float(batch.forces.abs().mean()),
+        "stress_mae_gpa": float((batch.stress - batch.stress.mean(0)).abs().mean()) / GPa,
+    }
+
+
+def simulate(network: torch.nn.Module, data: Dataset, picoseconds: float) -> list[dict[str, Any]]:
+    """Energy drift (meV/atom/ps), temperature and the longest bond O–H of a few boxes, each alone."""
+    steps = round(1000 * picoseconds / TIMESTEP)
+    rows = []
+    for number in np.linspace(0, len(data) - 1, SIMULATED).astype(int):
+        box = data.structure(int(number))
+        begin, table = time.perf_counter(), np.empty((3, steps // INTERVAL + 1))
+        frames = batched_nve(network, [box], steps=steps, timestep=TIMESTEP, interval=INTERVAL, seed=SEED)
+        for k, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[1])):
+            molecules = frame.positions.view(-1, 3, 3)
+            bonds = (molecules[:, 1:] - molecules[:, :1]).norm(dim=-1)
+            table[:, k] = float(frame.potential + frame.kinetic), float(frame.kinetic), float(bonds.max())
+        rows.append(
+            {
+                "source": box.source,
+                "atoms": len(box),
+                "picoseconds": picoseconds,
+                "drift_mev_per_atom_per_ps": energy_drift(table[0], TIMESTEP * INTERVAL, len(box)),
+                "fluctuation_mev_per_atom": float(1000 * table[0].std() / len(box)),
+                "mean_temperature_k": float(temperature(table[1], len(box))),
+                "longest_bond": float(table[2].max()),
+                "broken": bool(table[2].max() > OH),
+                "milliseconds_per_step": 1000 * (time.perf_counter() - begin) / steps,
+            }
+        )
+    return rows
+
+
+def temperature(kinetic: np.ndarray, atoms: int) -> float:
+    from ase.units import kB
+
+    return 2 * kinetic.mean() / (kB * (3 * atoms - 3))
+
+
+def price(model: Path, box: Structure) -> dict[str, float]:
+    """Seconds for energy, forces and stress of one box, one thread."""
+    atoms = box.to_atoms()
+    atoms.calc = TransIPCalculator(model, unseen="ignore")
+    atoms.get_stress()
+    found: dict[str, float] = {"atoms": len(box)}
+    for name, calculate in (("transip", lambda: again(atoms)), ("gfn2-xtb", lambda: gfn2_xtb(box))):
+        begin, repeats = time.perf_counter(), 10 if name == "transip" else 1
+        for _ in range(repeats):
+            calculate()
+        found[name] = (time.perf_counter() - begin) / repeats
+    return found
+
+
+def again(atoms: Any) -> None:
+    atoms.rattle(1e-4)
+    atoms.get_stress()
+
+
+if __name__ == "__main__":
+    main()

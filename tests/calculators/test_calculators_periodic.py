@@ -1,0 +1,95 @@
+"""Crystals and liquids through the calculator and what stands on it."""
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_stress
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.md import md_file
+from transip.calculators.predict import predict_file
+from transip.calculators.relax import relax_file
+from transip.errors import InputError
+from transip.model.files import save_model
+
+
+@pytest.fixture
+def salt() -> Atoms:
+    atoms = bulk("NaCl", "rocksalt", 5.6).repeat((2, 1, 1))
+    atoms.rattle(0.1, seed=1)
+    atoms.info = {"charge": 0, "spin": 1}
+    return atoms
+
+
+@pytest.fixture
+def calculator(make_model) -> TransIPCalculator:
+    return TransIPCalculator(make_model(forces="gradient", cutoff=4.5), dtype="float64")
+
+
+def test_stress_is_the_derivative_of_the_energy(salt, calculator):
+    salt.calc = calculator
+    np.testing.assert_allclose(salt.get_stress(), calculate_numerical_stress(salt, voigt=True, eps=1e-5), atol=1e-7)
+
+
+def test_a_new_cell_is_a_new_calculation_but_a_box_around_a_molecule_is_none(salt, calculator):
+    salt.calc = calculator
+    before = salt.get_potential_energy()
+    salt.cell[0, 0] += 0.1
+    assert salt.get_potential_energy() != before
+    salt.pbc = False
+    alone = salt.get_potential_energy()
+    assert alone != before
+    assert calculator.check_state(salt) == []
+    salt.cell[0, 0] += 0.1
+    assert calculator.check_state(salt) == []
+
+
+def test_cells_relax_with_their_atoms(salt, calculator):
+    salt.calc = calculator
+    before = salt.get_potential_energy()
+    cell = salt.cell.copy()
+    FIRE(FrechetCellFilter(salt), logfile=None, dt=0.02, maxstep=0.01).run(fmax=0.01, steps=5)
+    assert salt.get_potential_energy() < before - 1e-3
+    assert not np.allclose(salt.cell, cell)
+
+
+def test_who_has_no_stress_says_why(salt, make_model):
+    for kind, reason in (("direct", "gradient forces"), ("gradient", "no cell")):
+        salt.calc = TransIPCalculator(make_model(forces=kind, cutoff=4.5))
+        salt.pbc = kind == "direct"
+        with pytest.raises(PropertyNotImplementedError, match=reason):
+            salt.get_stress()
+    salt.pbc = True
+    salt.calc = TransIPCalculator(make_model(forces="gradient", cutoff=4.5), average=12)
+    assert np.isfinite(salt.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError, match="not averaged"):
+        salt.get_stress()
+
+
+def test_models_without_cutoff_name_the_structure(salt, make_model):
+    salt.calc = TransIPCalculator(make_model())
+    with pytest.raises(InputError, match="without a cutoff"):
+        salt.get_potential_energy()
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
+    save_model(make_model(forces=forces, cutoff=4.5), tmp_path / "model")
+    ase.io.write(tmp_path / "in.xyz", salt)
+    options = {"unseen": "ignore", "progress": False}
+    predict_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "predicted.xyz", **options)
+    relax_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "relaxed.xyz", steps=2, fmax=100.0, **options)
+    ran = md_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "run.xyz", steps=3, interval=1, **options)
+    assert ran["frames"] == 4
+    for name in ("predicted", "relaxed", "run"):
+        atoms = ase.io.read(tmp_path / f"{name}.xyz", -1)
+        np.testing.assert_allclose(atoms.cell.array, salt.cell.array)
+        assert atoms.pbc.all()
+        assert ("stress" in atoms.calc.results) == (forces == "gradient")
+    salt.calc = TransIPCalculator(tmp_path / "model")
+    assert ase.io.read(tmp_path / "predicted.xyz").get_potential_energy() == pytest.approx(salt.get_potential_energy())

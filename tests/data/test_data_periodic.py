@@ -1,0 +1,128 @@
+"""Cells and stresses on their way from files into packs and batches."""
+
+import json
+from dataclasses import replace
+
+import ase
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from transip.calculators.predict import frame_text
+from transip.config import UnitSettings
+from transip.data.dataset import Dataset
+from transip.data.pack import pack_files
+from transip.data.read import read_structures
+from transip.data.store import Pack, write_pack
+from transip.errors import InputError
+from transip.structure import Structure
+
+STRESS = np.array([[0.01, 0.004, 0.003], [0.004, 0.02, 0.002], [0.003, 0.002, 0.03]])
+
+
+@pytest.fixture
+def salt() -> Structure:
+    atoms = bulk("NaCl", "rocksalt", 5.6)
+    atoms.info = {"charge": 0, "spin": 1}
+    return replace(Structure.from_atoms(atoms), energy=-5.0, forces=np.zeros((2, 3)), stress=STRESS)
+
+
+def as_atoms(structure: Structure) -> ase.Atoms:
+    atoms = structure.to_atoms()
+    voigt = STRESS[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    atoms.calc = SinglePointCalculator(atoms, energy=structure.energy, forces=structure.forces, stress=voigt)
+    return atoms
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.db", "a.json", "a.aselmdb"])
+def test_every_format_keeps_cell_and_stress(salt, tmp_path, name):
+    path = tmp_path / name
+    if name == "a.extxyz":
+        ase.io.write(path, as_atoms(salt))
+    else:
+        with ase.db.connect(path) as database:
+            database.write(as_atoms(salt), data={"charge": 0, "spin": 1})
+    (found,) = read_structures(path)
+    np.testing.assert_allclose(found.cell, salt.cell)
+    np.testing.assert_allclose(found.stress, STRESS)
+
+
+def test_what_predict_writes_is_read_by_ase_and_by_us(salt, tmp_path):
+    (tmp_path / "a.extxyz").write_text(frame_text(salt))
+    atoms = ase.io.read(tmp_path / "a.extxyz")
+    np.testing.assert_allclose(atoms.cell.array, salt.cell)
+    assert atoms.pbc.all()
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), STRESS)
+    (found,) = read_structures(tmp_path / "a.extxyz")
+    np.testing.assert_allclose(found.cell, salt.cell)
+    np.testing.assert_allclose(found.stress, STRESS)
+
+
+def test_units_of_cell_and_stress(salt, tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", as_atoms(salt))
+    units = UnitSettings(energy="kcal/mol", length="bohr")
+    (found,) = read_structures(tmp_path / "a.extxyz", units=units)
+    bohr, kcal = ase.units.Bohr, ase.units.kcal / ase.units.mol
+    np.testing.assert_allclose(found.cell, salt.cell * bohr)
+    np.testing.assert_allclose(found.stress, STRESS * kcal / bohr**3)
+
+
+def test_packs_hold_cells_beside_molecules(salt, make_structure, tmp_path):
+    molecule = make_structure(4, energy=0.0, forces=np.zeros((4, 3)))
+    slab = replace(salt, cell=salt.cell * np.array([[1], [1], [0]]), stress=None)
+    path = tmp_path / "a.pack"
+    pack = write_pack(path, [molecule, salt, slab, molecule], level_of_theory="x")
+    assert json.loads((path / "meta.json").read_text())["version"] == 2
+    for i, expected in enumerate([molecule, salt, slab, molecule]):
+        found = pack.structure(i)
+        for name in ("cell", "stress"):
+            assert (getattr(found, name) is None) == (getattr(expected, name) is None)
+        if expected.cell is not None:
+            np.testing.assert_allclose(found.cell, expected.cell, rtol=1e-7)
+    batch = Dataset.open([path]).batch([2, 1, 0])
+    assert batch.cell.any(2).tolist() == [[True, True, False], [True] * 3, [False] * 3]
+    assert batch.stress.isnan().all(2).all(1).tolist() == [True, False, True]
+    pack.verify()
+
+
+def test_packs_of_molecules_are_as_earlier_releases_wrote_them(make_structure, tmp_path):
+    write_pack(tmp_path / "a.pack", [make_structure(4)], level_of_theory="x")
+    assert json.loads((tmp_path / "a.pack" / "meta.json").read_text())["version"] == 1
+    assert not (tmp_path / "a.pack" / "cell.npy").exists()
+
+
+def test_datasets_mix_packs_with_and_without_cells(salt, make_structure, tmp_path):
+    molecule = make_structure(4, energy=0.0, forces=np.zeros((4, 3)))
+    for name, structure in (("a", molecule), ("b", salt)):
+        write_pack(tmp_path / f"{name}.pack", [structure] * 2, level_of_theory="x")
+    data = Dataset.open([tmp_path / "a.pack", tmp_path / "b.pack"])
+    assert data.periodic and not Dataset.open([tmp_path / "a.pack"]).periodic
+    batch = data.batch([3, 0, 2, 1])
+    assert batch.cell.any(2).any(1).tolist() == [True, False, True, False]
+    assert batch.stress.isnan().any(2).any(1).tolist() == [False, True, False, True]
+
+
+def test_files_are_packed_with_their_cells(salt, tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", [as_atoms(salt)] * 3)
+    report = pack_files([tmp_path / "a.extxyz"], tmp_path / "a.pack", level_of_theory="x")
+    assert report.keys["stress"] == ["stress"]
+    np.testing.assert_allclose(Pack.open(tmp_path / "a.pack").structure(2).stress, STRESS, rtol=1e-6)
+
+
+def test_a_stress_of_odd_shape_is_an_error(salt, tmp_path):
+    text = frame_text(salt)
+    begin = text.index('stress="') + len('stress="')
+    (tmp_path / "a.extxyz").write_text(text[:begin] + "1 2 3" + text[text.index('"', begin) :])
+    with pytest.raises(InputError, match=r"neither six nor nine numbers|truncated or corrupt"):
+        list(read_structures(tmp_path / "a.extxyz"))
+
+
+def test_damaged_cells_are_found(salt, tmp_path):
+    path = tmp_path / "a.pack"
+    write_pack(path, [salt], level_of_theory="x")
+    np.save(path / "cell.npy", np.full((1, 3, 3), np.nan, dtype=np.float32))
+    with pytest.raises(InputError, match=r"cell\.npy"):
+        Pack.open(path)
