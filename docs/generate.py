@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import models_page
+import periodic_page
 import results_pages
 import robustness_page
 import study_page
@@ -32,6 +33,7 @@ def main() -> None:
     results_pages.write()
     study_page.write()
     models_page.write()
+    periodic_page.write()
     robustness_page.write()
 
 

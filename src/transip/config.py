@@ -187,7 +187,7 @@ class ModelSettings(Settings):
     )
     cutoff: float | None = Field(
         default=None,
-        gt=0,
+        ge=4.0,  # as far as convolutions see
         description="Å beyond which atoms do not see each other, fading smoothly towards it; needed for periodic "
         "cells; None: every atom sees all others of its molecule",
     )

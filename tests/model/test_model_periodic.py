@@ -15,7 +15,7 @@ from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.errors import InputError
 from transip.lattice import images
-from transip.model.pairs import faded
+from transip.model.pairs import Neighbourhood, faded
 from transip.rotations import random_rotations, rotate
 from transip.structure import Structure
 
@@ -183,6 +183,13 @@ def test_images_are_those_of_a_neighbour_list(seed, reach):
 def test_a_model_without_cutoff_refuses_cells(make_model):
     with pytest.raises(InputError, match="without a cutoff"):
         predict(make_model(), crystal())
+
+
+def test_a_cutoff_reaches_as_far_as_convolutions():
+    """Or images that these see would be missing."""
+    assert ModelSettings.model_validate({"cutoff": Neighbourhood.RADIUS}).cutoff == 4
+    with pytest.raises(ValueError, match="greater than or equal to 4"):
+        ModelSettings.model_validate({"cutoff": 3.9})
 
 
 def test_a_cutoff_and_absolute_features_exclude_each_other():

@@ -74,7 +74,7 @@ class Scope:
                 "element": set(structure.numbers.tolist()),
                 "charge": {structure.charge},
                 "multiplicity": {structure.spin},
-                "number of atoms": {len(structure)},
+                "number of atoms": {len(structure)} if structure.cell is None else set(),  # a cell may be any supercell
             }
             for kind, values in asked.items():
                 if (seen := self._seen[kind]) is not None:
