@@ -194,7 +194,7 @@ def batched_nve(
 
     def energy_and_forces() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            prediction = model(replace(batch, positions=positions.to(weight.dtype)))
+            prediction = model(replace(batch, positions=positions).to(dtype=weight.dtype))
         return prediction.energy, prediction.forces.double()
 
     potential, forces = energy_and_forces()
