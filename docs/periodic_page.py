@@ -26,7 +26,7 @@ def table(found: Result) -> list[str]:
     kelvins = [run["mean_temperature_k"] for run in runs]
     broken = sum(run["broken"] for run in runs)
     return [
-        f"| {found['boxes']} boxes of numbers of molecules that were not trained on | model | mean of all labels |",
+        f"| {found['boxes']} boxes, of a number of molecules not trained on | model | mean of all labels |",
         "|---|---|---|",
         row("energy MAE, meV/atom", 1e3 * errors["energy_mae_per_atom"], 1e3 * spread["energy_mae_per_atom"], 2),
         row("force MAE, meV/Å", 1e3 * errors["force_mae"], 1e3 * spread["force_mae"], 1),

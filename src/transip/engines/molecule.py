@@ -70,4 +70,6 @@ class MoleculePotential:
 
 def refuse_periodic(program: str, remedy: str) -> InputError:
     """What to say when `program` hands over a periodic system."""
-    return InputError("is periodic; transip models are for molecules", where=program, remedy=remedy)
+    return InputError(
+        "is periodic; this program is given molecules only, ASE and TorchSim see cells", where=program, remedy=remedy
+    )
