@@ -15,7 +15,7 @@ from transip import config
 from transip.batch import Batch
 from transip.config import ModelSettings, ObjectiveSettings, Recipe
 from transip.errors import InputError
-from transip.model.compiled import compile_network
+from transip.model.compiled import compile_network, recent
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.training.loop import Training
@@ -57,6 +57,7 @@ def compare() -> None:
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
 def test_the_same_loss_and_gradients_from_one_graph():
     """In a process of its own: the shape checks that all tests run under cannot be compiled."""
     command = [sys.executable, "-c", "import test_training_compiled; test_training_compiled.compare()"]
@@ -83,6 +84,14 @@ def test_gradient_forces_are_refused(toy_packs):
         config.parse(Recipe, values, "toy")
 
 
+def test_an_old_pytorch_is_refused(monkeypatch):
+    """Where it would have compiled wrong forces."""
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
+    with pytest.raises(InputError, match=r"needs PyTorch 2\.13, and this is 2\.10\.0"):
+        compile_network(objective().potential, CPU)
+
+
+@pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="no-such-compiler"):

@@ -10,6 +10,13 @@ import torch
 from transip.errors import InputError
 from transip.model.potential import Potential
 
+OLDEST = (2, 13)  # 2.10 compiles this network to one of wrong forces; what lies between has not been tested
+
+
+def recent() -> bool:
+    """Whether this PyTorch is known to compile the network rightly."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= OLDEST
+
 
 def compile_network(potential: Potential, device: torch.device) -> None:
     """Have `potential` compiled when it is first run; copies of it are not.
@@ -20,8 +27,13 @@ def compile_network(potential: Potential, device: torch.device) -> None:
     differentiated again.
 
     Raises:
-        InputError: there is no C++ compiler, which CPUs need.
+        InputError: PyTorch is older than `OLDEST`, or there is no C++ compiler, which CPUs need.
     """
+    if not recent():
+        raise InputError(
+            f"compiling the network needs PyTorch {'.'.join(map(str, OLDEST))}, and this is {torch.__version__}",
+            remedy="upgrade PyTorch, or do not compile",
+        )
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise InputError(
