@@ -126,3 +126,8 @@ def test_damaged_cells_are_found(salt, tmp_path):
     np.save(path / "cell.npy", np.full((1, 3, 3), np.nan, dtype=np.float32))
     with pytest.raises(InputError, match=r"cell\.npy"):
         Pack.open(path)
+
+
+def test_a_bad_structure_after_others_is_named_with_its_pack(salt, tmp_path):
+    with pytest.raises(InputError, match=r"^mine\.pack, structure 2: only some"):
+        write_pack(tmp_path / "mine.pack", [salt, salt, replace(salt, energy=None)], level_of_theory="x")

@@ -245,7 +245,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
             structure.check(where)
             if labelled is None:
                 labelled = structure.energy is not None
-                columns = {name: stack.enter_context(Column(folder, name)) for name in column_names(labelled)}
+                columns = {c: stack.enter_context(Column(folder, c)) for c in column_names(labelled)}
                 columns["offsets"].extend([0])
             _check_labels(structure, labelled, where)
             source = structure.source.encode("utf-8")
@@ -263,11 +263,11 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
                 "energy": [structure.energy],
                 "forces": structure.forces,
             }
-            for name, missing in MISSING.items():
-                if getattr(structure, name) is not None and name not in columns:
-                    columns[name] = stack.enter_context(Column(folder, name))
-                    columns[name].extend(np.full((number - 1, 3, 3), missing))
-                entries[name] = structure.matrix(name)[None]
+            for optional, missing in MISSING.items():
+                if getattr(structure, optional) is not None and optional not in columns:
+                    columns[optional] = stack.enter_context(Column(folder, optional))
+                    columns[optional].extend(np.full((number - 1, 3, 3), missing))
+                entries[optional] = structure.matrix(optional)[None]
             for column in columns:
                 columns[column].extend(entries[column])
     if not number:
@@ -276,7 +276,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
         "structures": number,
         "atoms": atoms,
         "labelled": labelled,
-        "optional": [name for name in MISSING if name in columns],
+        "optional": [column for column in MISSING if column in columns],
         "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
         "domains": list(domains),
     }
