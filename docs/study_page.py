@@ -30,8 +30,9 @@ INTRODUCTION = """# The study of learned symmetry
 What a loss that teaches symmetry is worth, against every control, on the same forward passes. The task is the
 speedrun's: neutral organic molecules of at most 26 atoms with GFN2-xTB energies and forces, errors on 930 structures
 of unseen composition. Unless a section says otherwise a run makes 1,000 steps of 16 forward passes on the default
-model at size XS; second views, and views of structures without labels, count as passes. The controls are augmentation
-with one view of 16 structures a step and with two views of 8.
+model at size XS, with direct forces and without the angles that convolutions have shown since (`model.angles: 0`);
+second views, and views of structures without labels, count as passes. The controls are augmentation with one view of 16
+structures a step and with two views of 8.
 
 Mean over seeds ± their standard deviation. A ratio is taken seed by seed, error / error of the control; below 1 is
 better than the control. What the sentences say is worked out from the numbers: a ratio that differs from 1 by less
@@ -59,7 +60,7 @@ TITLES = {  # of the groups, in the order of the page, and what they are
         "Few labels",
         "Part of the training data has labels. `-pool` entries also see the geometries of the rest, two views of each.",
     ),
-    "ingredients": ("Ingredients", "The default model with one ingredient left out or set otherwise; one view."),
+    "ingredients": ("Ingredients", "The study's model with one ingredient added, left out or set otherwise; one view."),
     "forces": ("Forces", "Direct, or the gradient of the energy, or that with a penalty on the net torque."),
     "model-size": ("Model size", "Width 32, 64 and 128, four blocks."),
     "long": (

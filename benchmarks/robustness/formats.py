@@ -55,7 +55,7 @@ from transip.structure import Structure  # noqa: E402
 from transip.symmetry.latent import load_latent  # noqa: E402
 from transip.symmetry.measure import measure_symmetry  # noqa: E402
 
-MODEL = HERE.parents[1] / "tests/golden/model-format-4"
+MODEL = HERE.parents[1] / "tests/golden/model-format-5"
 RECIPES = HERE.parents[1] / "recipes"
 KEYS = (
     "energy",

@@ -2,11 +2,10 @@
 
     python benchmarks/speedrun/run.py organics organics-latent --seeds 0 1 2
     python benchmarks/speedrun/run.py painn esen mace nequip allscaip pet --seeds 0 1 2
-    python benchmarks/speedrun/run.py organics+organics-gradient --split 0.6
+    python benchmarks/speedrun/run.py organics --set model.forces=direct --name=-direct
     python benchmarks/speedrun/run.py organics --steps 4800 --name=-4800-steps
 
-An entry is a recipe (recipes/NAME.yaml), two recipes that share the budget, the second starting with the first's
-weights, or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
+An entry is a recipe (recipes/NAME.yaml) or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
 environment by benchmarks/peers/train.py, on the same structures, with the same loss). The task is
 `recipes/data-organics.yaml`, built first, once, if it is not there. Only training counts towards the budget,
 evaluations do not. Each run leaves one JSON object in benchmarks/speedrun/results/.
@@ -51,7 +50,6 @@ def main() -> None:
     parser.add_argument("entries", nargs="+", help="recipes or peers, by name")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--minutes", type=float, default=12.0, help="budget of training")
-    parser.add_argument("--split", type=float, default=0.5, help="share of the first of two recipes")
     parser.add_argument("--steps", type=int, help="a budget of optimiser steps instead (recipes only)")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings: a.b=c")
     parser.add_argument("--keep", type=Path, help="keep the runs, models included, in this folder")
@@ -67,61 +65,47 @@ def main() -> None:
                 run_peer(entry, seed, arguments.minutes, target)
             else:
                 keep = arguments.keep and arguments.keep / target.stem
-                write_json(target, run_recipes(recipes(entry, seed, arguments), entry + arguments.name, keep))
+                write_json(target, run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep))
             print(target, summary(json.loads(target.read_text())))
 
 
-def recipes(entry: str, seed: int, arguments: argparse.Namespace) -> list[Recipe]:
-    """The recipe, or both recipes, of an entry, with their share of the budget."""
-    names = entry.split("+")
-    shares = [1.0] if len(names) == 1 else [arguments.split, 1 - arguments.split]
-    found = []
-    for name, share in zip(names, shares, strict=True):
-        budget = ["training.steps=null", f"training.minutes={share * arguments.minutes}"]
-        if arguments.steps is not None:
-            budget = ["training.minutes=null", f"training.steps={round(share * arguments.steps)}"]
-        overrides = [*arguments.overrides, *budget, f"training.seed={seed}"]
-        found.append(load(Recipe, f"recipes/{name}.yaml", overrides))
-    return found
+def recipe_of(entry: str, seed: int, arguments: argparse.Namespace) -> Recipe:
+    """The recipe of an entry, with the budget in the place of its own length."""
+    budget = ["training.steps=null", f"training.minutes={arguments.minutes}"]
+    if arguments.steps is not None:
+        budget = ["training.minutes=null", f"training.steps={arguments.steps}"]
+    return load(Recipe, f"recipes/{entry}.yaml", [*arguments.overrides, *budget, f"training.seed={seed}"])
 
 
-def run_recipes(phases: list[Recipe], entry: str, keep: Path | None) -> dict[str, object]:
-    """Train one recipe after the other, each starting with the weights of the one before; evaluate the last."""
-    lines: list[dict[str, float]] = []
-    spent = dict.fromkeys(("step", "time_s", "forward_passes", "atoms_seen"), 0)
+def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, object]:
+    """Train and evaluate."""
     with tempfile.TemporaryDirectory() as temporary:
-        for number, recipe in enumerate(phases):
-            folder = Path(temporary) / str(number)
-            start = str(Path(temporary) / str(number - 1)) if number else None
-            train(recipe.model_copy(update={"start": start}), folder)
-            read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            lines += [{**line, **{key: line[key] + before for key, before in spent.items()}} for line in read]
-            spent = {key: max(line[key] for line in lines) for key in spent}
+        folder = train(recipe, Path(temporary) / "run").parent
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found = evaluate_saved(folder)
         config = json.loads((folder / "model" / "config.json").read_text())
         if keep is not None:
             shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("checkpoints"))
-    recipe = phases[-1]
     return {
         "entry": entry,
         "kind": "recipe" if recipe.objective.latent.weight or "augment" not in entry else "control",
         "track": "cpu-1core",
         "seed": recipe.training.seed,
-        "budget_minutes": None if recipe.training.minutes is None else sum(p.training.minutes or 0 for p in phases),
+        "budget_minutes": recipe.training.minutes,
         "train_structures": config["data"]["structures"],
         "parameters": config["parameters"],
-        "forward_passes": spent["forward_passes"],
+        "forward_passes": lines[-1]["forward_passes"],
         "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
         "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
         "force_cosine": found.overall["force_cosine"],
         "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
         "structures_evaluated": found.overall["structures"],
-        "steps": spent["step"],
-        "seconds": spent["time_s"],
-        "atoms_seen": spent["atoms_seen"],
+        "steps": lines[-1]["step"],
+        "seconds": lines[-1]["time_s"],
+        "atoms_seen": lines[-1]["atoms_seen"],
         "curve": [[line["time_s"], 1e3 * line["force_mae"]] for line in lines if line["kind"] == "evaluation"],
         "command": shlex.join(["python", *sys.argv]),
-        "recipes": [phase.model_dump(mode="json") for phase in phases],
+        "recipes": [recipe.model_dump(mode="json")],
         "hardware": f"one core of {processor()}",
         "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
     }

@@ -116,9 +116,10 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         },
         structures(250, 1000, 4000),
     ),
-    # The default model without, or with another setting of, each of its ingredients.
+    # The study's model with angles, and without, or with another setting of, each of its ingredients.
     "ingredients": {
         "default": ONE_VIEW,
+        "angles-64": {"model.angles": 64},
         "no-rotary-values": {"model.rotary_values": False},
         "no-distance-bias": {"model.distance_bias": False},
         "no-convolutions": {"model.convolutions": 0},
@@ -134,6 +135,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "forces": {
         "direct": ONE_VIEW,
         "gradient": {"model.forces": "gradient"},
+        "gradient-angles-64": {"model.forces": "gradient", "model.angles": 64},
         "gradient-equigrad": {"model.forces": "gradient", "objective.equigrad": 0.01},
     },
     "model-size": sized(OBJECTIVES, WIDTHS),

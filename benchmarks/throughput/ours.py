@@ -19,7 +19,10 @@ from transip.structure import MAX_ATOMIC_NUMBER, Structure
 from transip.training.losses import Objective, Share
 from transip.training.optim import Optimizers
 
-MODELS: dict[str, dict[str, Any]] = {"transip-XS": {"size": "XS"}, "transip-S": {}}  # the first: organics.yaml
+MODELS: dict[str, dict[str, Any]] = {
+    "transip-XS": {"size": "XS", "depth": 2},  # organics.yaml
+    "transip-S": {},
+}
 Call = Callable[[], object]
 
 

@@ -182,6 +182,9 @@ class ModelSettings(Settings):
     convolutions: Annotated[int, Field(ge=0)] = Field(
         default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
     )
+    angles: Annotated[int, Field(ge=0)] = Field(
+        default=64, description="numbers about the angles between neighbours that each convolution shows"
+    )
     pair_forces: bool = Field(
         default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"
     )
@@ -241,6 +244,7 @@ PRESETS: dict[str, dict[str, bool | int]] = {
         "rotary_values": False,
         "distance_bias": False,
         "convolutions": 0,
+        "angles": 0,
         "pair_forces": False,
         "absolute_features": True,
     },

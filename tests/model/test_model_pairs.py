@@ -82,7 +82,7 @@ def test_surroundings_fade_out_smoothly_at_the_radius():
     neighbourhood = Neighbourhood().double()
     distance = torch.linspace(3.0, 4.5, 1501, dtype=torch.float64)[None, :, None]
     vector = distance[:, None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)[:, None, None]
-    features = neighbourhood(vector, distance, torch.ones_like(distance, dtype=torch.bool)).features[0, :, 0]
+    features = neighbourhood(vector, distance, torch.ones_like(distance, dtype=torch.bool)).radial[0, 0]
     # more than DENSE atoms: neighbours come nearest first, which is the order given here
     inside, outside = features[distance[0, : len(features), 0] < 4.0], features[distance[0, : len(features), 0] >= 4.0]
     assert inside[0].abs().max() > 0.1

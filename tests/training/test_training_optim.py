@@ -51,7 +51,8 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(preset):
     found = {names[id(p)] for group in optimizers.parts["muon"].param_groups for p in group["params"]}
     layers = [f"attention.{name}" for name in ("query", "key", "value", "output")]
     layers += [f"mlp.{name}" for name in ("gate", "up", "down")]
-    layers += [f"convolution.{name}" for name in ("channels", "read")] if preset == "default" else []
+    if preset == "default":
+        layers += [f"convolution.{name}" for name in ("channels", "read", "angles.left", "angles.right", "angles.read")]
     assert found == {f"potential.transformer.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in layers}
     assert set(Optimizers(module, SETTINGS[1]).parts) == {"adamw"}
 

@@ -82,9 +82,9 @@ class PairForceHead(nn.Module):
         self, looking: Float[Tensor, "B n K"], seen: Float[Tensor, "B N K"], pairs: Pairs
     ) -> Float[Tensor, "B n 3"]:
         near = pairs.neighbours
-        hidden = near.of(seen) + looking[:, None] + self.radial(near.radial)
+        hidden = near.of(seen) + looking[:, :, None] + self.radial(near.radial)
         strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
-        return (strength[:, None] * near.direction).sum(2).mT
+        return (strength[:, None] * near.direction).sum(3).mT
 
 
 class VectorEnergyHead(nn.Module):

@@ -33,23 +33,21 @@ class Neighbours:
     """The atoms within a radius.
 
     Attributes:
-        fade: 1 for touching atoms, falling smoothly to 0 at the radius; 0 for what is no pair, (B, M, n).
-        radial: the distance over Gaussians, times `fade`, (B, M, n, K).
-        direction: from the looking atom to the seen one, of unit length, (B, 3, M, n).
-        features: `radial` × (1, `direction`), (B, M, n, 4 K).
-        atoms: which atoms are the M, (B, M, n); None if they are all atoms in order.
+        fade: 1 for touching atoms, falling smoothly to 0 at the radius; 0 for what is no pair, (B, n, M).
+        radial: the distance over Gaussians, times `fade`, (B, n, M, K).
+        direction: from the looking atom to the seen one, of unit length, (B, 3, n, M).
+        atoms: which atoms are the M, (B, n, M); None if they are all atoms in order.
     """
 
-    fade: Float[Tensor, "B M n"]
-    radial: Float[Tensor, "B M n K"]
-    direction: Float[Tensor, "B 3 M n"]
-    features: Float[Tensor, "B M n F"]
-    atoms: Int64[Tensor, "B M n"] | None
+    fade: Float[Tensor, "B n M"]
+    radial: Float[Tensor, "B n M K"]
+    direction: Float[Tensor, "B 3 n M"]
+    atoms: Int64[Tensor, "B n M"] | None
 
-    def of(self, values: Float[Tensor, "B N C"]) -> Float[Tensor, "B M m C"]:
-        """Values of the atoms seen, for each atom that looks (m = n) or all alike (m = 1)."""
+    def of(self, values: Float[Tensor, "B N C"]) -> Float[Tensor, "B #n M C"]:
+        """Values of the atoms seen, for each atom that looks, or once if they are the same for all."""
         if self.atoms is None:
-            return values[:, :, None]
+            return values[:, None]
         flat = self.atoms.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
         return values.gather(1, flat).unflatten(1, self.atoms.shape[1:])
 
@@ -202,9 +200,8 @@ def faded(distance: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*s
 class Neighbourhood(nn.Module):
     """Displacements of near atoms, as a direction and a distance spread over Gaussians."""
 
-    RADIUS = 4.0  # Å; features fade out smoothly towards it
+    RADIUS = 4.0  # Å; what is seen fades out smoothly towards it
     RADIAL = 32
-    FEATURES = 4 * RADIAL  # of `Neighbours.features`
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,17 +211,16 @@ class Neighbourhood(nn.Module):
         self, vector: Float[Tensor, "B 3 N n"], distance: Float[Tensor, "B N n"], pair: Bool[Tensor, "#B N n"]
     ) -> Neighbours:
         """The pairs that are closer than the radius."""
-        atoms = None
-        if distance.shape[1] > DENSE:
+        atoms, pair = None, pair.mT
+        vector, distance = vector.mT.contiguous(), distance.mT.contiguous()
+        if distance.shape[2] > DENSE:
             far = distance.detach().masked_fill(~pair, math.inf)
-            most = int((far < self.RADIUS).sum(1).max())
-            atoms = far.topk(max(most, 1), dim=1, largest=False).indices
-            vector = vector.gather(2, atoms[:, None].expand(-1, 3, -1, -1))
-            distance, pair = distance.gather(1, atoms), pair.expand(far.shape).gather(1, atoms)
+            most = int((far < self.RADIUS).sum(2).max())
+            atoms = far.topk(max(most, 1), largest=False).indices
+            vector = vector.gather(3, atoms[:, None].expand(-1, 3, -1, -1))
+            distance, pair = distance.gather(2, atoms), pair.expand(far.shape).gather(2, atoms)
         fade = (0.5 + 0.5 * (distance.clamp(max=self.RADIUS) * (math.pi / self.RADIUS)).cos()) * pair
-        radial, direction = self.radial(distance) * fade[..., None], vector / distance[:, None]
-        factors = torch.cat([torch.ones_like(fade)[:, None], direction], 1).movedim(1, -1)[..., None]
-        return Neighbours(fade, radial, direction, (factors * radial[..., None, :]).flatten(-2), atoms)
+        return Neighbours(fade, self.radial(distance) * fade[..., None], vector / distance[:, None], atoms)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from transip.training.checkpoint import Progress, drop_old, load_checkpoint, sav
 from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
 from transip.training.optim import Optimizers
-from transip.training.start import build_potential, settle
+from transip.training.start import as_begun, build_potential, settle
 from transip.training.views import GlobalBatch, Views, prepare_replay
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
@@ -58,6 +58,8 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             last checkpoint is kept.
     """
     folder, recipe = Path(folder), settle(recipe)
+    if resume and (folder / RECIPE).exists():
+        recipe = as_begun(recipe, config.load(Recipe, folder / RECIPE))
     main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     with claimed(folder) if main else nullcontext():
         _check_claim(folder, recipe, resume)
@@ -394,6 +396,7 @@ def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             remedy="go on with --resume, choose another folder with -o, or delete it",
         )
     before = config.load(Recipe, path)
+    before = as_begun(before, before)
     same_optimizer = before.training.optimizer.name == recipe.training.optimizer.name
     if before.model_copy(update={"training": recipe.training}) != recipe or not same_optimizer:
         raise InputError(

@@ -19,6 +19,15 @@ from transip.model.potential import Potential
 from transip.structure import ELEMENTS
 from transip.training.adapters import Unseen, adapt
 
+LATER = {"angles": 0}  # what recipes of the first runs could not say, as it was in effect then
+
+
+def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
+    """`recipe` as it was meant when the run of the recipe `begun` was begun, so that this run can go on."""
+    said = recipe.model.model_fields_set | begun.model.model_fields_set
+    later = {name: value for name, value in LATER.items() if name not in said}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=later)})
+
 
 def settle(recipe: Recipe) -> Recipe:
     """`recipe` with all of its `model`: what it does not say is as in the model `recipe.start`.
