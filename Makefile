@@ -29,7 +29,7 @@ demo: venv  ## label, train with and without latent loss, evaluate, relax, simul
 	transip evaluate demo/model
 	transip evaluate demo/latent
 	transip report demo/model demo/latent -o demo/report.html
-	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.2 --steps 200
+	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.02 --steps 200
 	transip md demo/model demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
 
 test: venv  ## the tests, two at a time, one thread each
