@@ -531,7 +531,10 @@ def parse(kind: type[AnySettings], values: dict[str, Any], where: str) -> AnySet
         problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] != "extra_forbidden":
-            raise InputError(f"{problem['msg'].removeprefix('Value error, ')}", where=f"{where}, {path}") from None
+            bare_word = problem["type"] == "string_type" and isinstance(problem["input"], bool)
+            remedy = "write it in quotes: YAML takes words like NO and ON for true or false" if bare_word else ""
+            message = problem["msg"].removeprefix("Value error, ")
+            raise InputError(message, where=f"{where}, {path}", remedy=remedy) from None
         known = _known_keys(kind, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
         remedy = f"did you mean {near[0]!r}?" if near else f"known settings here: {', '.join(sorted(known))}"

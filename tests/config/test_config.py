@@ -152,6 +152,11 @@ class TestWrongValues:
         with pytest.raises(InputError, match=rf"^recipe\.yaml, {where}:.*{message}"):
             recipe(**changes)
 
+    def test_a_word_that_yaml_takes_for_false_is_to_be_quoted(self):
+        domains = yaml.safe_load("[{domain: neutral_organics, structures: 1, smiles: [O, NO]}]")
+        with pytest.raises(InputError, match=r"smiles\.1: .*\n  → write it in quotes"):
+            parse(LabelSettings, {"domains": domains}, "labels.yaml")
+
     def test_the_corrected_settings_are_fine(self):
         recipe(
             model={"fixed_representation": True, "forces": "gradient", "size": "XS"},
