@@ -4,7 +4,7 @@ Attention compares atoms through a few numbers per head; sharp functions of dist
 repulsion are made of, take it long to learn. Here each atom sees its neighbours as a vision Transformer's token sees
 its patch. Rotation is not built in: the learned matrix mixes directions as it likes, only translation is exact.
 
-Shape suffixes as in `transip.model.pairs`; C channels, P learned sums.
+Shape suffixes as in `transip.model.pairs`; C channels.
 """
 
 import torch

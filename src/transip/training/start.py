@@ -14,12 +14,12 @@ from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.sampler import batches_in_order
 from transip.errors import InputError, InputWarning
-from transip.model.files import load_model
+from transip.model.files import NEW_SETTINGS, load_model
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS
 from transip.training.adapters import Unseen, adapt
 
-LATER = {"angles": 0}  # what recipes of the first runs could not say, as it was in effect then
+LATER = NEW_SETTINGS[5]  # what recipes of the first runs could not say, as it was in effect then
 
 
 def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
