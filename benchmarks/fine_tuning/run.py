@@ -35,7 +35,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.config import LabelSettings, Recipe, load
-from transip.data.dataset import Dataset, prepare
+from transip.data.dataset import Dataset
+from transip.data.split import prepare
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 from transip.evaluation.evaluate import budget_for, held_out, metrics_on

@@ -43,10 +43,11 @@ from transip.calculators.inference import predict  # noqa: E402
 from transip.calculators.predict import frame_text  # noqa: E402
 from transip.calculators.scope import Scope  # noqa: E402
 from transip.config import LabelSettings, Recipe, load  # noqa: E402
-from transip.data.dataset import Dataset, split_by_composition  # noqa: E402
+from transip.data.dataset import Dataset  # noqa: E402
 from transip.data.pack import describe, pack_files  # noqa: E402
 from transip.data.read import read_structures  # noqa: E402
 from transip.data.references import References, statistics  # noqa: E402
+from transip.data.split import split_by_composition  # noqa: E402
 from transip.data.store import Pack, write_pack  # noqa: E402
 from transip.evaluation.describe import describe_model  # noqa: E402
 from transip.model.files import load_model, model_card  # noqa: E402

@@ -31,8 +31,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.config import DataSettings, LabelSettings, Recipe, load
-from transip.data.dataset import Dataset, prepare
+from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
+from transip.data.split import prepare
 from transip.evaluation.evaluate import evaluate_saved
 from transip.files import write_json
 from transip.labels.campaign import build

@@ -117,7 +117,12 @@ class DataSettings(Settings):
     validation: tuple[str, ...] = Field(
         default=(), description="packed stores; empty: split off `train` by composition"
     )
-    validation_fraction: Fraction = Field(default=0.1, description="share of compositions held out of `train`")
+    validation_fraction: Fraction = Field(default=0.1, description="share held out of `train`")
+    split: Literal["drawn", "hashed"] = Field(
+        default="drawn",
+        description="drawn: compositions are held out at random until the share is reached; hashed: each by a hash of "
+        "its atoms, so that it stays on its side when packs are added: for models trained in stages, or on more data",
+    )
     max_validation: PositiveInt = Field(
         default=1000, description="structures used for evaluation during training, at most"
     )

@@ -1,4 +1,4 @@
-"""Views over packs, and splits that share no composition."""
+"""Views over several packs."""
 
 from dataclasses import replace
 
@@ -11,9 +11,10 @@ from random_molecules import real
 
 from transip.batch import Batch
 from transip.config import DataSettings
-from transip.data.dataset import Dataset, prepare, prepare_unlabelled, split_by_composition
+from transip.data.dataset import Dataset
+from transip.data.split import prepare
 from transip.data.store import write_pack
-from transip.errors import InputError, InputWarning
+from transip.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,14 @@ def test_batches_over_two_packs_keep_the_order(paths, structures, indices):
     assert selection.elements() == sorted({int(z) for i in indices for z in structures[i].numbers})
 
 
+def test_structures_containing_an_element(paths, structures):
+    dataset = Dataset.open(paths)
+    for elements in ([8], [7, 8], [92]):
+        expected = [i for i, s in enumerate(structures) if np.isin(s.numbers, elements).any()]
+        found = dataset.containing(elements)
+        assert [found.describe(i) for i in range(len(found))] == [dataset.describe(i) for i in expected]
+
+
 def test_describe_names_pack_structure_and_source(paths):
     dataset = Dataset.open(paths)
     assert dataset.describe(36) == "b.pack, structure 1 (H2O, source molecule-36)"
@@ -66,54 +75,6 @@ def test_charges_and_spins(tmp_path):
     dataset = Dataset.open([tmp_path / "x.pack"])
     assert dataset.charges().tolist() == [0, 1]
     assert dataset.spins().tolist() == [1, 2]
-
-
-@settings(max_examples=25, deadline=None)
-@given(fraction=st.floats(0.05, 0.4), seed=st.integers(0, 1000))
-def test_no_composition_is_in_both_parts(paths, fraction, seed):
-    dataset = Dataset.open(paths)
-    train, held_out = split_by_composition(dataset, fraction, seed)
-    assert len(train) + len(held_out) == len(dataset)
-    assert len(train) and len(held_out)
-    assert not np.isin(held_out.compositions(), train.compositions()).any()
-    largest_group = 5  # sixty structures of twelve compositions
-    assert abs(len(held_out) - fraction * len(dataset)) <= largest_group
-
-
-def test_the_split_does_not_depend_on_the_order_of_the_data(paths):
-    def held_out(order):
-        _, part = split_by_composition(Dataset.open(order), 0.3, seed=4)
-        return {part.structure(i).source for i in range(len(part))}
-
-    assert held_out(paths) == held_out(paths[::-1])
-
-
-def test_one_composition_cannot_be_split(tmp_path):
-    write_pack(tmp_path / "x.pack", [real(1)[0]] * 3, level_of_theory="test")
-    with pytest.raises(InputError, match="one composition"):
-        split_by_composition(Dataset.open([tmp_path / "x.pack"]), 0.5, 0)
-
-
-def test_prepare_splits_and_cuts(paths):
-    train, validation = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
-    assert (len(train), len(validation)) == (20, 7)
-    assert not np.isin(validation.compositions(), train.compositions()).any()
-    again, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
-    other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7, seed=1))
-    sources = [[part.structure(i).source for i in range(20)] for part in (train, again, other)]
-    assert sources[0] == sources[1] != sources[2]
-
-
-def test_prepare_warns_of_shared_compositions(paths):
-    with pytest.warns(InputWarning, match="25 of 25 validation structures"):
-        train, validation = prepare(DataSettings(train=(paths[0],), validation=(paths[1],)))
-    assert (len(train), len(validation)) == (35, 25)
-
-
-def test_prepare_refuses_to_leave_nothing(paths):
-    for fraction, name in ((0.0, "validation"), (1.0, "training")):
-        with pytest.raises(InputError, match=f"no structures are left for {name}"):
-            prepare(DataSettings(train=paths, validation_fraction=fraction))
 
 
 def test_packs_that_do_not_fit_together(paths, tmp_path):
@@ -128,60 +89,3 @@ def test_packs_that_do_not_fit_together(paths, tmp_path):
         prepare(DataSettings(train=(str(tmp_path / "unlabelled.pack"),)))
     with pytest.raises(InputError, match="no packed dataset"):
         Dataset.open([])
-
-
-def test_an_element_is_never_held_out_whole(tmp_path, structures):
-    """Rare elements stay in training whatever the seed; common compositions are held out all the same."""
-    place = np.array([[0.0, 0, 0], [1.5, 0, 0]])
-    rare = [
-        replace(structures[0], numbers=np.array([z, 1]), positions=place, forces=0 * place) for z in (3, 11, 19, 37)
-    ]
-    rare = [replace(s, charge=0, spin=1) for s in rare]
-    write_pack(tmp_path / "rare.pack", [*structures, *rare], level_of_theory="test")
-    dataset = Dataset.open([tmp_path / "rare.pack"])
-    for seed in range(10):
-        train, held_out = split_by_composition(dataset, 0.4, seed)
-        assert len(held_out) and set(held_out.elements()) <= set(train.elements())
-        assert len(train) + len(held_out) == len(dataset)
-
-
-def sources(dataset: Dataset) -> list[str]:
-    return [dataset.structure(i).source for i in range(len(dataset))]
-
-
-class TestUnlabelledPool:
-    def test_is_everything_but_the_compositions_held_out(self, paths, structures):
-        """Also those held-out structures that `max_validation` leaves out, and however few are trained on."""
-        settings_ = DataSettings(
-            train=paths, validation_fraction=0.3, max_train=5, max_validation=2, unlabelled=paths[::-1]
-        )
-        _, held_out = split_by_composition(Dataset.open(paths), 0.3, settings_.seed)
-        assert len(held_out) > 2
-        expected = {s.source for s in structures} - set(sources(held_out))
-        pool = prepare_unlabelled(settings_)
-        assert set(sources(pool)) == expected and len(pool) == len(expected)
-        assert not np.isin(pool.compositions(), held_out.compositions()).any()
-
-    def test_shares_no_composition_with_validation_packs(self, paths, structures, tmp_path):
-        some = [s for s in structures if s.formula == structures[0].formula]
-        write_pack(tmp_path / "validation.pack", some, level_of_theory="test")
-        validation = (str(tmp_path / "validation.pack"),)
-        pool = prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=paths))
-        assert len(pool) == len(structures) - len(some)
-        with pytest.raises(
-            InputError, match=r"validation\.pack: all \d+ structures have a composition that is held out"
-        ):
-            prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=validation))
-
-    def test_needs_no_labels_nor_one_level_of_theory(self, paths, structures, tmp_path):
-        bare = [replace(s, energy=None, forces=None) for s in structures[:20]]
-        write_pack(tmp_path / "bare.pack", bare, level_of_theory="none")
-        write_pack(tmp_path / "other.pack", structures[20:40], level_of_theory="another")
-        packs = (str(tmp_path / "bare.pack"), str(tmp_path / "other.pack"))
-        settings_ = DataSettings(train=paths, validation_fraction=0.2, unlabelled=packs)
-        pool = prepare_unlabelled(settings_)
-        place = {s.source: s for s in structures}
-        batch = pool.batch(range(len(pool)))
-        expected = Batch.collate([place[source] for source in sources(pool)])
-        assert batch.energy is None and len(batch) > 20
-        assert torch.equal(batch.positions, expected.positions) and torch.equal(batch.numbers, expected.numbers)

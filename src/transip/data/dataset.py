@@ -1,8 +1,7 @@
-"""One view over parts of several packs, and how it is split into training and validation data."""
+"""One view over parts of several packs."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, reduce
@@ -10,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Int64, Integer
 
 from transip.batch import Batch
-from transip.config import DataSettings
 from transip.data.store import BLOCK, Pack, atoms_of
-from transip.errors import InputError, InputWarning
-from transip.structure import MAX_ATOMIC_NUMBER, Structure
+from transip.errors import InputError
+from transip.structure import Structure
 
 Indices = Sequence[int] | Integer[np.ndarray, "chosen"]
 
@@ -110,6 +108,23 @@ class Dataset:
             present[batch.numbers.numpy()] = True
         return [int(z) for z in np.flatnonzero(present)]
 
+    def containing(self, elements: Sequence[int]) -> Dataset:
+        """The structures in which any of these atomic numbers occurs."""
+        found, start = [np.empty(0, dtype=np.int64)], 0
+        for batch in self.blocks():
+            atoms = np.isin(batch.numbers.numpy(), elements)
+            found.append(start + np.unique(batch.structure.numpy()[atoms]))
+            start += len(batch)
+        return self.select(np.concatenate(found))
+
+    def check_alike(self, other: Dataset) -> None:
+        """Make sure that labels of the two can be mixed or compared.
+
+        Raises:
+            InputError: levels of theory differ, or only one of them is labelled.
+        """
+        _check_alike(self._packs[0], other._packs[0])
+
     def select(self, indices: Indices) -> Dataset:
         """The structures `indices`, renumbered from 0 in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -151,122 +166,6 @@ class Dataset:
         for code, rows, places in self._parts():
             values[places] = columns[code][rows]
         return values
-
-
-def split_by_composition(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split into (train, held out) so that no composition is in both.
-
-    Compositions are drawn at random until about `fraction` of the structures is held out. The choice depends
-    on the set of compositions and their sizes, not on the order of the structures. The last composition
-    with an element stays in training: errors on an element never seen would say nothing.
-
-    Raises:
-        InputError: a split with structures on both sides is asked for, but there is only one composition.
-    """
-    ids, examples, member, sizes = np.unique(
-        dataset.compositions(), return_index=True, return_inverse=True, return_counts=True
-    )
-    if 0 < fraction < 1 and len(ids) < 2:
-        raise InputError(
-            f"{len(dataset)} structures of one composition cannot be split by composition",
-            remedy="give validation data of its own (data.validation)",
-        )
-    held_out = np.zeros(len(ids), dtype=bool)
-    total, target = 0, fraction * len(dataset)
-    present = _elements_present(dataset.select(examples))
-    trained = present.sum(0)  # compositions left for training, per element
-    for i in np.random.default_rng(seed).permutation(len(ids)):
-        alone = fraction < 1 and (trained[present[i]] == 1).any()
-        if total + sizes[i] <= target and not alone:
-            held_out[i] = True
-            total += sizes[i]
-            trained -= present[i]
-    if fraction > 0 and not held_out.any():  # every composition is larger than the share: take the smallest
-        held_out[sizes.argmin()] = True
-    mask = held_out[member]
-    return dataset.select(np.flatnonzero(~mask)), dataset.select(np.flatnonzero(mask))
-
-
-def _elements_present(dataset: Dataset) -> Bool[np.ndarray, "structures elements"]:
-    """Which elements each structure has."""
-    present = np.zeros((len(dataset), MAX_ATOMIC_NUMBER + 1), dtype=bool)
-    start = 0
-    for batch in dataset.blocks():
-        present[start + batch.structure.numpy(), batch.numbers.numpy()] = True
-        start += len(batch)
-    return present
-
-
-def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """Open the packs of a recipe and return (training, validation) data, split and cut as it says.
-
-    Warns (`InputWarning`) if validation packs share compositions with the training packs.
-
-    Raises:
-        InputError: a pack cannot be used, packs do not fit together, they are unlabelled, or nothing is left
-            to train on or to validate with.
-    """
-    train, validation = _split(settings)
-    if settings.validation:
-        _warn_of_overlap(train, validation)
-    for name, part in (("training", train), ("validation", validation)):
-        if not len(part):
-            raise InputError(
-                f"no structures are left for {name}",
-                where=", ".join(settings.train),
-                remedy="choose data.validation_fraction between 0 and 1, or give data.validation",
-            )
-    return (
-        _subset(train, settings.max_train, settings.seed),
-        _subset(validation, settings.max_validation, settings.seed),
-    )
-
-
-def prepare_unlabelled(settings: DataSettings) -> Dataset:
-    """Open the packs of which a recipe uses only geometries, without the compositions held out for validation.
-
-    Raises:
-        InputError: a pack cannot be used, or nothing is left.
-    """
-    pool, (_, held_out) = Dataset.open(settings.unlabelled, alike=False), _split(settings)
-    left = np.flatnonzero(~np.isin(pool.compositions(), held_out.compositions()))
-    if not len(left):
-        raise InputError(
-            f"all {len(pool)} structures have a composition that is held out for validation",
-            where=", ".join(settings.unlabelled),
-            remedy="give unlabelled packs with other molecules, or hold out less (data.validation_fraction)",
-        )
-    return pool.select(left)
-
-
-def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """Training and held-out structures, before either is cut."""
-    train = Dataset.open(settings.train)
-    if not train.labelled:
-        raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
-    if not settings.validation:
-        return split_by_composition(train, settings.validation_fraction, settings.seed)
-    validation = Dataset.open(settings.validation)
-    _check_alike(train._packs[0], validation._packs[0])
-    return train, validation
-
-
-def _subset(dataset: Dataset, size: int | None, seed: int) -> Dataset:
-    if size is None or size >= len(dataset):
-        return dataset
-    chosen = np.random.default_rng(seed).choice(len(dataset), size, replace=False)
-    return dataset.select(np.sort(chosen))  # ascending: neighbouring rows are read together
-
-
-def _warn_of_overlap(train: Dataset, validation: Dataset) -> None:
-    shared = np.isin(validation.compositions(), train.compositions()).sum()
-    if shared:
-        warnings.warn(
-            f"{shared} of {len(validation)} validation structures have a composition that is "
-            "also trained on: their errors say little about unseen molecules",
-            InputWarning,
-            stacklevel=3,
-        )
 
 
 def _check_alike(first: Pack, other: Pack) -> None:

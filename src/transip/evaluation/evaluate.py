@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction
 from transip.calculators.inference import prepare as prepare_models
 from transip.config import BatchSettings, Recipe, load
-from transip.data.dataset import Dataset, prepare
+from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
+from transip.data.split import prepare
 from transip.data.store import atoms_of
 from transip.errors import InputError
 from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from

@@ -19,20 +19,28 @@ SHAPES = {
 }
 MANY = ("octahedral", "octahedral", "tetrahedral", "trigonal bipyramidal")
 TEN = ("linear", "tetrahedral")
+FOUR = ("tetrahedral",)
 FLAT = ("square planar",)
 SIX = ("octahedral",)
+HIGH = ("trigonal bipyramidal", "octahedral")
 
 # metal, oxidation state, d electrons, shapes
 METALS = (
+    ("Al", 3, 0, MANY), ("Sc", 3, 0, MANY),
     ("Ti", 3, 1, MANY), ("Ti", 4, 0, MANY), ("V", 3, 2, MANY), ("Cr", 3, 3, MANY), ("Mn", 2, 5, MANY),
     ("Fe", 2, 6, MANY), ("Fe", 3, 5, MANY), ("Co", 2, 7, MANY), ("Co", 3, 6, SIX),
     ("Ni", 2, 8, (*MANY, *FLAT)), ("Cu", 1, 10, TEN), ("Cu", 2, 9, (*MANY, *FLAT)), ("Zn", 2, 10, MANY),
+    ("Ga", 3, 0, MANY), ("Ge", 4, 0, FOUR), ("Y", 3, 0, MANY), ("Zr", 4, 0, MANY), ("Nb", 5, 0, HIGH),
     ("Mo", 0, 6, SIX), ("Ru", 2, 6, SIX), ("Rh", 1, 8, FLAT), ("Rh", 3, 6, SIX),
-    ("Pd", 2, 8, FLAT), ("Ag", 1, 10, TEN), ("Cd", 2, 10, MANY),
+    ("Pd", 2, 8, FLAT), ("Ag", 1, 10, TEN), ("Cd", 2, 10, MANY), ("In", 3, 0, MANY), ("Sn", 4, 0, MANY),
+    ("La", 3, 0, SIX), ("Hf", 4, 0, MANY), ("Ta", 5, 0, HIGH), ("W", 0, 6, SIX), ("W", 6, 0, SIX),
+    ("Re", 1, 6, SIX), ("Os", 2, 6, SIX),
     ("Ir", 3, 6, SIX), ("Pt", 2, 8, FLAT), ("Pt", 4, 6, SIX), ("Au", 1, 10, ("linear",)), ("Au", 3, 8, FLAT),
+    ("Hg", 2, 10, TEN),
 )  # fmt: skip
 LIGANDS = (  # the first atom binds
     "O", "N", "P", "[C-]#[O+]", "[C-]#N", "[F-]", "[Cl-]", "[Br-]", "[OH-]", "[N-]=C=S", "n1ccccc1", "N#CC",
+    "P(C)(C)C", "n1c[nH]cc1", "[O-]C(C)=O", "[CH3-]",
 )  # fmt: skip
 LARGEST_CHARGE = 3
 

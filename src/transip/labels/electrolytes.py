@@ -8,11 +8,14 @@ from scipy.spatial.distance import cdist
 from transip.labels.fragments import Fragment, beside, fragment, joined
 from transip.labels.molecules import Molecule
 
-CATIONS = ("[Li+]", "[Na+]", "[K+]", "[Mg+2]", "[Ca+2]", "[Zn+2]", "[NH4+]")
+CATIONS = (
+    "[Li+]", "[Na+]", "[K+]", "[Rb+]", "[Cs+]", "[Mg+2]", "[Ca+2]", "[Sr+2]", "[Ba+2]", "[Zn+2]", "[NH4+]",
+)  # fmt: skip
 ANIONS = (
     "[F-]",
     "[Cl-]",
     "[Br-]",
+    "[I-]",
     "F[P-](F)(F)(F)(F)F",  # PF6−
     "F[B-](F)(F)F",  # BF4−
     "[O-][N+](=O)[O-]",  # NO3−

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from transip.labels.molecules import atomic_numbers, need
 from transip.labels.organics import quiet
 
-METALS = frozenset((3, 11, 12, 19, 20, *range(21, 31), *range(39, 49), *range(72, 81)))
+METALS = frozenset((3, *range(11, 14), *range(19, 33), *range(37, 51), *range(55, 58), *range(72, 84)))
 GAP = 1.2  # Å between covalent spheres of atoms that do not bind; a metal ion touches its neighbours
 
 

@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from transip import config
 from transip.config import Recipe
-from transip.data.dataset import prepare, prepare_unlabelled
 from transip.data.sampler import check_budget
+from transip.data.split import prepare, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import claimed, clear, write_text

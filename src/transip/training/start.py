@@ -102,7 +102,7 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
     if rule == "keep" or (rule == "auto" and level == data.level_of_theory):
         if not unseen:
             return References(old)
-        elements = unseen
+        elements, data = unseen, data.containing(unseen)  # the others say nothing about these
     else:
         elements = data.elements()
         known = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}

@@ -1,0 +1,165 @@
+"""What a recipe trains on and what it validates with: packs split by composition, and cut."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from transip.config import DataSettings
+from transip.data.dataset import Dataset
+from transip.errors import InputError, InputWarning
+from transip.structure import MAX_ATOMIC_NUMBER
+
+Present = Bool[np.ndarray, "compositions elements"]
+
+
+def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
+    """Open the packs of a recipe and return (training, validation) data, split and cut as it says.
+
+    Warns (`InputWarning`) if validation packs share compositions with the training packs.
+
+    Raises:
+        InputError: a pack cannot be used, packs do not fit together, they are unlabelled, or nothing is left
+            to train on or to validate with.
+    """
+    train, validation = _split(settings)
+    if settings.validation:
+        _warn_of_overlap(train, validation)
+    for name, part in (("training", train), ("validation", validation)):
+        if not len(part):
+            raise InputError(
+                f"no structures are left for {name}",
+                where=", ".join(settings.train),
+                remedy="choose data.validation_fraction between 0 and 1, or give data.validation",
+            )
+    return (
+        _subset(train, settings.max_train, settings.seed),
+        _subset(validation, settings.max_validation, settings.seed),
+    )
+
+
+def prepare_unlabelled(settings: DataSettings) -> Dataset:
+    """Open the packs of which a recipe uses only geometries, without the compositions held out for validation.
+
+    Raises:
+        InputError: a pack cannot be used, or nothing is left.
+    """
+    pool, (_, held_out) = Dataset.open(settings.unlabelled, alike=False), _split(settings)
+    left = np.flatnonzero(~np.isin(pool.compositions(), held_out.compositions()))
+    if not len(left):
+        raise InputError(
+            f"all {len(pool)} structures have a composition that is held out for validation",
+            where=", ".join(settings.unlabelled),
+            remedy="give unlabelled packs with other molecules, or hold out less (data.validation_fraction)",
+        )
+    return pool.select(left)
+
+
+def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
+    """Training and held-out structures, before either is cut."""
+    train = Dataset.open(settings.train)
+    if not train.labelled:
+        raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
+    if not settings.validation:
+        return split_by_composition(train, settings.validation_fraction, settings.seed, settings.split)
+    validation = Dataset.open(settings.validation)
+    train.check_alike(validation)
+    return train, validation
+
+
+def _subset(dataset: Dataset, size: int | None, seed: int) -> Dataset:
+    if size is None or size >= len(dataset):
+        return dataset
+    chosen = np.random.default_rng(seed).choice(len(dataset), size, replace=False)
+    return dataset.select(np.sort(chosen))  # ascending: neighbouring rows are read together
+
+
+def _warn_of_overlap(train: Dataset, validation: Dataset) -> None:
+    shared = np.isin(validation.compositions(), train.compositions()).sum()
+    if shared:
+        warnings.warn(
+            f"{shared} of {len(validation)} validation structures have a composition that is "
+            "also trained on: their errors say little about unseen molecules",
+            InputWarning,
+            stacklevel=3,
+        )
+
+
+def split_by_composition(
+    dataset: Dataset, fraction: float, seed: int, how: Literal["drawn", "hashed"] = "drawn"
+) -> tuple[Dataset, Dataset]:
+    """Split into (train, held out) so that no composition is in both.
+
+    An element's last composition stays in training: errors on an element never seen would say nothing.
+
+    Args:
+        dataset: what to split; the order of its structures does not matter.
+        fraction: share of the structures to hold out.
+        seed: of the choice.
+        how: "drawn" takes compositions at random until about `fraction` is held out, which depends on all of them.
+            "hashed" takes each by a hash of its atoms and the seed: it stays on its side when others come and go, but
+            for one that an element needs in training, and the share held out is as near to `fraction` as chance is.
+
+    Raises:
+        InputError: a split with structures on both sides is asked for, but there is only one composition.
+    """
+    ids, examples, member, sizes = np.unique(
+        dataset.compositions(), return_index=True, return_inverse=True, return_counts=True
+    )
+    if 0 < fraction < 1 and len(ids) < 2:
+        raise InputError(
+            f"{len(dataset)} structures of one composition cannot be split by composition",
+            remedy="give validation data of its own (data.validation)",
+        )
+    present = _elements_present(dataset.select(examples))
+    held_out = _hashed(ids, present, fraction, seed) if how == "hashed" else _drawn(sizes, present, fraction, seed)
+    if fraction > 0 and not held_out.any():  # every composition is larger than the share: take the smallest
+        held_out[sizes.argmin()] = True
+    mask = held_out[member]
+    return dataset.select(np.flatnonzero(~mask)), dataset.select(np.flatnonzero(mask))
+
+
+def _drawn(
+    sizes: Int64[np.ndarray, "compositions"], present: Present, fraction: float, seed: int
+) -> Bool[np.ndarray, "compositions"]:
+    held_out = np.zeros(len(sizes), dtype=bool)
+    total, target = 0, fraction * sizes.sum()
+    trained = present.sum(0)  # compositions left for training, per element
+    for i in np.random.default_rng(seed).permutation(len(sizes)):
+        alone = fraction < 1 and (trained[present[i]] == 1).any()
+        if total + sizes[i] <= target and not alone:
+            held_out[i] = True
+            total += sizes[i]
+            trained -= present[i]
+    return held_out
+
+
+def _hashed(
+    ids: Int64[np.ndarray, "compositions"], present: Present, fraction: float, seed: int
+) -> Bool[np.ndarray, "compositions"]:
+    held_out = _uniform(ids, seed) < fraction
+    if fraction < 1:
+        untrained = present.any(0) & ~present[~held_out].any(0)
+        held_out &= ~present[:, untrained].any(1)
+    return held_out
+
+
+def _uniform(ids: Int64[np.ndarray, "compositions"], seed: int) -> Float64[np.ndarray, "compositions"]:
+    """A number in [0, 1) of each id and the seed (the finaliser of SplitMix64)."""
+    mixed = ids.view(np.uint64) ^ np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed ^ (mixed >> np.uint64(31))) / 2**64
+
+
+def _elements_present(dataset: Dataset) -> Bool[np.ndarray, "structures elements"]:
+    """Which elements each structure has."""
+    present = np.zeros((len(dataset), MAX_ATOMIC_NUMBER + 1), dtype=bool)
+    start = 0
+    for batch in dataset.blocks():
+        present[start + batch.structure.numpy(), batch.numbers.numpy()] = True
+        start += len(batch)
+    return present
