@@ -81,7 +81,7 @@ def main() -> None:
 def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
     """Entry, case, forces and compilation of the rows of ours that are to be measured."""
     found = itertools.product(arguments.models, arguments.cases, ("direct", "gradient"), (False, True))
-    return [one for one in found if not one[3] or (one[1] in COMPILED and one[1:3] != ("train", "gradient"))]
+    return [one for one in found if not one[3] or one[1] in COMPILED]
 
 
 def others(target: Path, measured: list[tuple[str, str, str, bool]]) -> list[Row]:

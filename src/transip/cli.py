@@ -337,6 +337,7 @@ def relax(
     fmax: Annotated[float, typer.Option(help="converged when no atom's force is larger, eV/Å")] = 0.05,
     steps: Annotated[int, typer.Option(help="per structure, at most")] = 500,
     optimizer: Annotated[Relaxer | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")] = None,
+    cell: Annotated[bool, typer.Option("--cell", help="relax lattice vectors, too, to zero pressure")] = False,
     charge: Charge = None,
     spin: Spin = None,
     unseen: Unseen = UnseenChoice.WARN,
@@ -352,7 +353,7 @@ def relax(
 
     found = relax_file(
         [model, *(committee or [])], structures, output,
-        fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None,
+        fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None, cell=cell,
         charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
         max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip

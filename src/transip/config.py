@@ -374,8 +374,8 @@ class TrainingSettings(Settings):
     )
     compile: bool = Field(
         default=False,
-        description="compile the network: steps take about a fifth less time, after a minute or more of compiling; "
-        "direct forces only; needs a C++ compiler on CPUs",
+        description="compile the network: steps take a fifth less time, a third with gradient forces, after one to "
+        "five minutes of compiling, once per machine and network; needs a C++ compiler on CPUs",
     )
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",
@@ -468,10 +468,6 @@ class Recipe(Settings):
             raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
         if self.objective.equigrad and self.model.forces != "gradient":
             raise ValueError("objective.equigrad penalises ∂E/∂rotation: it needs model.forces: gradient")
-        if self.training.compile and self.model.forces == "gradient":
-            raise ValueError(
-                "training.compile needs model.forces: direct: a compiled derivative cannot be differentiated again"
-            )
         outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
         if outside:
             raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")

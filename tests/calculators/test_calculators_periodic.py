@@ -105,3 +105,35 @@ def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
         assert ("stress" in atoms.calc.results) == (forces == "gradient")
     salt.calc = TransIPCalculator(tmp_path / "model")
     assert ase.io.read(tmp_path / "predicted.xyz").get_potential_energy() == pytest.approx(salt.get_potential_energy())
+
+
+class TestRelaxingCells:
+    @pytest.fixture
+    def folder(self, salt, make_model, tmp_path):
+        save_model(make_model(forces="gradient", cutoff=4.5), tmp_path / "model")
+        ase.io.write(tmp_path / "in.xyz", salt)
+        return tmp_path
+
+    @pytest.mark.filterwarnings("ignore:.*not converged")
+    def test_cell_and_atoms_go_downhill_together(self, salt, folder):
+        """Further than the atoms alone, and the pull on the cell counts as a force."""
+        files = folder / "model", folder / "in.xyz", folder / "out.xyz"
+        options = {"unseen": "ignore", "progress": False, "dtype": "float64", "optimizer": "FIRE"}
+        (free,), (fixed,) = (
+            relax_file(*files, steps=30, fmax=1e-6, cell=cell, **options)["rows"] for cell in (True, False)
+        )
+        assert free["final_energy"] < fixed["final_energy"] < fixed["initial_energy"]
+        assert free["initial_fmax"] >= fixed["initial_fmax"]
+        np.testing.assert_allclose(ase.io.read(folder / "out.xyz").cell.array, salt.cell.array)
+        relax_file(*files, steps=30, fmax=1e-6, cell=True, **options)
+        relaxed = ase.io.read(folder / "out.xyz")
+        assert np.abs(relaxed.cell.array - salt.cell.array).max() > 1e-3
+        relaxed.calc = TransIPCalculator(folder / "model", dtype="float64", unseen="ignore")
+        assert relaxed.get_potential_energy() == pytest.approx(free["final_energy"], abs=1e-8)
+
+    def test_molecules_are_refused_and_nothing_is_written(self, salt, folder):
+        salt.pbc = False
+        ase.io.write(folder / "in.xyz", salt)
+        with pytest.raises(InputError, match="its cell cannot be relaxed: stress is not defined for molecules"):
+            relax_file(folder / "model", folder / "in.xyz", folder / "out.xyz", cell=True, unseen="ignore")
+        assert not (folder / "out.xyz").exists()

@@ -11,9 +11,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from toy import TINY, toy_recipe, toy_structure
-from transip import config
 from transip.batch import Batch
-from transip.config import ModelSettings, ObjectiveSettings, Recipe
+from transip.config import ModelSettings, ObjectiveSettings
 from transip.errors import InputError
 from transip.model.compiled import compile_network, recent
 from transip.model.potential import Potential
@@ -25,9 +24,10 @@ CPU = torch.device("cpu")
 BATCHES = ([1, 2, 3, 0, 5], [0, 3, 7], [1, 11, 21, 31], [8, 3, 5, 7, 2, 0])  # the third: equally large, no padding
 
 
-def objective() -> Objective:
+def objective(forces: str = "direct") -> Objective:
     torch.manual_seed(0)
-    model = Potential(ModelSettings(**{**TINY, "depth": 1, "convolutions": 1}), torch.zeros(87).double(), 1.0)
+    settings = ModelSettings(**{**TINY, "depth": 2, "convolutions": 1, "forces": forces})
+    model = Potential(settings, torch.zeros(87).double(), 1.0)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -40,10 +40,10 @@ def learned(module: Objective, batch: Batch) -> tuple[torch.Tensor, list[torch.T
     return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters()), allow_unused=True))
 
 
-def compare() -> None:
+def compare(forces: str) -> None:
     """Compiled beside not compiled, on batches of several shapes."""
     torch.set_num_threads(1)
-    eager, compiled = objective(), objective()
+    eager, compiled = objective(forces), objective(forces)
     compile_network(compiled.potential, CPU)
     for numbers in BATCHES:
         batch = Batch.collate([toy_structure(number) for number in numbers])
@@ -58,9 +58,10 @@ def compare() -> None:
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 @pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
-def test_the_same_loss_and_gradients_from_one_graph():
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+def test_the_same_loss_and_gradients_from_one_graph(forces):
     """In a process of its own: the shape checks that all tests run under cannot be compiled."""
-    command = [sys.executable, "-c", "import test_training_compiled; test_training_compiled.compare()"]
+    command = [sys.executable, "-c", f"import test_training_compiled; test_training_compiled.compare({forces!r})"]
     here = Path(__file__).parent
     paths = os.pathsep.join(map(str, [here, here.parent]))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
@@ -75,13 +76,6 @@ def test_training_compiles_what_it_trains_and_not_what_it_evaluates(toy_packs, t
     assert compiled == [training.objective.potential] and training.potential is not compiled[0]
     Training(toy_recipe(toy_packs), tmp_path, resume=False)
     assert len(compiled) == 1
-
-
-def test_gradient_forces_are_refused(toy_packs):
-    values = toy_recipe(toy_packs, {"training.compile": True}).model_dump()
-    values["model"]["forces"] = "gradient"
-    with pytest.raises(InputError, match=r"training\.compile needs model\.forces: direct"):
-        config.parse(Recipe, values, "toy")
 
 
 def test_an_old_pytorch_is_refused(monkeypatch):

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import ase
 import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.constraints import FixConstraint
+from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
@@ -33,6 +35,7 @@ def relax_file(
     fmax: float = 0.05,
     steps: int = 500,
     optimizer: Literal["LBFGS", "FIRE"] | None = None,
+    cell: bool = False,
     keys: KeySettings = DEFAULT_KEYS,
     charge: int | None = None,
     spin: int | None = None,
@@ -56,6 +59,7 @@ def relax_file(
         fmax: converged when no atom's force is larger, eV/Å.
         steps: at most this many per structure.
         optimizer: of ASE; None: LBFGS, or FIRE for a model of direct forces, which are no gradient of an energy.
+        cell: relax lattice vectors, too, to zero pressure; see `relax`.
         keys: where charge and spin are stored in `source`.
         charge: total charge of every structure, in place of what `source` says.
         spin: multiplicity of every structure, likewise.
@@ -88,7 +92,7 @@ def relax_file(
     structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
         for structure in counted(structures, "relax", progress):
-            relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer)
+            relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell)
             write_frame(handle, relaxed)
             rows.append(row)
             if not row["converged"]:
@@ -98,9 +102,16 @@ def relax_file(
 
 
 def relax(
-    structure: Structure, calculator: TransIPCalculator, *, fmax: float, steps: int, optimizer: str
+    structure: Structure,
+    calculator: TransIPCalculator,
+    *,
+    fmax: float,
+    steps: int,
+    optimizer: str,
+    cell: bool = False,
 ) -> tuple[Structure, dict[str, Any]]:
-    """Relax one structure.
+    """Relax one structure; with `cell` its lattice vectors, too, where `fmax` also bounds the pull on these
+    (`ase.filters.FrechetCellFilter`: V σ divided by the number of atoms, eV/Å).
 
     Where the model fails on the way (atoms collapse, energy not finite), the last sound geometry is kept. Direct
     forces are followed, and measured against `fmax`, without the net torque that they have and true forces have not:
@@ -111,19 +122,22 @@ def relax(
         ``final_energy`` (eV), ``initial_fmax`` and ``final_fmax`` (eV/Å), ``steps``, ``converged``, ``note``.
 
     Raises:
-        InputError: the model cannot be asked about `structure` at all.
+        InputError: the model cannot be asked about `structure` at all, or not about the stress of its `cell`.
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
     if has_direct_forces(calculator.model):
         atoms.set_constraint(_NoTorque())
+    if cell:
+        _check_stress(atoms, structure)
+    moved = FrechetCellFilter(atoms) if cell else atoms
     initial = final = calculator.labelled(atoms)
-    initial_fmax = final_fmax = _largest_force(atoms)
-    run = OPTIMIZERS[optimizer](atoms, logfile=None)
+    initial_fmax = final_fmax = _largest_force(moved)
+    run = OPTIMIZERS[optimizer](moved, logfile=None)
     taken, converged, note = 0, False, ""
     try:
         for converged in run.irun(fmax=fmax, steps=steps):  # noqa: B007 (used after the loop)
-            final, final_fmax, taken = calculator.labelled(atoms), _largest_force(atoms), run.nsteps
+            final, final_fmax, taken = calculator.labelled(atoms), _largest_force(moved), run.nsteps
     except InputError as error:
         note = error.problem
     row = {
@@ -161,5 +175,16 @@ class _NoTorque(FixConstraint):
         forces -= (rigid @ (rigid.T @ forces.ravel())).reshape(-1, 3)
 
 
-def _largest_force(atoms: ase.Atoms) -> float:
-    return float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+def _check_stress(atoms: ase.Atoms, structure: Structure) -> None:
+    try:
+        atoms.get_stress()
+    except PropertyNotImplementedError as error:
+        raise InputError(
+            f"its cell cannot be relaxed: {error}",
+            where=structure.source or structure.formula,
+            remedy="leave out --cell, or give crystals and a single model of gradient forces",
+        ) from None
+
+
+def _largest_force(moved: ase.Atoms | FrechetCellFilter) -> float:
+    return float(np.linalg.norm(moved.get_forces(), axis=1).max())

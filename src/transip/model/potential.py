@@ -101,20 +101,22 @@ class Potential(nn.Module):
 
     def _conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
-        with torch.enable_grad():
-            leaf = batch.positions if batch.positions.requires_grad else batch.positions.detach().requires_grad_()
-            positions, cell, leaves = leaf, batch.cell, [leaf]
-            if cell is not None:
-                strain = torch.zeros_like(cell).requires_grad_()
+        derivative = _traced_derivative if training and torch.compiler.is_compiling() else _derivative
+
+        def energy(positions: Tensor, strain: Tensor | None) -> tuple[Tensor, tuple[Tensor, list[Hidden]]]:
+            cell = batch.cell
+            if cell is not None and strain is not None:
                 stretch = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
-                positions, cell = (leaf[:, None] @ stretch[batch.structure])[:, 0], cell @ stretch
-                leaves.append(strain)
+                positions, cell = (positions[:, None] @ stretch[batch.structure])[:, 0], cell @ stretch
             hiddens, _ = self._see(batch, positions, cell, frugal=not training)
             shares = self.energy_head(self.norm(batch.flat(hiddens[-1])))
-            gradient, *virial = torch.autograd.grad(shares.sum(), leaves, create_graph=training)
+            return shares.sum(), (shares, hiddens)
+
+        strain = None if batch.cell is None else torch.zeros_like(batch.cell)
+        gradient, virial, (shares, hiddens) = derivative(energy, batch.positions, strain)
         if not training:
             shares, hiddens = shares.detach(), [hidden.detach() for hidden in hiddens]
-        stress = _per_volume(virial[0] * self.scale, batch) if virial else None
+        stress = None if virial is None else _per_volume(virial * self.scale, batch)
         return self._prediction(batch, shares, -gradient * self.scale, hiddens, layers, stress)
 
     def _see(
@@ -158,6 +160,29 @@ class Potential(nn.Module):
 def centred(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Positions relative to the centroid of each structure."""
     return positions - mean_by_structure(positions, batch)[batch.structure]
+
+
+def _derivative(
+    energy: Callable[..., tuple[Tensor, Any]], positions: Tensor, strain: Tensor | None
+) -> tuple[Tensor, Tensor | None, Any]:
+    """∂E/∂positions, ∂E/∂strain and what `energy` returns beside E; to be differentiated again if gradients are on."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        positions = positions if positions.requires_grad else positions.detach().requires_grad_()
+        leaves = [positions] if strain is None else [positions, strain.requires_grad_()]
+        value, beside = energy(positions, strain)
+        gradient, *virial = torch.autograd.grad(value, leaves, create_graph=again)
+    return gradient, virial[0] if virial else None, beside
+
+
+def _traced_derivative(
+    energy: Callable[..., tuple[Tensor, Any]], positions: Tensor, strain: Tensor | None
+) -> tuple[Tensor, None, Any]:
+    """`_derivative` for a compiler, which takes derivatives of this form alone into a graph that can be differentiated
+    again. Molecules only."""
+    assert strain is None
+    gradient, beside = torch.func.grad(energy, has_aux=True)(positions, strain)
+    return gradient, None, beside
 
 
 def _per_volume(virial: Float[Tensor, "structures 3 3"], batch: Batch) -> Float[Tensor, "structures 3 3"]:

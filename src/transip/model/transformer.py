@@ -114,14 +114,17 @@ class Attention(nn.Module):
         key = self._normed(self.key_norm, self.key(hidden_BND))
         value = self._split(self.value(hidden_BND))
         own = phases  # of the atoms that look
-        if pairs.images is None:
+        if (
+            pairs.images is None and not torch.compiler.is_compiling()
+        ):  # fewer operations, which a compiler fuses itself
             turned = [query, key, value] if self.rotary_values else [query, key]
             together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
             query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
             value = rest[0] if rest else value.transpose(1, 2)
         else:
-            own = Phases(*(part[:, : query.shape[1]] for part in phases))
-            key, value = pairs.images.of(key), pairs.images.of(value)
+            if pairs.images is not None:
+                own = Phases(*(part[:, : query.shape[1]] for part in phases))
+                key, value = pairs.images.of(key), pairs.images.of(value)
             value = turn(value, phases) if self.rotary_values else value
             query, key, value = (x.transpose(1, 2) for x in (turn(query, own), turn(key, phases), value))
         output_BNHK = pairs.look(lambda part: attend(query[:, :, part.looking], key, value, part.bias(block)))
