@@ -134,6 +134,32 @@ def test_nobody_labels_for_a_killed_campaign(tmp_path):
     assert not left()
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes where Linux lists them")
+def test_nobody_waits_for_a_killed_campaign(tmp_path):
+    """Nor does a process that has nothing to do."""
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import os, subprocess, sys, time\n"
+        "if len(sys.argv) == 1:\n"
+        "    subprocess.run([sys.executable, __file__, str(os.getpid())])\n"
+        "from transip.labels.campaign import _end_with\n"
+        "_end_with(int(sys.argv[1]))\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    running = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    waiting = Path("/proc") / running.stdout.readline().strip() / "cmdline"
+    time.sleep(2)
+    assert readable(waiting)
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 30
+    while readable(waiting) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not readable(waiting)
+
+
 def readable(path: Path) -> str:
     try:
         return path.read_text(errors="replace")

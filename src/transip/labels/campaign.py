@@ -14,10 +14,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rich.console import Console
@@ -271,10 +273,22 @@ def _cluster(backend: str) -> Iterator[None]:
 
 
 def _numbered(settings: LabelSettings, entry: int, number: int, campaign: int | None) -> tuple[int, int, Chunk]:
-    """Label a chunk, unless this is a process that was started by a `campaign` that has since been killed."""
-    if campaign not in (None, os.getpid(), os.getppid()):
-        os._exit(1)  # or it would label on for nobody
+    """Label a chunk; a process that was started by `campaign` ends when that is killed."""
+    if campaign not in (None, os.getpid()):
+        _end_with(campaign)
     return entry, number, label_chunk(settings, entry, number)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process soon after `parent`, or it would label on, or wait for work, for nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
