@@ -21,9 +21,10 @@ def recent() -> bool:
 def compile_network(potential: Potential, device: torch.device) -> None:
     """Have `potential` compiled when it is first run; copies of it are not.
 
-    One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones; more than 512
-    atoms, whose pairs are looked at in parts, run as they are. Each graph takes about a minute to compile, several
-    minutes where gradient forces are trained; the compiler keeps what it made for the next process.
+    One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones. Crystals, more
+    than 512 atoms, whose pairs are looked at in parts, and more than 64 where gradient forces are trained run as they
+    are. Each graph takes about a minute to compile, several minutes where gradient forces are trained; the compiler
+    keeps what it made for the next process.
 
     Raises:
         InputError: PyTorch is older than `OLDEST`, or there is no C++ compiler, which CPUs need.
@@ -39,4 +40,5 @@ def compile_network(potential: Potential, device: torch.device) -> None:
             f"compiling the network needs a C++ compiler, and there is no {compiler!r}",
             remedy="install one, name it in the environment variable CXX, or do not compile",
         )
+    torch._dynamo.config.optimize_ddp = False  # several processes' graphs would be split, which derivatives cannot be
     potential.compile(dynamic=True)

@@ -16,7 +16,7 @@ from transip.errors import InputError
 from transip.model.embedding import AtomEmbedding
 from transip.model.heads import EnergyHead, ForceHead, PairForceHead, VectorEnergyHead, VectorForceHead
 from transip.model.images import surround
-from transip.model.pairs import EveryPair, in_parts
+from transip.model.pairs import DENSE, EveryPair, in_parts
 from transip.model.transformer import Hidden, Transformer
 
 NO_CUTOFF = "a model without a cutoff cannot see periodic structures"
@@ -69,11 +69,15 @@ class Potential(nn.Module):
         Raises:
             InputError: a structure is periodic and the model has no cutoff.
         """
-        if batch.cell is not None or (not torch.is_grad_enabled() and in_parts(len(batch), batch.largest)):
+        if batch.cell is not None:  # images come in any number
             return self._uncompiled(batch, layers)
-        return self._predict(batch, layers)
+        if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
+            uncompiled = self.force_head is None and batch.largest > DENSE
+        else:  # a compiler would write out each part of the pairs
+            uncompiled = in_parts(len(batch), batch.largest)
+        return (self._uncompiled if uncompiled else self._predict)(batch, layers)
 
-    @torch.compiler.disable(reason="a compiler would write out each part of the pairs; images come in any number")
+    @torch.compiler.disable(reason="see forward")
     def _uncompiled(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         return self._predict(batch, layers)
 
