@@ -119,13 +119,11 @@ class TestRelaxingCells:
         """Further than the atoms alone, and the pull on the cell counts as a force."""
         files = folder / "model", folder / "in.xyz", folder / "out.xyz"
         options = {"unseen": "ignore", "progress": False, "dtype": "float64", "optimizer": "FIRE"}
-        (free,), (fixed,) = (
-            relax_file(*files, steps=30, fmax=1e-6, cell=cell, **options)["rows"] for cell in (True, False)
-        )
+        (fixed,) = relax_file(*files, steps=30, fmax=1e-6, **options)["rows"]
+        np.testing.assert_allclose(ase.io.read(folder / "out.xyz").cell.array, salt.cell.array)
+        (free,) = relax_file(*files, steps=30, fmax=1e-6, cell=True, **options)["rows"]
         assert free["final_energy"] < fixed["final_energy"] < fixed["initial_energy"]
         assert free["initial_fmax"] >= fixed["initial_fmax"]
-        np.testing.assert_allclose(ase.io.read(folder / "out.xyz").cell.array, salt.cell.array)
-        relax_file(*files, steps=30, fmax=1e-6, cell=True, **options)
         relaxed = ase.io.read(folder / "out.xyz")
         assert np.abs(relaxed.cell.array - salt.cell.array).max() > 1e-3
         relaxed.calc = TransIPCalculator(folder / "model", dtype="float64", unseen="ignore")

@@ -17,20 +17,6 @@ from transip.data.store import write_pack
 from transip.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def structures():
-    return real(60)
-
-
-@pytest.fixture(scope="module")
-def paths(structures, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packs")
-    parts = {"a": structures[:35], "b": structures[35:]}
-    for name, part in parts.items():
-        write_pack(folder / f"{name}.pack", part, level_of_theory="test")
-    return [str(folder / f"{name}.pack") for name in parts]
-
-
 @settings(max_examples=20, deadline=None)
 @given(indices=st.lists(st.integers(0, 59), min_size=1, max_size=12))
 def test_batches_over_two_packs_keep_the_order(paths, structures, indices):

@@ -101,7 +101,8 @@ def split_by_composition(
         seed: of the choice.
         how: "drawn" takes compositions at random until about `fraction` is held out, which depends on all of them.
             "hashed" takes each by a hash of its atoms and the seed: it stays on its side when others come and go, but
-            for one that an element needs in training, and the share held out is as near to `fraction` as chance is.
+            for one that an element needs in training, or that is held out for want of any other; the share held out is
+            as near to `fraction` as chance is.
 
     Raises:
         InputError: a split with structures on both sides is asked for, but there is only one composition.
@@ -116,7 +117,7 @@ def split_by_composition(
         )
     present = _elements_present(dataset.select(examples))
     held_out = _hashed(ids, present, fraction, seed) if how == "hashed" else _drawn(sizes, present, fraction, seed)
-    if fraction > 0 and not held_out.any():  # every composition is larger than the share: take the smallest
+    if fraction > 0 and not held_out.any():  # every composition is larger than the share, or chance took none
         held_out[sizes.argmin()] = True
     mask = held_out[member]
     return dataset.select(np.flatnonzero(~mask)), dataset.select(np.flatnonzero(mask))

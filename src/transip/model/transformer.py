@@ -114,9 +114,9 @@ class Attention(nn.Module):
         key = self._normed(self.key_norm, self.key(hidden_BND))
         value = self._split(self.value(hidden_BND))
         own = phases  # of the atoms that look
-        if (
-            pairs.images is None and not torch.compiler.is_compiling()
-        ):  # fewer operations, which a compiler fuses itself
+        # Turned together they are fewer operations. A compiler fuses those itself, and takes the derivative of a stack
+        # to have the shape that it had in the first batch.
+        if pairs.images is None and not torch.compiler.is_compiling():
             turned = [query, key, value] if self.rotary_values else [query, key]
             together = Phases(phases.cos[:, :, None], phases.sin[:, :, None])
             query, key, *rest = turn(torch.stack(turned, 2), together).transpose(1, 3).unbind(2)
