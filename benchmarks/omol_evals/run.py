@@ -45,7 +45,7 @@ class Model(TransIPCalculator):
     """A transip model that also labels a stream of structures in batches."""
 
     def stream(self, structures: Iterable[Structure]) -> Iterator[Structure]:
-        return predict(self._predictor, structures, scope=self.scope)
+        return predict(self.predictor, structures, scope=self.scope)
 
 
 class GFN2(Calculator):

@@ -32,6 +32,7 @@ from ours import model_of
 
 from hardware import memory_mb, processor
 from transip.batch import Batch
+from transip.calculators.ase import TransIPCalculator
 from transip.calculators.inference import CHUNK, INFERENCE
 from transip.calculators.predict import predict_file
 from transip.data.dataset import Dataset
@@ -64,9 +65,8 @@ def main() -> None:
         before = batched_rate(model, alone)
         busy, memory = time.process_time(), Memory()
         with memory:
-            found = predict_file(
-                Path(folder) / "model", source, Path(folder) / "out.extxyz", unseen="ignore", progress=False
-            )
+            calculator = TransIPCalculator(Path(folder) / "model", unseen="ignore")
+            found = predict_file(calculator, source, Path(folder) / "out.extxyz", progress=False)
         rate = found["atoms"] / (time.process_time() - busy)
         batched = (before + batched_rate(model, alone)) / 2
     seen = memory.tenths()

@@ -317,13 +317,14 @@ def predict(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
+    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.predict import predict_file
 
-    found = predict_file(
-        [model, *(committee or [])], structures, output,
-        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
-        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
+    calculator = TransIPCalculator(
+        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
+    found = predict_file(calculator, structures, output)
     console.print(
         f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
     )
@@ -349,14 +350,15 @@ def relax(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
+    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.relax import relax_file
 
-    found = relax_file(
-        [model, *(committee or [])], structures, output,
-        fmax=fmax, steps=steps, optimizer=optimizer.value if optimizer else None, cell=cell,
-        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
-        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
+    calculator = TransIPCalculator(
+        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
+    method = optimizer.value if optimizer else None
+    found = relax_file(calculator, structures, output, fmax=fmax, steps=steps, optimizer=method, cell=cell)
     for row in found["rows"]:
         console.print(
             f"{row['source'] or row['formula']}: {row['final_energy'] - row['initial_energy']:+.3f} eV, largest force "
@@ -389,13 +391,16 @@ def md(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
+    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.md import md_file
 
+    calculator = TransIPCalculator(
+        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
+    )  # fmt: skip
     found = md_file(
-        [model, *(committee or [])], structures, output,
+        calculator, structures, output,
         steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,
-        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
-        max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
     drift = found["energy_drift"]
     console.print(
@@ -417,14 +422,17 @@ def vibrations(
     device: Device = "cpu",
     dtype: Dtype = Precision.FLOAT64,
     average: Average = None,
+    committee: Committee = None,
 ) -> None:
     """Vibrational frequencies and zero-point energies of relaxed structures; best with gradient forces."""
+    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.vibrations import vibrations_file
 
-    rows = vibrations_file(
-        model, structures, output, step=step,
-        charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value, average=average,
+    calculator = TransIPCalculator(
+        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        average=average,
     )  # fmt: skip
+    rows = vibrations_file(calculator, structures, output, step=step)
     for row in rows:
         imaginary = sum(frequency < 0 for frequency in row["frequencies"])
         shown = " ".join(f"{frequency:.0f}" for frequency in row["frequencies"])

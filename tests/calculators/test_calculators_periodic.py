@@ -76,10 +76,22 @@ def test_who_has_no_stress_says_why(salt, make_model):
         salt.pbc = kind == "direct"
         with pytest.raises(PropertyNotImplementedError, match=reason):
             salt.get_stress()
-    salt.pbc = True
-    salt.calc = TransIPCalculator(make_model(forces="gradient", cutoff=4.5), average=12)
+
+
+@pytest.mark.parametrize("way", [{"average": 12}, {"seed": 1}, {"seed": 1, "average": 3}])
+def test_means_have_the_stress_of_the_mean_energy(salt, make_model, way):
+    """Over rotations, over models, and over both."""
+    settings = {"forces": "gradient", "cutoff": 4.5}
+    models = [make_model(**settings), *([make_model(**settings, seed=way["seed"])] if "seed" in way else [])]
+    salt.calc = TransIPCalculator(models, average=way.get("average"), dtype="float64")
+    found = salt.get_stress()
+    np.testing.assert_allclose(found, calculate_numerical_stress(salt, voigt=True, eps=1e-5), atol=1e-7)
+
+
+def test_a_committee_with_direct_forces_among_it_has_no_stress(salt, make_model):
+    salt.calc = TransIPCalculator([make_model(forces=kind, cutoff=4.5) for kind in ("gradient", "direct")])
     assert np.isfinite(salt.get_forces()).all()
-    with pytest.raises(PropertyNotImplementedError, match="not averaged"):
+    with pytest.raises(PropertyNotImplementedError, match="gradient forces"):
         salt.get_stress()
 
 
@@ -93,10 +105,10 @@ def test_models_without_cutoff_name_the_structure(salt, make_model):
 def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
     save_model(make_model(forces=forces, cutoff=4.5), tmp_path / "model")
     ase.io.write(tmp_path / "in.xyz", salt)
-    options = {"unseen": "ignore", "progress": False}
-    predict_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "predicted.xyz", **options)
-    relax_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "relaxed.xyz", steps=2, fmax=100.0, **options)
-    ran = md_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "run.xyz", steps=3, interval=1, **options)
+    source, calculator = tmp_path / "in.xyz", TransIPCalculator(tmp_path / "model", unseen="ignore")
+    predict_file(calculator, source, tmp_path / "predicted.xyz", progress=False)
+    relax_file(calculator, source, tmp_path / "relaxed.xyz", steps=2, fmax=100.0, progress=False)
+    ran = md_file(calculator, source, tmp_path / "run.xyz", steps=3, interval=1, progress=False)
     assert ran["frames"] == 4
     for name in ("predicted", "relaxed", "run"):
         atoms = ase.io.read(tmp_path / f"{name}.xyz", -1)
@@ -117,21 +129,22 @@ class TestRelaxingCells:
     @pytest.mark.filterwarnings("ignore:.*not converged")
     def test_cell_and_atoms_go_downhill_together(self, salt, folder):
         """Further than the atoms alone, and the pull on the cell counts as a force."""
-        files = folder / "model", folder / "in.xyz", folder / "out.xyz"
-        options = {"unseen": "ignore", "progress": False, "dtype": "float64", "optimizer": "FIRE"}
-        (fixed,) = relax_file(*files, steps=30, fmax=1e-6, **options)["rows"]
+        calculator = TransIPCalculator(folder / "model", dtype="float64", unseen="ignore")
+        files = folder / "in.xyz", folder / "out.xyz"
+        options = {"steps": 30, "fmax": 1e-6, "optimizer": "FIRE", "progress": False}
+        (fixed,) = relax_file(calculator, *files, **options)["rows"]
         np.testing.assert_allclose(ase.io.read(folder / "out.xyz").cell.array, salt.cell.array)
-        (free,) = relax_file(*files, steps=30, fmax=1e-6, cell=True, **options)["rows"]
+        (free,) = relax_file(calculator, *files, cell=True, **options)["rows"]
         assert free["final_energy"] < fixed["final_energy"] < fixed["initial_energy"]
         assert free["initial_fmax"] >= fixed["initial_fmax"]
         relaxed = ase.io.read(folder / "out.xyz")
         assert np.abs(relaxed.cell.array - salt.cell.array).max() > 1e-3
-        relaxed.calc = TransIPCalculator(folder / "model", dtype="float64", unseen="ignore")
+        relaxed.calc = calculator
         assert relaxed.get_potential_energy() == pytest.approx(free["final_energy"], abs=1e-8)
 
     def test_molecules_are_refused_and_nothing_is_written(self, salt, folder):
         salt.pbc = False
         ase.io.write(folder / "in.xyz", salt)
         with pytest.raises(InputError, match="its cell cannot be relaxed: stress is not defined for molecules"):
-            relax_file(folder / "model", folder / "in.xyz", folder / "out.xyz", cell=True, unseen="ignore")
+            relax_file(TransIPCalculator(folder / "model"), folder / "in.xyz", folder / "out.xyz", cell=True)
         assert not (folder / "out.xyz").exists()

@@ -40,18 +40,19 @@ def test_choices_that_do_not_exist(model_folder, source, tmp_path):
     """In a process of its own: here, beartype would object first."""
     code = """
         import sys
+        from transip.calculators.ase import TransIPCalculator
         from transip.calculators.md import md_file
-        from transip.calculators.predict import predict_file
         from transip.calculators.relax import relax_file
         from transip.errors import InputError
-        for verb, choice in (
-            (predict_file, {"dtype": "float16"}),
-            (predict_file, {"unseen": "no"}),
-            (relax_file, {"optimizer": "BFGS"}),
-            (md_file, {"ensemble": "npt", "steps": 1}),
+        model, *files = sys.argv[1:]
+        for attempt in (
+            lambda: TransIPCalculator(model, dtype="float16"),
+            lambda: TransIPCalculator(model, unseen="no"),
+            lambda: relax_file(TransIPCalculator(model), *files, optimizer="BFGS"),
+            lambda: md_file(TransIPCalculator(model), *files, ensemble="npt", steps=1),
         ):
             try:
-                verb(*sys.argv[1:], progress=False, **choice)
+                attempt()
             except InputError as error:
                 print(error.problem)
     """
@@ -81,11 +82,11 @@ def breaks_down(monkeypatch):
 
 def test_predict_file_labels_every_structure_in_order(model_folder, source, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "CHUNK", 8)
-    summary = predict_file(model_folder, source, tmp_path / "out" / "o.xyz", dtype="float64", progress=False)
+    calculator = TransIPCalculator(model_folder, dtype="float64")
+    summary = predict_file(calculator, source, tmp_path / "out" / "o.xyz", progress=False)
     before, after = ase.io.read(source, ":"), ase.io.read(tmp_path / "out" / "o.xyz", ":")
     assert summary["structures"] == len(after) == 30
     assert summary["atoms"] == sum(len(atoms) for atoms in before)
-    calculator = TransIPCalculator(model_folder, dtype="float64")
     for old, new in zip(before, after, strict=True):
         assert new.get_chemical_symbols() == old.get_chemical_symbols()
         assert (new.info["charge"], new.info["spin"]) == (old.info["charge"], old.info["spin"])
@@ -95,11 +96,11 @@ def test_predict_file_labels_every_structure_in_order(model_folder, source, tmp_
 
 def test_charge_and_spin_can_be_given_for_files_without(model_folder, tmp_path):
     ase.io.write(tmp_path / "bare.xyz", molecule("H2O"), format="xyz")
-    arguments = (model_folder, tmp_path / "bare.xyz", tmp_path / "o.xyz")
+    files = tmp_path / "bare.xyz", tmp_path / "o.xyz"
     with pytest.raises(InputError, match="charge is missing"):
-        predict_file(*arguments, progress=False)
+        predict_file(TransIPCalculator(model_folder), *files, progress=False)
     assert not (tmp_path / "o.xyz").exists()
-    predict_file(*arguments, charge=-1, spin=2, progress=False)
+    predict_file(TransIPCalculator(model_folder, charge=-1, spin=2), *files, progress=False)
     written = ase.io.read(tmp_path / "o.xyz")
     assert (written.info["charge"], written.info["spin"]) == (-1, 2)
 
@@ -109,30 +110,22 @@ def test_a_bad_structure_leaves_nothing_half_written(model_folder, source, tmp_p
     structures[20].info["spin"] += 1
     ase.io.write(source, structures, format="extxyz")
     with pytest.raises(InputError, match=r"structure 20.*cannot have multiplicity"):
-        predict_file(model_folder, source, tmp_path / "o.xyz", progress=False)
+        predict_file(TransIPCalculator(model_folder), source, tmp_path / "o.xyz", progress=False)
     assert only_inputs(tmp_path)
 
 
 def test_a_full_disk_leaves_nothing_behind(model_folder, source, tmp_path, full_disk):
     for verb in (predict_file, relax_file):
         with pytest.raises(InputError, match="No space left"):
-            verb(model_folder, source, tmp_path / "o.xyz", progress=False)
+            verb(TransIPCalculator(model_folder), source, tmp_path / "o.xyz", progress=False)
         assert only_inputs(tmp_path)
 
 
 def test_an_existing_output_survives_a_failure(model_folder, source, tmp_path, full_disk):
     (tmp_path / "o.xyz").write_text("precious")
     with pytest.raises(InputError):
-        predict_file(model_folder, source, tmp_path / "o.xyz", progress=False)
+        predict_file(TransIPCalculator(model_folder), source, tmp_path / "o.xyz", progress=False)
     assert (tmp_path / "o.xyz").read_text() == "precious"
-
-
-@pytest.mark.parametrize("verb", [predict_file, relax_file])
-def test_models_that_cannot_be_used(source, tmp_path, verb):
-    (tmp_path / "old.pt").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(InputError, match="pickled"):
-        verb(tmp_path / "old.pt", source, tmp_path / "o.xyz", progress=False)
-    assert not (tmp_path / "o.xyz").exists()
 
 
 def test_unseen_elements_are_warned_of(make_model, source, tmp_path):
@@ -140,16 +133,17 @@ def test_unseen_elements_are_warned_of(make_model, source, tmp_path):
     model.card.update(elements=["H"])
     save_model(model, tmp_path / "narrow")
     with pytest.warns(InputWarning, match="do not trust"):
-        predict_file(tmp_path / "narrow", source, tmp_path / "o.xyz", progress=False)
+        predict_file(TransIPCalculator(tmp_path / "narrow"), source, tmp_path / "o.xyz", progress=False)
 
 
 def test_refused_elements_stop_every_verb(make_model, source, tmp_path):
     model = make_model(forces="gradient", seed=6)
     model.card.update(elements=["Rn"])
     save_model(model, tmp_path / "model")
+    calculator = TransIPCalculator(tmp_path / "model", unseen="refuse")
     for verb, settings in ((predict_file, {}), (relax_file, {}), (md_file, {"steps": 1})):
         with pytest.raises(InputError, match=r"in\.xyz, structure 0: element . is not in"):
-            verb(tmp_path / "model", source, tmp_path / "o.xyz", unseen="refuse", progress=False, **settings)
+            verb(calculator, source, tmp_path / "o.xyz", progress=False, **settings)
     assert only_inputs(tmp_path)
 
 
@@ -160,9 +154,8 @@ def test_refused_elements_stop_every_verb(make_model, source, tmp_path):
 def test_relaxing_lowers_the_energy(model_folder, make_structure, tmp_path, optimizer):
     ase.io.write(tmp_path / "in.xyz", [make_structure(n, 1).to_atoms() for n in (1, 4)], format="extxyz")
     output = tmp_path / "o.xyz"
-    summary = relax_file(
-        model_folder, tmp_path / "in.xyz", output, fmax=0.05, steps=30, optimizer=optimizer, progress=False
-    )
+    calculator, limits = TransIPCalculator(model_folder), {"fmax": 0.05, "steps": 30}
+    summary = relax_file(calculator, tmp_path / "in.xyz", output, optimizer=optimizer, progress=False, **limits)
     atom, four = summary["rows"]
     assert atom["converged"] and atom["steps"] == 0 and atom["initial_energy"] == atom["final_energy"]
     assert four["final_energy"] < four["initial_energy"] and 0 < four["steps"] <= 30
@@ -178,7 +171,7 @@ def test_a_relaxation_that_breaks_down_keeps_the_last_sound_geometry(
 ):
     path = tmp_path / "in.xyz"
     ase.io.write(path, [make_structure(4, seed).to_atoms() for seed in (1, 2)], format="extxyz")
-    summary = relax_file(model_folder, path, tmp_path / "o.xyz", fmax=1e-3, steps=5, progress=False)
+    summary = relax_file(TransIPCalculator(model_folder), path, tmp_path / "o.xyz", fmax=1e-3, steps=5, progress=False)
     broken, other = summary["rows"]
     assert "not finite" in broken["note"] and not broken["converged"] and broken["steps"] == 2
     assert other["note"] == ""
@@ -188,7 +181,8 @@ def test_a_relaxation_that_breaks_down_keeps_the_last_sound_geometry(
 def test_structures_that_do_not_converge_are_named_with_the_force_that_is_left(model_folder, make_structure, tmp_path):
     ase.io.write(tmp_path / "in.xyz", make_structure(4, 1).to_atoms(), format="extxyz")
     with pytest.warns(InputWarning) as caught:
-        summary = relax_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.xyz", fmax=1e-9, steps=3, progress=False)
+        files = tmp_path / "in.xyz", tmp_path / "o.xyz"
+        summary = relax_file(TransIPCalculator(model_folder), *files, fmax=1e-9, steps=3, progress=False)
     (row,) = summary["rows"]
     (message,) = (str(warning.message) for warning in caught)
     assert not row["converged"]
@@ -206,8 +200,8 @@ def test_the_optimizer_suits_the_kind_of_forces(make_model, make_structure, tmp_
     save_model(make_model(forces=forces, scale=0.1), tmp_path / "model")
     ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
     for choice in (None, "LBFGS", "FIRE"):
-        files = tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz"
-        relax_file(*files, steps=1, optimizer=choice, progress=False)
+        files = tmp_path / "in.xyz", tmp_path / "o.xyz"
+        relax_file(TransIPCalculator(tmp_path / "model"), *files, steps=1, optimizer=choice, progress=False)
     assert used == ["FIRE" if forces == "direct" else "LBFGS", "LBFGS", "FIRE"]
 
 
@@ -217,8 +211,9 @@ def test_direct_forces_do_not_turn_the_molecule(make_model, make_structure, tmp_
     save_model(make_model(scale=0.1), tmp_path / "model")
     before = make_structure(6, 1).to_atoms()
     ase.io.write(tmp_path / "in.xyz", before, format="extxyz")
-    assert np.linalg.norm(torque(before, TransIPCalculator(tmp_path / "model").get_forces(before))) > 1e-3
-    relax_file(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz", fmax=1e-3, steps=1, progress=False)
+    calculator = TransIPCalculator(tmp_path / "model")
+    assert np.linalg.norm(torque(before, calculator.get_forces(before))) > 1e-3
+    relax_file(calculator, tmp_path / "in.xyz", tmp_path / "o.xyz", fmax=1e-3, steps=1, progress=False)
     step = ase.io.read(tmp_path / "o.xyz").positions - ase.io.read(tmp_path / "in.xyz").positions
     assert np.abs(step).max() > 1e-4
     np.testing.assert_allclose(torque(before, step), 0, atol=1e-6)
@@ -232,15 +227,16 @@ def torque(atoms, forces):
 def test_direct_forces_are_warned_of(make_model, make_structure, tmp_path):
     save_model(make_model(scale=0.1), tmp_path / "model")
     ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
+    files = tmp_path / "in.xyz", tmp_path / "o.xyz"
     for verb in (relax_file, md_file):
         with pytest.warns(InputWarning, match="not exactly the derivative"):
-            verb(tmp_path / "model", tmp_path / "in.xyz", tmp_path / "o.xyz", steps=1, progress=False)
+            verb(TransIPCalculator(tmp_path / "model"), *files, steps=1, progress=False)
 
 
 @pytest.mark.parametrize("settings", [{"fmax": 0.0}, {"steps": -1}])
 def test_relax_settings_that_cannot_be(model_folder, source, tmp_path, settings):
     with pytest.raises(InputError, match=next(iter(settings))):
-        relax_file(model_folder, source, tmp_path / "o.xyz", progress=False, **settings)
+        relax_file(TransIPCalculator(model_folder), source, tmp_path / "o.xyz", progress=False, **settings)
 
 
 # ------------------------------------------------------------------------------------------ molecular dynamics
@@ -254,13 +250,11 @@ def molecule_file(tmp_path, make_structure):
 
 def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, tmp_path):
     """Velocity Verlet's error is of second order: a quarter of the timestep leaves a sixteenth of the spread."""
-    spreads = []
+    calculator, spreads = TransIPCalculator(model_folder, dtype="float64"), []
     for timestep in (0.4, 0.1):
         steps = round(12 / timestep)
-        summary = md_file(
-            model_folder, molecule_file, tmp_path / "o.xyz", steps=steps, timestep=timestep, interval=1,
-            ensemble="nve", dtype="float64", progress=False,
-        )  # fmt: skip
+        run = {"steps": steps, "timestep": timestep, "interval": 1, "ensemble": "nve", "progress": False}
+        summary = md_file(calculator, molecule_file, tmp_path / "o.xyz", **run)
         frames = ase.io.read(tmp_path / "o.xyz", ":")
         assert len(frames) == summary["frames"] == steps + 1
         kinetic = [frame.get_kinetic_energy() for frame in frames]
@@ -273,7 +267,7 @@ def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, 
 
 def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path):
     run = {"steps": 25, "interval": 10, "timestep": 0.5, "seed": 1, "progress": False}
-    summary = md_file(model_folder, molecule_file, tmp_path / "o.xyz", **run)
+    summary = md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
     frames = ase.io.read(tmp_path / "o.xyz", ":")
     assert [frame.info["time"] for frame in frames] == [0.0, 5.0, 10.0]
     assert summary["time"] == 12.5 and summary["energy_drift"] is None and summary["mean_temperature"] > 0
@@ -283,7 +277,7 @@ def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path
         np.testing.assert_allclose(frame.get_forces(), expected, atol=1e-4)
         assert np.abs(frame.get_momenta()).max() > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.xyz", "model", "o.xyz"]
-    md_file(model_folder, molecule_file, tmp_path / "same.xyz", **run)
+    md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "same.xyz", **run)
     assert (tmp_path / "same.xyz").read_text() == (tmp_path / "o.xyz").read_text()
 
 
@@ -292,15 +286,17 @@ def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(
 ):
     message = r"broke down after step 2: .* not finite\n.*frames so far are in .*o\.partial\.xyz"
     with pytest.raises(InputError, match=message):
-        md_file(model_folder, molecule_file, tmp_path / "o.xyz", steps=9, interval=1, progress=False)
+        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=9, interval=1, progress=False)
     assert not (tmp_path / "o.xyz").exists()
     assert len(ase.io.read(tmp_path / "o.partial.xyz", ":")) == 3
 
 
 def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tmp_path):
     code = (
+        "from transip.calculators.ase import TransIPCalculator\n"
         "from transip.calculators.md import md_file\n"
-        f"md_file({str(model_folder)!r}, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
+        f"calculator = TransIPCalculator({str(model_folder)!r})\n"
+        f"md_file(calculator, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
     )
     partial = tmp_path / "o.partial.xyz"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -319,14 +315,15 @@ def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tm
 
 def test_a_full_disk_stops_the_simulation(model_folder, molecule_file, tmp_path, full_disk):
     with pytest.raises(InputError, match="No space left"):
-        md_file(model_folder, molecule_file, tmp_path / "o.xyz", steps=2, progress=False)
+        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=2, progress=False)
     assert not (tmp_path / "o.xyz").exists()
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"interval": 0}, {"timestep": -1.0}, {"temperature": -1.0}])
 def test_md_settings_that_cannot_be(model_folder, molecule_file, tmp_path, settings):
     with pytest.raises(InputError, match=next(iter(settings))):
-        md_file(model_folder, molecule_file, tmp_path / "o.xyz", progress=False, **({"steps": 1} | settings))
+        run = {"steps": 1, "progress": False} | settings
+        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
 
 
 @pytest.mark.parametrize(("name", "freedom"), [("H2O", 3), ("CO2", 4), ("N2", 1), ("C6H6", 30)])
@@ -345,7 +342,7 @@ def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tm
     ase.io.write(tmp_path / "in.xyz", make_structure(1).to_atoms(), format="extxyz")
     for ensemble in ("nve", "nvt"):
         run = {"steps": 3, "interval": 1, "progress": False, "ensemble": ensemble}
-        summary = md_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
+        summary = md_file(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
         assert np.isfinite(summary["mean_temperature"])
     assert summary["frames"] == 4
 
@@ -361,9 +358,9 @@ def test_drift_is_the_slope_per_atom_and_picosecond():
 @pytest.mark.parametrize("verb", [predict_file, relax_file, md_file])
 def test_averages_write_their_spread(model_folder, molecule_file, tmp_path, verb):
     options = {predict_file: {}, relax_file: {"steps": 1}, md_file: {"steps": 1, "interval": 1}}[verb]
-    verb(model_folder, molecule_file, tmp_path / "o.xyz", average=12, progress=False, **options)
-    verb(model_folder, molecule_file, tmp_path / "plain.xyz", progress=False, **options)
     calculator = TransIPCalculator(model_folder, average=12)
+    verb(calculator, molecule_file, tmp_path / "o.xyz", progress=False, **options)
+    verb(TransIPCalculator(model_folder), molecule_file, tmp_path / "plain.xyz", progress=False, **options)
     for frame in ase.io.read(tmp_path / "o.xyz", ":"):
         np.testing.assert_allclose(frame.get_forces(), calculator.get_forces(frame), atol=1e-4)
         np.testing.assert_allclose(frame.arrays["forces_std"], calculator.results["forces_std"], atol=1e-4)

@@ -84,18 +84,21 @@ def test_frames_with_uncertainties_are_written_as_ase_writes_them(members, water
 
 
 def test_files_carry_uncertainties_and_too_uncertain_structures_are_named(members, source, tmp_path):
-    settings = {"dtype": "float64", "progress": False, "average": 2}
-    predict_file(members[0], source, tmp_path / "all.xyz", **settings)
+
+    def predicted(name: str, **settings: object) -> None:
+        calculator = TransIPCalculator(members[0], dtype="float64", average=2, **settings)
+        predict_file(calculator, source, tmp_path / name, progress=False)
+
+    predicted("all.xyz")
     known = sorted((atoms.info["max_force_uncertainty"], i) for i, atoms in enumerate(read(tmp_path / "all.xyz", ":")))
     (bound, _), (_, worst) = known[-2:]
     with pytest.warns(
         InputWarning, match=rf"in.xyz, structure {worst}: the force on atom \d+ .* uncertain by"
     ) as caught:
-        predict_file(members[0], source, tmp_path / "warned.xyz", **settings, max_uncertainty=1.0001 * bound)
+        predicted("warned.xyz", max_uncertainty=1.0001 * bound)
     assert len(caught) == 1 and (tmp_path / "warned.xyz").exists()
     with pytest.raises(InputError, match=rf"structure {worst}: the force on atom"):
-        refused = {"max_uncertainty": 1.0001 * bound, "uncertain": "refuse"}
-        predict_file(members[0], source, tmp_path / "refused.xyz", **settings, **refused)
+        predicted("refused.xyz", max_uncertainty=1.0001 * bound, uncertain="refuse")
     assert not (tmp_path / "refused.xyz").exists()
 
 

@@ -104,17 +104,17 @@ def test_direct_forces_have_no_symmetric_derivative(make_model, make_structure):
 def test_the_file_says_all_there_is(model_folder, tmp_path):
     atoms = [molecule(name, info={"charge": 0, "spin": 1}) for name in ("H2O", "CO2")]
     ase.io.write(tmp_path / "in.xyz", atoms, format="extxyz")
+    calculator = TransIPCalculator(model_folder, dtype="float64")
     with pytest.warns(InputWarning, match="this is no minimum"):
-        rows = vibrations_file(model_folder, tmp_path / "in.xyz", tmp_path / "o.json", progress=False)
+        rows = vibrations_file(calculator, tmp_path / "in.xyz", tmp_path / "o.json", progress=False)
     written = json.loads((tmp_path / "o.json").read_text())
     assert [len(row["frequencies"]) for row in rows] == [3, 4]
     for row, detail, one in zip(rows, written["structures"], atoms, strict=True):
         assert row.items() <= detail.items()
         assert np.shape(detail["hessian"]) == (9, 9) and np.shape(detail["modes"])[1:] == (3, 3)
-        calculator = TransIPCalculator(model_folder, dtype="float64")
         assert row["energy"] == pytest.approx(calculator.get_potential_energy(one), abs=1e-9)
         assert row["hessian_asymmetry"] < 1e-3
-    assert written["units"]["frequencies"] == "cm⁻¹"
+    assert written["units"]["frequencies"] == "cm⁻¹" and written["model"] == str(model_folder)
 
 
 @pytest.mark.filterwarnings("ignore:.*this is no minimum")
@@ -133,7 +133,7 @@ def test_the_command(model_folder, tmp_path, capsys):
 @pytest.mark.parametrize("step", [0.0, -0.01])
 def test_a_step_that_cannot_be(model_folder, source, tmp_path, step):
     with pytest.raises(InputError, match="step is"):
-        vibrations_file(model_folder, source, tmp_path / "o.json", step=step, progress=False)
+        vibrations_file(TransIPCalculator(model_folder), source, tmp_path / "o.json", step=step, progress=False)
     assert not (tmp_path / "o.json").exists()
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import ase
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from transip.calculators.ase import TransIPCalculator
 from transip.model.files import save_model
@@ -42,6 +42,23 @@ def case(request, gentle_model) -> Case:
     atoms.rattle(0.05, seed=1)
     calculator = TransIPCalculator(gentle_model, charge=charge, spin=spin)
     return Case(atoms, charge, spin, calculator.get_potential_energy(atoms), calculator.get_forces(atoms))
+
+
+@pytest.fixture(scope="session")
+def periodic_model(make_model) -> Potential:
+    """As `gentle_model`, with a cutoff."""
+    return make_model(forces="gradient", scale=0.1, cutoff=4.5)
+
+
+@pytest.fixture
+def crystal(periodic_model) -> ase.Atoms:
+    """Rock salt, sheared and shaken, all atoms inside the cell, with ASE's calculator."""
+    atoms = bulk("NaCl", "rocksalt", 5.6, cubic=True)
+    atoms.set_cell([[5.6, 0, 0], [0.8, 5.5, 0], [0.4, -0.5, 5.7]], scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.wrap()
+    atoms.calc = TransIPCalculator(periodic_model, charge=0, spin=1)
+    return atoms
 
 
 @pytest.fixture

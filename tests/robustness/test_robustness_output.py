@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from toy import toy_recipe
+from transip.calculators.ase import TransIPCalculator
 from transip.calculators.md import md_file
 from transip.calculators.predict import predict_file
 from transip.calculators.relax import relax_file
@@ -33,7 +34,7 @@ LABELS = {
 @pytest.fixture(params=["data build", "data pack", "train", "predict", "relax", "md"])
 def verb(request, inputs, toy_packs):
     """A function that writes to a path, and how many bytes a disk may have left for it to fail."""
-    source = inputs / "in.extxyz"
+    source, calculator = inputs / "in.extxyz", TransIPCalculator(inputs / "model")
 
     def labelling(output: Path) -> None:
         pytest.importorskip("tblite")
@@ -44,9 +45,9 @@ def verb(request, inputs, toy_packs):
         "data build": (labelling, 600),
         "data pack": (lambda output: pack_files([source], output, level_of_theory="toy"), 150),
         "train": (lambda output: train(toy_recipe(toy_packs), output, resume=True, progress=False), 20_000),
-        "predict": (lambda output: predict_file(inputs / "model", source, output, progress=False), 500),
-        "relax": (lambda output: relax_file(inputs / "model", source, output, steps=2, progress=False), 500),
-        "md": (lambda output: md_file(inputs / "model", source, output, steps=20, interval=1, progress=False), 3000),
+        "predict": (lambda output: predict_file(calculator, source, output, progress=False), 500),
+        "relax": (lambda output: relax_file(calculator, source, output, steps=2, progress=False), 500),
+        "md": (lambda output: md_file(calculator, source, output, steps=20, interval=1, progress=False), 3000),
     }[request.param]
 
 
@@ -196,7 +197,7 @@ def test_a_disk_that_is_really_full(inputs, tmp_path):
         (disk / "filler").write_bytes(bytes(8192))
         run = {"steps": 100, "interval": 1, "progress": False}
         with pytest.raises(InputError, match="No space left on device"):
-            md_file(inputs / "model", inputs / "in.extxyz", disk / "o.xyz", **run)
+            md_file(TransIPCalculator(inputs / "model"), inputs / "in.extxyz", disk / "o.xyz", **run)
         assert visible(disk) == ["filler", "o.partial.xyz"] and hidden(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

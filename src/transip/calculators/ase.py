@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ase
@@ -21,6 +22,7 @@ from transip.calculators.inference import (
     Precision,
     evaluate,
     has_direct_forces,
+    listed,
     predict,
     predictor_of,
     prepare,
@@ -28,7 +30,8 @@ from transip.calculators.inference import (
     with_labels,
 )
 from transip.calculators.scope import Scope, Uncertain, Unseen
-from transip.config import BatchSettings
+from transip.config import BatchSettings, KeySettings
+from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.structure import Structure
@@ -59,7 +62,7 @@ class TransIPCalculator(Calculator):
         compile: compile the network: about twice as fast for small molecules, after a minute or two at the first of
             them, fewer seconds in later processes. Needs a C++ compiler on CPUs.
 
-    A model of gradient forces also gives the ``stress`` (eV/Å³) of cells that are periodic in three directions.
+    Models of gradient forces also give the ``stress`` (eV/Å³) of cells that are periodic in three directions.
 
     With `average` or several models, ``results`` also holds the spreads ``energy_std`` (eV) and ``forces_std`` (eV/Å,
     per atom). If this way to predict has been calibrated (``transip calibrate``), it holds what the spreads stand for:
@@ -92,9 +95,10 @@ class TransIPCalculator(Calculator):
         compile: bool = False,
     ):
         super().__init__(charge=charge, spin=spin)
+        self.origin = ", ".join("in memory" if isinstance(one, Potential) else str(one) for one in listed(model))
         self.model = prepare(model, device, dtype, compile=compile)
-        self._predictor = predictor_of(self.model, average)
-        self.scope = Scope(self._predictor, unseen, max_uncertainty, uncertain)
+        self.predictor = predictor_of(self.model, average)
+        self.scope = Scope(self.predictor, unseen, max_uncertainty, uncertain)
 
     def calculate(
         self,
@@ -107,7 +111,7 @@ class TransIPCalculator(Calculator):
         if self.atoms is None:
             raise InputError("there is no molecule to calculate", remedy="set atoms.calc, or pass atoms")
         structure = self.structure(self.atoms)
-        prediction = evaluate(self._predictor, [structure])
+        prediction = evaluate(self.predictor, [structure])
         (found,) = results([structure], prediction)
         labelled = self.scope.check_result(with_labels(structure, found), structure.formula)
         shares = {"free_energy": found["energy"], "energies": prediction.energies.cpu().numpy()}
@@ -136,9 +140,14 @@ class TransIPCalculator(Calculator):
             asked = self.atoms if atoms is None else atoms
             if asked is None or not asked.pbc.all():
                 raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
-            if has_direct_forces(self.model) or not isinstance(self._predictor, Potential):
-                raise PropertyNotImplementedError("only a single model of gradient forces, not averaged, has a stress")
+            if not self.has_stress:
+                raise PropertyNotImplementedError("only models of gradient forces have a stress")
         return super().get_property(name, atoms, allow_calculation)
+
+    @property
+    def has_stress(self) -> bool:
+        """Whether there is a stress of cells that are periodic in three directions."""
+        return not has_direct_forces(self.model)
 
     def structure(self, atoms: ase.Atoms, where: str = "structure") -> Structure:
         """Read `atoms` as the model will see them, with this calculator's charge and spin if it has any.
@@ -149,6 +158,11 @@ class TransIPCalculator(Calculator):
         own = self.parameters or {}
         given = Structure.from_atoms(atoms, charge=own.get("charge"), spin=own.get("spin"), where=where)
         return self.scope.check(given, where)
+
+    def read_file(self, source: str | Path, keys: KeySettings = DEFAULT_KEYS) -> Iterator[Structure]:
+        """The structures of a file, with this calculator's charge and spin if it has any; see `read_structures`."""
+        own = self.parameters or {}
+        return read_structures(source, keys, labels="optional", charge=own.get("charge"), spin=own.get("spin"))
 
     def labelled(self, atoms: ase.Atoms) -> Structure:
         """`structure` with energy, forces, stress and spreads where there are any; computed unless they are known."""
@@ -170,7 +184,7 @@ class TransIPCalculator(Calculator):
         """
         read = (self.structure(atoms, f"structure {i}") for i, atoms in enumerate(structures))
         labelled = track(
-            predict(self._predictor, read, batch, self.scope),
+            predict(self.predictor, read, batch, self.scope),
             "predict",
             total=len(structures),
             console=Console(stderr=True),

@@ -80,9 +80,8 @@ def prepare(
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype is {dtype!r}", remedy="choose float32 or float64")
-    models = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     # Copies: neither must the caller's model change here, nor these results when it is trained further.
-    members = [copy.deepcopy(one) if isinstance(one, Potential) else load_model(one) for one in models]
+    members = [copy.deepcopy(one) if isinstance(one, Potential) else load_model(one) for one in listed(model)]
     own = members[0] if len(members) == 1 else Committee(members)
     try:
         own = own.to(torch.device(device), getattr(torch, dtype)).eval().requires_grad_(False)
@@ -92,6 +91,11 @@ def prepare(
     for one in potentials(own) if compile else ():
         compile_network(one, torch.device(device))
     return own
+
+
+def listed(model: Models) -> Sequence[Model]:
+    """The members of a committee, or the one model that there is."""
+    return model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
 
 
 def predictor_of(model: nn.Module, average: int | None) -> nn.Module:

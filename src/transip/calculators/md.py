@@ -24,11 +24,10 @@ from torch import Tensor, nn
 
 from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
-from transip.calculators.inference import Models, Precision, warn_if_direct
+from transip.calculators.inference import warn_if_direct
 from transip.calculators.predict import counted
-from transip.calculators.scope import Uncertain, Unseen
 from transip.config import KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
 from transip.files import claimed, unwritable, write_all
 from transip.structure import Structure, rigid_motions
@@ -38,7 +37,7 @@ FRICTION = 0.01  # 1/fs, of the Langevin thermostat
 
 
 def md_file(
-    model: Models,
+    calculator: TransIPCalculator,
     source: str | Path,
     output: str | Path,
     *,
@@ -49,24 +48,17 @@ def md_file(
     interval: int = 10,
     seed: int = 0,
     keys: KeySettings = DEFAULT_KEYS,
-    charge: int | None = None,
-    spin: int | None = None,
-    device: str = "cpu",
-    dtype: Precision = "float32",
-    unseen: Unseen = "warn",
-    average: int | None = None,
-    max_uncertainty: float | None = None,
-    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Simulate the first structure of `source` and write its trajectory to extxyz `output`.
 
-    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), with `average` or several models also spreads
-    and uncertainties. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at once; they stay
-    there if the simulation is stopped, until it is started again: from the beginning, and to the same frames.
+    Frames carry momenta, energy, forces, charge, spin and ``time`` (fs), from a rotational average or several models
+    also spreads and uncertainties. Until the end they are in ``NAME.partial.xyz`` beside `output`, each written at
+    once; they stay there if the simulation is stopped, until it is started again: from the beginning, and to the same
+    frames.
 
     Args:
-        model: folder of a model, or several (a committee).
+        calculator: says which model, how, and what about structures outside its scope.
         source: any file that `transip.data.read` reads.
         output: the trajectory.
         steps: of the integration.
@@ -76,14 +68,6 @@ def md_file(
         interval: steps between frames.
         seed: of velocities and thermostat.
         keys: where charge and spin are stored in `source`.
-        charge: total charge, in place of what `source` says.
-        spin: multiplicity, likewise.
-        device: torch device.
-        dtype: precision of the network.
-        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
-        average: number of orientations to average over; see `TransIPCalculator`.
-        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
-        uncertain: what to do beyond it: warn, or stop the simulation.
         progress: show a progress bar.
 
     Returns:
@@ -91,16 +75,12 @@ def md_file(
         of the total energy; None unless ``nve``), ``output``.
 
     Raises:
-        InputError: a setting, the model, the structure or the output cannot be used, another process is writing the
-            output, or the simulation broke down.
+        InputError: a setting, the structure or the output cannot be used, another process is writing the output, or the
+            simulation broke down.
     """
     _check_settings(steps, temperature, timestep, ensemble, interval)
-    calculator = TransIPCalculator(
-        model, device=device, dtype=dtype, unseen=unseen, average=average,
-        max_uncertainty=max_uncertainty, uncertain=uncertain,
-    )  # fmt: skip
     warn_if_direct(calculator.model)
-    atoms = next(read_structures(source, keys, labels="optional", charge=charge, spin=spin)).to_atoms()
+    atoms = next(calculator.read_file(source, keys)).to_atoms()
     atoms.calc = calculator
     atoms.get_forces()  # a structure that the model refuses is no breakdown of the simulation
     generator = np.random.default_rng(seed)

@@ -13,18 +13,10 @@ from ase.io.extxyz import key_val_dict_to_str
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from transip.calculators.inference import (
-    INFERENCE,
-    AveragedStructure,
-    Models,
-    Precision,
-    predict,
-    predictor_of,
-    prepare,
-)
-from transip.calculators.scope import Scope, Uncertain, Unseen
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.inference import INFERENCE, AveragedStructure, predict
 from transip.config import BatchSettings, KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.data.read import DEFAULT_KEYS
 from transip.files import atomic_path, claimed
 from transip.structure import ELEMENTS, Structure
 
@@ -32,20 +24,12 @@ Item = TypeVar("Item")
 
 
 def predict_file(
-    model: Models,
+    calculator: TransIPCalculator,
     source: str | Path,
     output: str | Path,
     *,
     keys: KeySettings = DEFAULT_KEYS,
-    charge: int | None = None,
-    spin: int | None = None,
     batch: BatchSettings = INFERENCE,
-    device: str = "cpu",
-    dtype: Precision = "float32",
-    unseen: Unseen = "warn",
-    average: int | None = None,
-    max_uncertainty: float | None = None,
-    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Write the structures of `source` to extxyz with predicted energies (eV) and forces (eV/Å).
@@ -53,35 +37,27 @@ def predict_file(
     Memory does not grow with the file; `output` appears when it is complete. What was killed begins anew.
 
     Args:
-        model: folder of a model, or several (a committee).
+        calculator: says which model, how, and what about structures outside its scope.
         source: any file that `transip.data.read` reads; labels in it are ignored.
-        output: extxyz; each frame has charge, spin, energy and forces, with `average` or several models also the
-            spreads ``energy_std`` and ``forces_std``, and what they stand for if that has been calibrated:
+        output: extxyz; each frame has charge, spin, energy and forces, from a rotational average or several models
+            also the spreads ``energy_std`` and ``forces_std``, and what they stand for if that has been calibrated:
             ``energy_uncertainty``, ``forces_uncertainty`` and ``max_force_uncertainty``.
         keys: where charge and spin are stored in `source`.
-        charge: total charge of every structure, in place of what `source` says.
-        spin: multiplicity of every structure, likewise.
         batch: limits of a batch.
-        device: torch device.
-        dtype: precision of the network.
-        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
-        average: number of orientations to average over; see `TransIPCalculator`.
-        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
-        uncertain: what to do about structures beyond it.
         progress: show a progress bar.
 
     Returns:
         ``structures``, ``atoms``, ``seconds``, ``output``.
 
     Raises:
-        InputError: the model, a structure or the output cannot be used, or another process is writing the output.
+        InputError: a structure or the output cannot be used, or another process is writing the output.
     """
-    predictor = predictor_of(prepare(model, device, dtype), average)
-    scope = Scope(predictor, unseen, max_uncertainty, uncertain)
-    structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
+    structures = calculator.read_file(source, keys)
     begin, count, atoms = time.perf_counter(), 0, 0
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
-        for labelled in counted(predict(predictor, structures, batch, scope), "predict", progress):
+        for labelled in counted(
+            predict(calculator.predictor, structures, batch, calculator.scope), "predict", progress
+        ):
             write_frame(handle, labelled)
             count, atoms = count + 1, atoms + len(labelled)
     seconds = time.perf_counter() - begin

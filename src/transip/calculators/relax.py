@@ -15,11 +15,10 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import Models, Precision, has_direct_forces, warn_if_direct
+from transip.calculators.inference import has_direct_forces, warn_if_direct
 from transip.calculators.predict import counted, write_frame
-from transip.calculators.scope import Uncertain, Unseen
 from transip.config import KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import atomic_path, claimed
 from transip.structure import Structure, rigid_motions
@@ -28,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}
 
 
 def relax_file(
-    model: Models,
+    calculator: TransIPCalculator,
     source: str | Path,
     output: str | Path,
     *,
@@ -37,14 +36,6 @@ def relax_file(
     optimizer: Literal["LBFGS", "FIRE"] | None = None,
     cell: bool = False,
     keys: KeySettings = DEFAULT_KEYS,
-    charge: int | None = None,
-    spin: int | None = None,
-    device: str = "cpu",
-    dtype: Precision = "float32",
-    unseen: Unseen = "warn",
-    average: int | None = None,
-    max_uncertainty: float | None = None,
-    uncertain: Uncertain = "warn",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Relax each structure of `source` and write the final ones to extxyz `output`, complete or not at all.
@@ -52,46 +43,33 @@ def relax_file(
     Warns (`InputWarning`) about each structure that does not converge.
 
     Args:
-        model: folder of a model, or several (a committee).
+        calculator: says which model, how, and what about structures outside its scope; where forces are too uncertain
+            and it refuses them, a relaxation ends with the last geometry before.
         source: any file that `transip.data.read` reads.
-        output: extxyz with charge, spin, energy and forces of the final structures; with `average` or
+        output: extxyz with charge, spin, energy and forces of the final structures; from a rotational average or
             several models also their spread.
         fmax: converged when no atom's force is larger, eV/Å.
         steps: at most this many per structure.
         optimizer: of ASE; None: LBFGS, or FIRE for a model of direct forces, which are no gradient of an energy.
         cell: relax lattice vectors, too, to zero pressure; see `relax`.
         keys: where charge and spin are stored in `source`.
-        charge: total charge of every structure, in place of what `source` says.
-        spin: multiplicity of every structure, likewise.
-        device: torch device.
-        dtype: precision of the network.
-        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
-        average: number of orientations to average over; see `TransIPCalculator`.
-        max_uncertainty: bound on the uncertainty of forces, eV/Å; likewise.
-        uncertain: what to do beyond it: warn, or keep the last geometry within it.
         progress: show a progress bar.
 
     Returns:
         ``structures``, ``converged`` (how many), ``output`` and ``rows``: see `relax`.
 
     Raises:
-        InputError: a setting, the model, a structure or the output cannot be used, or another process is writing
-            the output.
+        InputError: a setting, a structure or the output cannot be used, or another process is writing the output.
     """
     if optimizer not in (None, *OPTIMIZERS):
         raise InputError(f"optimizer is {optimizer!r}", remedy=f"choose {' or '.join(OPTIMIZERS)}")
     if not (fmax > 0 and steps >= 0):
         raise InputError(f"fmax is {fmax}, steps is {steps}", remedy="fmax must be positive, steps at least 0")
-    calculator = TransIPCalculator(
-        model, device=device, dtype=dtype, unseen=unseen, average=average,
-        max_uncertainty=max_uncertainty, uncertain=uncertain,
-    )  # fmt: skip
     warn_if_direct(calculator.model)
     optimizer = optimizer or ("FIRE" if has_direct_forces(calculator.model) else "LBFGS")
     rows = []
-    structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
-        for structure in counted(structures, "relax", progress):
+        for structure in counted(calculator.read_file(source, keys), "relax", progress):
             relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell)
             write_frame(handle, relaxed)
             rows.append(row)

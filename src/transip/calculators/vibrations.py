@@ -15,15 +15,14 @@ from jaxtyping import Float64
 from scipy.linalg import null_space
 from torch import nn
 
-from transip.calculators.inference import INFERENCE, Precision, predict, prepare, warn_if_direct
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.inference import INFERENCE, predict, warn_if_direct
 from transip.calculators.predict import counted
-from transip.calculators.scope import Scope, Unseen
 from transip.config import BatchSettings, KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import claimed, write_json
 from transip.structure import Structure, rigid_motions
-from transip.symmetry.average import averaged
 
 Hessian = Float64[np.ndarray, "coordinates coordinates"]
 FMAX = 0.05  # eV/Å; with larger forces a geometry is no minimum, and its modes are none of a minimum
@@ -111,18 +110,12 @@ def asymmetry(hessian: Hessian) -> float:
 
 
 def vibrations_file(
-    model: str | Path,
+    calculator: TransIPCalculator,
     source: str | Path,
     output: str | Path,
     *,
     step: float = 0.005,
     keys: KeySettings = DEFAULT_KEYS,
-    charge: int | None = None,
-    spin: int | None = None,
-    device: str = "cpu",
-    dtype: Precision = "float64",
-    unseen: Unseen = "warn",
-    average: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Vibrational frequencies of each structure of `source`; all there is to know goes to JSON `output`.
@@ -130,17 +123,11 @@ def vibrations_file(
     Warns (`InputWarning`) of direct forces, whose derivative is no true Hessian, and of structures that are no minima.
 
     Args:
-        model: folder or name of a model.
+        calculator: says which model, how, and what about structures outside its scope; best of dtype float64.
         source: any file that `transip.data.read` reads; relaxed structures.
         output: JSON: ``units`` and, for each structure, what is returned, ``modes`` (modes, atoms, 3), ``hessian``.
         step: displacement of the finite differences, Å.
         keys: where charge and spin are stored in `source`.
-        charge: total charge of every structure, in place of what `source` says.
-        spin: multiplicity of every structure, likewise.
-        device: torch device.
-        dtype: precision of the network.
-        unseen: what to do about elements, charges and multiplicities that the model was not trained on.
-        average: number of orientations to average over; see `TransIPCalculator`.
         progress: show a progress bar.
 
     Returns:
@@ -148,20 +135,16 @@ def vibrations_file(
         eV/Å), ``frequencies`` (cm⁻¹, imaginary ones negative), ``zero_point_energy`` (eV), ``hessian_asymmetry``.
 
     Raises:
-        InputError: a setting, the model, a structure or the output cannot be used, or another process is writing the
-            output.
+        InputError: a setting, a structure or the output cannot be used, or another process is writing the output.
     """
     if not step > 0:
         raise InputError(f"step is {step:g} Å", remedy="it must be positive; 0.005 is usual")
-    network = prepare(model, device, dtype)
-    warn_if_direct(network)
-    predictor, scope = averaged(network, average), Scope(network, unseen)
+    warn_if_direct(calculator.model)
     rows, details = [], []
-    structures = read_structures(source, keys, labels="optional", charge=charge, spin=spin)
     with claimed(output):
-        for structure in counted(structures, "vibrations", progress):
-            (labelled,) = predict(predictor, [structure], scope=scope)
-            found = hessian(predictor, structure, step)
+        for structure in counted(calculator.read_file(source, keys), "vibrations", progress):
+            (labelled,) = predict(calculator.predictor, [structure], scope=calculator.scope)
+            found = hessian(calculator.predictor, structure, step)
             masses, periodic = atomic_masses[structure.numbers], structure.cell is not None
             modes = normal_modes(found, structure.positions, masses, periodic=periodic)
             rows.append(_row(labelled, modes, found))
@@ -170,7 +153,7 @@ def vibrations_file(
                 warnings.warn(_no_minimum(rows[-1]), InputWarning, stacklevel=2)
         units_used = {"energy": "eV", "fmax": "eV/Å", "frequencies": "cm⁻¹", "zero_point_energy": "eV"}
         units_used |= {"modes": "Å √amu", "hessian": "eV/Å²"}
-        write_json(output, {"model": str(model), "step": step, "units": units_used, "structures": details})
+        write_json(output, {"model": calculator.origin, "step": step, "units": units_used, "structures": details})
     return rows
 
 

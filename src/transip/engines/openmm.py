@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from transip.errors import InputError
 from transip.labels.molecules import need
 
 if TYPE_CHECKING:
     from transip.calculators.inference import Precision
     from transip.calculators.scope import Unseen
-    from transip.engines.molecule import MoleculePotential
+    from transip.engines.moving import MovingAtoms
 
 openmm: Any = need("openmm", "openmm")
 mlpotential: Any = need("openmmml.mlpotential", "openmm")
@@ -51,14 +53,14 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
         unseen: Unseen = "warn",
         average: int | None = None,
     ) -> None:
-        """Add the force to `system`.
+        """Add the force to `system`; in periodic boxes, for which the model needs a cutoff, it is periodic.
 
         Args:
-            topology: the molecule, every atom with an element.
+            topology: every atom with an element.
             system: changed in place.
             atoms: the potential's atoms; None: all.
             forceGroup: of the force.
-            charge: total charge of these atoms in e.
+            charge: total charge of these atoms in e, in a periodic box as elsewhere.
             multiplicity: 2S + 1.
             device: a torch device; None: a GPU if there is one.
             dtype: precision of the network.
@@ -66,29 +68,30 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
             average: predict in this many orientations and average; see `TransIPCalculator`.
 
         Raises:
-            InputError: the model cannot be loaded, the topology is periodic or lacks elements, charge or multiplicity
-                is missing or cannot be.
+            InputError: the model cannot be loaded, the topology lacks elements, or is periodic and the model has no
+                cutoff, charge or multiplicity is missing or cannot be.
         """
-        from transip.engines.molecule import MoleculePotential, refuse_periodic
+        from transip.engines.moving import MovingAtoms
 
-        if topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions():
-            raise refuse_periodic("OpenMM topology", "topology.setPeriodicBoxVectors(None) if it is a molecule")
+        periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
         elements = [atom.element for atom in topology.atoms()]
         indices = range(len(elements)) if atoms is None else list(atoms)
         if any(elements[i] is None for i in indices):
             raise InputError("has atoms without an element", where="OpenMM topology")
         numbers = [elements[i].atomic_number for i in indices]
-        potential = MoleculePotential(
+        potential = MovingAtoms(
             self.model,
             numbers,
             charge=charge,
             spin=multiplicity,
+            cell=_in_angstrom(system.getDefaultPeriodicBoxVectors()) if periodic else None,
             device=self._getTorchDevice({} if device is None else {"device": device}),
             dtype=dtype,
             unseen=unseen,
             average=average,
         )
-        force = openmm.PythonForce(partial(_compute, potential=potential))
+        force = openmm.PythonForce(partial(_compute, potential=potential, periodic=periodic))
+        force.setUsesPeriodicBoundaryConditions(periodic)
         force.setForceGroup(forceGroup)
         if atoms is not None:
             force.setParticles(list(indices))
@@ -99,9 +102,14 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
         return True
 
 
-def _compute(state: Any, potential: MoleculePotential) -> tuple[Any, Any]:
+def _in_angstrom(vectors: Any) -> np.ndarray:
+    return np.array(openmm.unit.Quantity(vectors).value_in_unit(openmm.unit.angstrom))
+
+
+def _compute(state: Any, potential: MovingAtoms, periodic: bool) -> tuple[Any, Any]:
     """Energy and forces in OpenMM's units at the positions of `state`."""
     from ase.units import kJ, mol
 
-    energy, forces = potential(state.getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom))
-    return energy * mol / kJ, forces * (10 * mol / kJ)
+    cell = _in_angstrom(state.getPeriodicBoxVectors()) if periodic else None
+    found = potential(state.getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom), cell)
+    return found["energy"] * mol / kJ, found["forces"] * (10 * mol / kJ)

@@ -26,7 +26,7 @@ Periodic = Literal["images", "isolate"]
 class TransIPModel(ModelInterface):
     """Energies (eV) and forces (eV/Å) of a batch of molecules or cells: TorchSim's ``ModelInterface``.
 
-    A model of gradient forces with a cutoff, not averaged, also has a stress.
+    A model of gradient forces with a cutoff also has a stress.
 
     Args:
         model: folder or name of a model, or a model in memory (copied).
@@ -66,8 +66,7 @@ class TransIPModel(ModelInterface):
         self._given = {"charge": charge, "spin": spin}
         self._checked: tuple[Tensor, ...] = ()
         self._device, self._dtype = torch.device(device), dtype
-        known = self._predictor.settings if isinstance(self._predictor, Potential) else None
-        whole = known is not None and known.cutoff is not None and known.forces == "gradient"
+        whole = self.model.settings.cutoff is not None and self.model.settings.forces == "gradient"
         self._compute_forces, self._compute_stress = True, whole and periodic == "images"
         self._memory_scales_with = "n_atoms"
 

@@ -66,7 +66,7 @@ class RotationAverage(nn.Module):
         self.rotations, self.weights = rotations, equal if weights is None else weights
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Averaged:
-        """Predict energies (eV), forces (eV/Å) and their standard deviations.
+        """Predict energies (eV), forces (eV/Å), their standard deviations and, of cells, stress (eV/Å³).
 
         Raises:
             InputError: `layers` are asked for; embeddings do not turn in a known way, so they have no average.
@@ -80,20 +80,22 @@ class RotationAverage(nn.Module):
         return combined([torch.cat(parts) for parts in zip(*views, strict=True)], self.weights)
 
     def _predict_turned(self, batch: Batch, rotations: Rotations) -> list[Tensor]:
-        """What `view_of` says, forces turned back, of `batch` in each of `rotations`, in one forward pass."""
+        """What `view_of` says, turned back, of `batch` in each of `rotations`, in one forward pass."""
         many, each = _repeated(batch, len(rotations)), rotations.repeat_interleave(len(batch), 0)
         found: Prediction = self.model(rotate(many, each))
-        turned = replace(found, forces=rotate_vectors(found.forces, each.mT, many))
+        stress = None if found.stress is None else each.mT @ found.stress @ each
+        turned = replace(found, forces=rotate_vectors(found.forces, each.mT, many), stress=stress)
         return [part.unflatten(0, (len(rotations), -1)) for part in view_of(turned)]
 
 
 def view_of(found: Prediction) -> tuple[Tensor, ...]:
-    """Energy, energies, forces, and the variances of energy and forces if `found` is itself a mean, else zeros."""
+    """Energy, energies, forces, the variances of energy and forces, zero unless `found` is a mean, and any stress."""
     if isinstance(found, Averaged):
         variances = (found.energy_std.square(), found.forces_std.square())
     else:
         variances = (torch.zeros_like(found.energy), torch.zeros_like(found.forces[:, 0]))
-    return (found.energy, found.energies, found.forces, *(part.detach() for part in variances))
+    stress = () if found.stress is None else (found.stress,)
+    return (found.energy, found.energies, found.forces, *(part.detach() for part in variances), *stress)
 
 
 def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Averaged:
@@ -107,13 +109,14 @@ def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Aver
     def mean(values: Tensor) -> Tensor:
         return torch.tensordot(weights.to(values), values, 1)
 
-    energy, energies, forces, energy_variance, forces_variance = views
+    energy, energies, forces, energy_variance, forces_variance, *stress = views
     mean_energy, mean_forces = mean(energy), mean(forces)
     unbiased = 1 - float(weights.square().sum())
     return Averaged(
         energy=mean_energy,
         energies=mean(energies),
         forces=mean_forces,
+        stress=mean(stress[0]) if stress else None,
         energy_std=(mean((energy - mean_energy).detach().square()) / unbiased + mean(energy_variance)).sqrt(),
         forces_std=(mean((forces - mean_forces).detach().square().sum(-1)) / unbiased + mean(forces_variance)).sqrt(),
     )

@@ -40,14 +40,16 @@ class Committee(nn.Module):
         self.models = nn.ModuleList(models)
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Averaged:
-        """Predict energies (eV), forces (eV/Å) and their standard deviations between the models.
+        """Predict energies (eV), forces (eV/Å), their standard deviations between the models and, of cells, stress.
+
+        There is a stress (eV/Å³) if all models have one.
 
         Raises:
             InputError: `layers` are asked for; embeddings of different models have nothing in common.
         """
         if layers:
             raise InputError("a committee has no embeddings", remedy="ask one of its models for them")
-        views = zip(*(view_of(model(batch)) for model in self.models), strict=True)
+        views = zip(*(view_of(model(batch)) for model in self.models), strict=False)  # the last part may be missing
         equal = torch.full((len(self.models),), 1 / len(self.models), dtype=torch.float64)
         return combined([torch.stack(parts) for parts in views], equal)
 

@@ -1,4 +1,4 @@
-"""What all engines ask: energy and forces of one molecule. Runs without any engine."""
+"""What all engines ask: energy and forces as atoms move. Runs without any engine."""
 
 import subprocess
 import sys
@@ -8,25 +8,40 @@ import pytest
 from ase.build import molecule
 
 from transip.calculators.ase import TransIPCalculator
-from transip.engines.molecule import MoleculePotential
+from transip.engines.moving import MovingAtoms
 from transip.errors import InputError, InputWarning
 
 
 def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):
-    potential = MoleculePotential(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
+    potential = MovingAtoms(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
     calculator = TransIPCalculator(gentle_model, charge=case.charge, spin=case.spin)
     for seed in range(3):
-        energy, forces = potential(case.atoms.positions)
-        assert energy == calculator.get_potential_energy(case.atoms)
-        np.testing.assert_array_equal(forces, calculator.get_forces(case.atoms))
+        found = potential(case.atoms.positions)
+        assert found["energy"] == calculator.get_potential_energy(case.atoms)
+        np.testing.assert_array_equal(found["forces"], calculator.get_forces(case.atoms))
         case.atoms.rattle(0.05, seed=seed)
 
 
 def test_an_average_is_ases(gentle_model):
     water = molecule("H2O")
-    potential = MoleculePotential(gentle_model, water.numbers, charge=0, spin=1, average=12)
+    potential = MovingAtoms(gentle_model, water.numbers, charge=0, spin=1, average=12)
     expected = TransIPCalculator(gentle_model, charge=0, spin=1, average=12).get_potential_energy(water)
-    assert potential(water.positions)[0] == expected
+    assert potential(water.positions)["energy"] == expected
+
+
+def test_a_cell_may_change_and_has_stress(periodic_model, crystal):
+    potential = MovingAtoms(periodic_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
+    for _ in range(2):
+        found = potential(crystal.positions, crystal.cell.array)
+        assert found["energy"] == pytest.approx(crystal.get_potential_energy(), abs=1e-9)
+        np.testing.assert_allclose(found["forces"], crystal.get_forces(), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(found["stress"], crystal.get_stress(voigt=False), rtol=0, atol=1e-9)
+        crystal.set_cell(1.02 * crystal.cell.array, scale_atoms=True)
+
+
+def test_a_model_without_cutoff_refuses_cells_at_once(gentle_model, crystal):
+    with pytest.raises(InputError, match="without a cutoff"):
+        MovingAtoms(gentle_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
 
 
 @pytest.mark.parametrize(
@@ -42,11 +57,11 @@ def test_an_average_is_ases(gentle_model):
 def test_molecules_that_cannot_be(gentle_model, changes, message):
     given = {"numbers": [8, 1, 1], "charge": 0, "spin": 1} | changes
     with pytest.raises(InputError, match=message):
-        MoleculePotential(gentle_model, **given)
+        MovingAtoms(gentle_model, **given)
 
 
 def test_a_simulation_that_breaks_down_is_stopped(gentle_model):
-    potential = MoleculePotential(gentle_model, [8, 1, 1], charge=0, spin=1)
+    potential = MovingAtoms(gentle_model, [8, 1, 1], charge=0, spin=1)
     positions = molecule("H2O").positions
     positions[1, 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
@@ -59,7 +74,7 @@ def test_unseen_elements_are_warned_of(make_model):
     model = make_model(seed=3)
     model.card.update(elements=["H", "C"])
     with pytest.warns(InputWarning, match="element O"):
-        MoleculePotential(model, [8, 1, 1], charge=0, spin=1)
+        MovingAtoms(model, [8, 1, 1], charge=0, spin=1)
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra():

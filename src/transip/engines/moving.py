@@ -1,4 +1,4 @@
-"""Energy and forces of a molecule as its atoms move: what a simulation program asks for at every step."""
+"""Energy and forces of atoms as they move: what a simulation program asks for at every step."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from jaxtyping import Float64
 
 from transip.calculators.inference import Precision, evaluate, prepare, results
 from transip.calculators.scope import Scope, Unseen
-from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged
 
 
-class MoleculePotential:
-    """Positions in, energy and forces out; elements, charge and multiplicity stay as they are.
+class MovingAtoms:
+    """Positions and lattice vectors in, energy and forces out; elements, charge and multiplicity stay as they are.
 
     The network is loaded once; every call is one forward pass, the same as that of `TransIPCalculator`.
 
@@ -27,13 +26,15 @@ class MoleculePotential:
         numbers: atomic numbers, (atoms,).
         charge: total charge in e.
         spin: multiplicity 2S + 1.
+        cell: lattice vectors in Å, (3, 3), as in `Structure`; None for a molecule.
         device: a torch device, such as ``"cuda"``.
         dtype: precision of the network; total energies are summed in float64 either way.
         unseen: what to do about elements, charges and multiplicities that the model was not trained on.
         average: predict in this many orientations and average; see `TransIPCalculator`.
 
     Raises:
-        InputError: the model cannot be loaded, charge or spin is missing or cannot be, or unseen and refused.
+        InputError: the model cannot be loaded, charge or spin is missing or cannot be, there is a cell and the model
+            has no cutoff, or unseen and refused.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class MoleculePotential:
         *,
         charge: int | None,
         spin: int | None,
+        cell: Float64[np.ndarray, "3 3"] | None = None,
         device: Any = "cpu",
         dtype: Precision = "float32",
         unseen: Unseen = "warn",
@@ -52,24 +54,24 @@ class MoleculePotential:
         self._predictor = averaged(self.model, average)
         numbers = np.asarray(numbers, dtype=np.int64)
         apart = np.arange(3.0 * len(numbers)).reshape(-1, 3)  # anywhere: what is checked here is all but positions
-        self._molecule = Structure(
-            numbers, apart, whole_number(charge, "charge", "molecule"), whole_number(spin, "spin", "molecule")
-        ).check("molecule")
-        Scope(self.model, unseen).check(self._molecule, "molecule")
+        self._atoms = Structure(
+            numbers, apart, whole_number(charge, "charge", "simulation"), whole_number(spin, "spin", "simulation")
+        ).check("simulation")
+        Scope(self.model, unseen).check(replace(self._atoms, cell=cell), "simulation")
 
-    def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
-        """Energy in eV and forces in eV/Å at `positions` (Å).
+    def __call__(
+        self, positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"] | None = None
+    ) -> dict[str, Any]:
+        """``energy`` in eV, ``forces`` in eV/Å and, of a cell, ``stress`` in eV/Å³ where the model has one.
+
+        Args:
+            positions: Å, in any periodic image.
+            cell: as above, now.
 
         Raises:
             InputError: positions or results are not finite, or atoms overlap: the simulation broke down.
         """
-        structure = replace(self._molecule, positions=np.array(positions, dtype=np.float64)).check("simulation")
+        positions = np.array(positions, dtype=np.float64)
+        structure = replace(self._atoms, positions=positions, cell=cell).check("simulation")
         (found,) = results([structure], evaluate(self._predictor, [structure]))
-        return found["energy"], found["forces"]
-
-
-def refuse_periodic(program: str, remedy: str) -> InputError:
-    """What to say when `program` hands over a periodic system."""
-    return InputError(
-        "is periodic; this program is given molecules only, ASE and TorchSim see cells", where=program, remedy=remedy
-    )
+        return found
