@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 
 import ase
@@ -314,3 +316,13 @@ def test_ase_itself_asks_an_average_for_its_own_properties_only(make_model, wate
 def test_an_average_over_too_few(make_model, average):
     with pytest.raises(InputError, match=f"average is {average}"):
         TransIPCalculator(make_model(), average=average)
+
+
+def test_importing_the_calculator_loads_nothing_that_waits():
+    """Each of these takes a tenth of a second to two seconds."""
+    code = (
+        "import sys, transip; transip.TransIPCalculator; "
+        "print(sorted({'torch._dynamo', 'scipy.spatial', 'scipy.stats', 'matplotlib', 'accelerate', 'sympy', 'ase.io'}"
+        " & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

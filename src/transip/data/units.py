@@ -9,7 +9,6 @@ import ase.data
 import ase.units
 import numpy as np
 from jaxtyping import Float64
-from scipy.spatial import KDTree
 
 from transip.config import UnitSettings
 from transip.errors import InputError, InputWarning
@@ -81,6 +80,8 @@ def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: s
 
 def _bond_ratios(structure: Structure) -> Float64[np.ndarray, "bonded"]:
     """Distance of each H, C, N, O atom to its nearest neighbour over the sum of their covalent radii."""
+    from scipy.spatial import KDTree
+
     if len(structure) < 2 or structure.cell is not None:  # bonds of a crystal may reach out of its cell
         return np.zeros(0)
     distances, neighbours = (np.asarray(x) for x in KDTree(structure.positions).query(structure.positions, k=2))

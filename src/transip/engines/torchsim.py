@@ -17,6 +17,7 @@ from transip.labels.molecules import need
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged
+from transip.symmetry.committee import potentials
 
 ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
 
@@ -66,7 +67,8 @@ class TransIPModel(ModelInterface):
         self._given = {"charge": charge, "spin": spin}
         self._checked: tuple[Tensor, ...] = ()
         self._device, self._dtype = torch.device(device), dtype
-        whole = self.model.settings.cutoff is not None and self.model.settings.forces == "gradient"
+        (single,) = potentials(self.model)
+        whole = single.settings.cutoff is not None and single.settings.forces == "gradient"
         self._compute_forces, self._compute_stress = True, whole and periodic == "images"
         self._memory_scales_with = "n_atoms"
 

@@ -39,7 +39,6 @@ class Images:
         return self.of(positions) + self.shift
 
 
-@torch.compiler.disable(reason="how many images there are depends on the positions")
 def surround(
     positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "structures 3 3"], batch: Batch, reach: float
 ) -> tuple[Float[Tensor, "atoms 3"], Images]:

@@ -69,20 +69,19 @@ class Potential(nn.Module):
         Raises:
             InputError: a structure is periodic and the model has no cutoff.
         """
-        if batch.cell is not None:  # images come in any number
-            return self._uncompiled(batch, layers)
-        if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
-            uncompiled = self.force_head is None and batch.largest > DENSE
-        else:  # a compiler would write out each part of the pairs
-            uncompiled = in_parts(len(batch), batch.largest)
-        return (self._uncompiled if uncompiled else self._predict)(batch, layers)
-
-    @torch.compiler.disable(reason="see forward")
-    def _uncompiled(self, batch: Batch, layers: Sequence[int]) -> Prediction:
-        return self._predict(batch, layers)
-
-    def _predict(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         return (self._conservative if self.force_head is None else self._direct)(batch, layers)
+
+    def __call__(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
+        """`forward`, as `compile_network` made it if it was called and the batch is fit for it."""
+        run: Callable[..., Any] = super().__call__ if self._compilable(batch) else self._call_impl
+        return run(batch, layers)
+
+    def _compilable(self, batch: Batch) -> bool:
+        if batch.cell is not None:  # images come in any number
+            return False
+        if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
+            return self.force_head is not None or batch.largest <= DENSE
+        return not in_parts(len(batch), batch.largest)  # a compiler would write out each part of the pairs
 
     def _direct(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         assert self.force_head is not None
