@@ -13,13 +13,25 @@ project = "transip"
 author = "The transip developers"
 version = release = installed_version("transip")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "gallery"]  # gallery/ has the scripts, results/gallery their pages
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "results/gallery",
+    "download_all_examples": False,
+    "within_subsection_order": "FileNameSortKey",
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,  # they say nothing about elsewhere
+    "min_reported_time": 3600,
+}
 
 html_theme = "furo"
 html_title = "transip"
+html_show_copyright = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
