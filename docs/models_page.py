@@ -15,7 +15,8 @@ Result = dict[str, Any]
 
 INTRODUCTION = """# The models in the package
 
-Trained on GFN2-xTB energies and forces (`recipes/data-gfn2.yaml`), hence at best as good as GFN2-xTB, on one CPU core.
+Trained on GFN2-xTB energies and forces, hence at best as good as GFN2-xTB, on one CPU core. `recipes/gfn2-s.yaml` and its
+likes say how, and on which data.
 They are there to begin with at once, to try programs with, and to be fine-tuned:
 
 ```pycon
@@ -38,7 +39,7 @@ COLUMNS = {
 def write() -> None:
     """Write the page."""
     PAGES.mkdir(exist_ok=True)
-    paths = sorted((BENCHMARKS / "released" / "results").glob("*.json"))
+    paths = sorted((BENCHMARKS / "released" / "results").glob("*.json"), key=lambda path: path.stem)
     models = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     if not models:
         (PAGES / "models.md").write_text("# The models in the package\n\nThere is none yet.\n", encoding="utf-8")
