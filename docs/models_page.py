@@ -15,9 +15,8 @@ Result = dict[str, Any]
 
 INTRODUCTION = """# The models in the package
 
-Trained on GFN2-xTB energies and forces, hence at best as good as GFN2-xTB, on one CPU core. `recipes/gfn2-s.yaml` and its
-likes say how, and on which data.
-They are there to begin with at once, to try programs with, and to be fine-tuned:
+Trained on GFN2-xTB energies and forces, hence at best as good as GFN2-xTB, on one CPU core; `recipes/gfn2-s.yaml` and
+its likes say how, and on which data. They are there to begin with at once, to try programs with, and to be fine-tuned:
 
 ```pycon
 >>> from transip import TransIPCalculator
