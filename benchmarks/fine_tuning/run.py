@@ -57,7 +57,7 @@ HALF = {"training.batch.structures": 8, "training.batch.replay": 8}
 WAYS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "full": GENTLE,
-    "frozen": {**GENTLE, "fine_tuning.frozen_blocks": 2},
+    "frozen": {**GENTLE, "fine_tuning.frozen_blocks": 1},
     "adapters": ADAPTERS,
     "replay": {**GENTLE, **HALF},
     "adapters-replay": {**ADAPTERS, **HALF},

@@ -5,7 +5,8 @@
 Give a model of direct and one of gradient forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
-length. Leaves conservation.json in --output (benchmarks/simulation/results); models that are not run keep their rows.
+length. --reference simulates each that breaks with GFN2-xTB itself, too, as long or until it breaks there: some react.
+Leaves conservation.json in --output (benchmarks/simulation/results); models that are not run keep their rows.
 """
 
 import os
@@ -18,6 +19,7 @@ import shlex
 import sys
 import time
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ import numpy as np
 import torch
 from ase import units
 from ase.data import covalent_radii
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import LBFGS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.calculators.ase import TransIPCalculator
 from transip.calculators.inference import prepare
-from transip.calculators.md import batched_nve, energy_drift
+from transip.calculators.md import batched_nve, draw_velocities, energy_drift
 from transip.calculators.predict import counted
 from transip.calculators.relax import relax
 from transip.data.dataset import Dataset
@@ -40,7 +44,7 @@ from transip.files import read_json, write_json
 from transip.structure import Structure
 
 MOLECULES, SEED, TIMESTEP, INTERVAL = 10, 0, 0.5, 10  # number; of choice and velocities; fs; steps between frames
-LIKE = 4  # molecules of like size in a batch: a molecule is padded to the largest
+LIKE = 5  # molecules of like size in a batch: a molecule is padded to the largest
 BONDED, BROKEN = 1.3, 1.5  # of the sum of covalent radii; of the relaxed length
 
 
@@ -53,6 +57,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--compile", action="store_true", help="compile the networks: two minutes, then twice as fast")
+    parser.add_argument("--reference", action="store_true", help="what breaks, once more with GFN2-xTB")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     sample = unlike(held_out(arguments.models[0], arguments.data), MOLECULES)
@@ -136,7 +141,11 @@ def simulate_batch(
     for number, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[2])):
         found = (frame.potential + frame.kinetic, frame.kinetic, stretch(frame.positions))
         table[:, :, number] = torch.stack(found).cpu()
-    return [judge(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
+    rows = [judge(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
+    for row, molecule in zip(rows, molecules, strict=True):
+        if arguments.reference and row["broke_at_ps"] is not None:
+            row["gfn2_broke_at_ps"] = breaks_at(molecule, steps, arguments.temperature)
+    return rows
 
 
 class Stretch:
@@ -162,6 +171,23 @@ class Stretch:
     def __call__(self, positions: torch.Tensor) -> torch.Tensor:
         ratios = (self._lengths(positions) / self.lengths).nan_to_num(torch.inf)
         return ratios.new_ones(self.count).scatter_reduce(0, self.molecule, ratios, "amax")
+
+
+def breaks_at(molecule: Structure, steps: int, temperature: float) -> float | None:
+    """When, in ps, `molecule` breaks in the same dynamics with GFN2-xTB; None if not within `steps`."""
+    from tblite.ase import TBLite  # otherwise not needed
+
+    atoms = molecule.to_atoms()
+    atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=molecule.spin, verbosity=0)
+    LBFGS(atoms, logfile=None).run(fmax=0.05, steps=300)
+    stretch = Stretch([replace(molecule, positions=atoms.positions)], "cpu")
+    draw_velocities(atoms, 2 * temperature, np.random.default_rng(SEED))
+    dynamics = VelocityVerlet(atoms, timestep=TIMESTEP * units.fs)
+    for step in range(0, steps, INTERVAL):
+        dynamics.run(INTERVAL)
+        if stretch(torch.from_numpy(atoms.positions)) > BROKEN:
+            return (step + INTERVAL) * TIMESTEP / 1000
+    return None
 
 
 def judge(molecule: Structure, totals: np.ndarray, kinetic: np.ndarray, stretch: np.ndarray) -> dict[str, Any]:

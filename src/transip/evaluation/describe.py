@@ -42,12 +42,15 @@ def describe_model(path: str | Path) -> Table:
     table.add_row("level of theory", escape(str(card.get("level_of_theory", "unknown"))))
     table.add_row("elements seen", " ".join(card.get("elements", [])) or "unknown")
     table.add_row("charges seen", _listed(card.get("charges")))
-    table.add_row("multiplicities seen", _listed(card.get("spins")))
+    table.add_row("multiplicities seen", " ".join(map(str, card.get("spins", ["unknown"]))))
     table.add_row("atoms per molecule", " to ".join(map(str, card.get("sizes", ["unknown"]))))
     validation = card.get("validation", {})
     for name, (key, factor, unit) in MEASURED.items():
         if key in validation:
             table.add_row(name, f"{factor * validation[key]:.4g} {unit}")
+    for domain, found in card.get("domains", {}).items():
+        errors = f"{1e3 * found['force_mae']:.1f} meV/Å, {1e3 * found['energy_mae_per_atom']:.2f} meV/atom"
+        table.add_row(escape(domain), errors)
     return table
 
 

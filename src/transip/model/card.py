@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from rich.table import Table
@@ -44,21 +45,27 @@ def model_card(model: Potential) -> str:
 
 
 def shipped_table() -> Table:
-    """The models inside the package, for the terminal: a row per model and domain."""
-    table = Table("model", "parameters", "forces", "level of theory", "elements", "errors", title="Shipped models")
+    """The models inside the package, for a terminal of 80 columns: what each is, and its errors, a line per domain."""
+    table = Table(title="Shipped models", caption="errors on molecules not seen; more: transip info MODEL")
+    table.add_column("model", no_wrap=True)
+    table.add_column("domain", no_wrap=True)
+    for unit in ("meV/Å", "meV/atom"):
+        table.add_column(unit, no_wrap=True, justify="right")
     for name, config in shipped().items():
+        kind = [
+            f"[bold]{name}[/bold]",
+            config.get("level_of_theory", "unknown"),
+            f"{config['model']['forces']} forces",
+            f"{len(config.get('elements', []))} elements",
+            f"{config['parameters']:,} parameters",
+        ]
         errors = [
-            f"{domain}: {1e3 * metrics['energy_mae_per_atom']:.2f} meV/atom, {1e3 * metrics['force_mae']:.1f} meV/Å"
+            (domain, f"{1e3 * metrics['force_mae']:.1f}", f"{1e3 * metrics['energy_mae_per_atom']:.2f}")
             for domain, metrics in errors_by_domain(config).items()
         ]
-        table.add_row(
-            name,
-            f"{config['parameters']:,}",
-            config["model"]["forces"],
-            config.get("level_of_theory", "unknown"),
-            " ".join(config.get("elements", [])),
-            "\n".join(errors),
-        )
+        for line, error in zip_longest(kind, errors, fillvalue=""):
+            table.add_row(line, *error)
+        table.add_section()
     if not table.row_count:
         table.caption = "none in this version of transip"
     return table
