@@ -57,7 +57,7 @@ HALF = {"training.batch.structures": 8, "training.batch.replay": 8}
 WAYS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "full": GENTLE,
-    "frozen": {**GENTLE, "fine_tuning.frozen_blocks": 1},
+    "frozen": GENTLE,  # and half of the blocks: see `settings_of`
     "adapters": ADAPTERS,
     "replay": {**GENTLE, **HALF},
     "adapters-replay": {**ADAPTERS, **HALF},
@@ -128,7 +128,7 @@ def run(way: str, seed: int, arguments: argparse.Namespace, original: Dataset | 
             "level_of_theory": Pack.open(arguments.family).meta["level_of_theory"],
         },
         "structures": arguments.structures,
-        "settings": WAYS.get(way, {}),
+        "settings": settings_of(way, arguments.start),
         "new": errors(model, family),
         "original": None if original is None or way == "scratch" else errors(model, original),
         "training": {**cost, "cpu_seconds": seconds},
@@ -138,6 +138,12 @@ def run(way: str, seed: int, arguments: argparse.Namespace, original: Dataset | 
     }
 
 
+def settings_of(way: str, start: str) -> dict[str, Any]:
+    """What is particular to one way."""
+    frozen = {"fine_tuning.frozen_blocks": load_model(start).settings.depth // 2} if way == "frozen" else {}
+    return {**WAYS.get(way, {}), **frozen}
+
+
 def recipe_of(way: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     """The recipe of one way; from scratch, the model is as large as the start model."""
     changes: dict[str, Any] = {
@@ -145,7 +151,7 @@ def recipe_of(way: str, seed: int, arguments: argparse.Namespace) -> Recipe:
         "data.max_train": arguments.structures,
         "data.seed": seed,
         "training.seed": seed,
-        **WAYS.get(way, {}),
+        **settings_of(way, arguments.start),
     }
     if arguments.steps:
         changes["training.steps"] = arguments.steps

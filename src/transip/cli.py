@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from transip.errors import InputError, InputWarning
+
+if TYPE_CHECKING:
+    from transip.calculators.ase import TransIPCalculator
 
 app = typer.Typer(
     name="transip",
@@ -301,6 +304,27 @@ def report(
 # ---------------------------------------------------------------------------------------------- use
 
 
+def _calculator(
+    model: Path,
+    committee: list[Path] | None,
+    charge: int | None,
+    spin: int | None,
+    unseen: UnseenChoice,
+    device: str,
+    dtype: Precision,
+    average: int | None,
+    max_uncertainty: float | None = None,
+    uncertain: UncertainChoice = UncertainChoice.WARN,
+) -> TransIPCalculator:
+    """What the options that all verbs here share stand for."""
+    from transip.calculators.ase import TransIPCalculator
+
+    return TransIPCalculator(
+        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
+        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
+    )  # fmt: skip
+
+
 @app.command()
 def predict(
     model: Model,
@@ -317,13 +341,9 @@ def predict(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
-    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.predict import predict_file
 
-    calculator = TransIPCalculator(
-        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
-    )  # fmt: skip
+    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
     found = predict_file(calculator, structures, output)
     console.print(
         f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
@@ -350,13 +370,9 @@ def relax(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
-    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.relax import relax_file
 
-    calculator = TransIPCalculator(
-        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
-    )  # fmt: skip
+    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
     method = optimizer.value if optimizer else None
     found = relax_file(calculator, structures, output, fmax=fmax, steps=steps, optimizer=method, cell=cell)
     for row in found["rows"]:
@@ -391,13 +407,9 @@ def md(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
-    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.md import md_file
 
-    calculator = TransIPCalculator(
-        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
-    )  # fmt: skip
+    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
     found = md_file(
         calculator, structures, output,
         steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,
@@ -425,13 +437,9 @@ def vibrations(
     committee: Committee = None,
 ) -> None:
     """Vibrational frequencies and zero-point energies of relaxed structures; best with gradient forces."""
-    from transip.calculators.ase import TransIPCalculator
     from transip.calculators.vibrations import vibrations_file
 
-    calculator = TransIPCalculator(
-        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average,
-    )  # fmt: skip
+    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average)
     rows = vibrations_file(calculator, structures, output, step=step)
     for row in rows:
         imaginary = sum(frequency < 0 for frequency in row["frequencies"])

@@ -128,6 +128,12 @@ def test_an_existing_output_survives_a_failure(model_folder, source, tmp_path, f
     assert (tmp_path / "o.xyz").read_text() == "precious"
 
 
+def test_models_that_cannot_be_used(tmp_path):
+    (tmp_path / "old.pt").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(InputError, match="pickled"):
+        TransIPCalculator(tmp_path / "old.pt")
+
+
 def test_unseen_elements_are_warned_of(make_model, source, tmp_path):
     model = make_model(seed=5)
     model.card.update(elements=["H"])

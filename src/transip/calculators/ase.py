@@ -155,14 +155,17 @@ class TransIPCalculator(Calculator):
         Raises:
             InputError: see the class.
         """
-        own = self.parameters or {}
-        given = Structure.from_atoms(atoms, charge=own.get("charge"), spin=own.get("spin"), where=where)
-        return self.scope.check(given, where)
+        return self.scope.check(Structure.from_atoms(atoms, **self._own, where=where), where)
 
     def read_file(self, source: str | Path, keys: KeySettings = DEFAULT_KEYS) -> Iterator[Structure]:
         """The structures of a file, with this calculator's charge and spin if it has any; see `read_structures`."""
-        own = self.parameters or {}
-        return read_structures(source, keys, labels="optional", charge=own.get("charge"), spin=own.get("spin"))
+        return read_structures(source, keys, labels="optional", **self._own)
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """Charge and spin of all structures; None: each one's."""
+        known = self.parameters or {}
+        return {name: known.get(name) for name in ("charge", "spin")}
 
     def labelled(self, atoms: ase.Atoms) -> Structure:
         """`structure` with energy, forces, stress and spreads where there are any; computed unless they are known."""

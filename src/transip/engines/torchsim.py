@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from transip.batch import Batch
-from transip.calculators.inference import Precision, prepare
+from transip.calculators.inference import Precision, has_direct_forces, prepare
 from transip.calculators.scope import Scope, Unseen
 from transip.errors import InputError
 from transip.labels.molecules import need
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged
-from transip.symmetry.committee import potentials
 
 ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
 
@@ -67,8 +66,7 @@ class TransIPModel(ModelInterface):
         self._given = {"charge": charge, "spin": spin}
         self._checked: tuple[Tensor, ...] = ()
         self._device, self._dtype = torch.device(device), dtype
-        (single,) = potentials(self.model)
-        whole = single.settings.cutoff is not None and single.settings.forces == "gradient"
+        whole = self._scope.periodic and not has_direct_forces(self.model)
         self._compute_forces, self._compute_stress = True, whole and periodic == "images"
         self._memory_scales_with = "n_atoms"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from transip.batch import Batch
+from transip.batch import Batch, Prediction
 from transip.errors import InputError
 from transip.model.calibration import Calibration, fingerprint
 from transip.model.potential import Potential
@@ -49,7 +49,10 @@ class Committee(nn.Module):
         """
         if layers:
             raise InputError("a committee has no embeddings", remedy="ask one of its models for them")
-        views = zip(*(view_of(model(batch)) for model in self.models), strict=False)  # the last part may be missing
+        found: list[Prediction] = [model(batch) for model in self.models]
+        if any(one.stress is None for one in found):
+            found = [replace(one, stress=None) for one in found]
+        views = zip(*map(view_of, found), strict=True)
         equal = torch.full((len(self.models),), 1 / len(self.models), dtype=torch.float64)
         return combined([torch.stack(parts) for parts in views], equal)
 
