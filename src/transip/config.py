@@ -187,8 +187,14 @@ class ModelSettings(Settings):
     convolutions: Annotated[int, Field(ge=0)] = Field(
         default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
     )
+    gaussians: Annotated[int, Field(ge=2)] = Field(
+        default=12, description="Gaussians over which convolutions and pair forces spread a distance"
+    )
     angles: Annotated[int, Field(ge=0)] = Field(
-        default=64, description="numbers about the angles between neighbours that each convolution shows"
+        default=64, description="sums over the angles between neighbours, of each degree, that each convolution shows"
+    )
+    angle_degree: Literal[1, 2] = Field(
+        default=2, description="1: sums of cosines; 2: of their second Legendre polynomial, too"
     )
     pair_forces: bool = Field(
         default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"

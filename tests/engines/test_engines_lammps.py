@@ -89,12 +89,13 @@ def test_a_cell_that_changes_with_its_pressure(periodic_model, crystal):
     assert abs(lammps.get_thermo("pe") - crystal.get_potential_energy()) < 1e-5
 
 
-def test_direct_forces_have_no_pressure_to_change_a_cell_with(make_model, crystal):
-    lammps = start(crystal, ["Cl", "Na"], **PERIODIC)
-    lammps.add_potential(make_model(scale=0.1, cutoff=4.5), ["Cl", "Na"], charge=0, spin=1)
+@pytest.mark.parametrize(("forces", "boundary"), [("direct", "p p p"), ("gradient", "p p f")])
+def test_without_stress_a_cell_does_not_change(make_model, crystal, forces, boundary):
+    lammps = start(crystal, ["Cl", "Na"], boundary=boundary)
+    lammps.add_potential(make_model(scale=0.1, cutoff=4.5, forces=forces), ["Cl", "Na"], charge=0, spin=1)
     lammps.commands_list(["fix integrator all nve", "run 1", "unfix integrator"])
-    with pytest.raises(InputError, match="this model has no stress"):
-        lammps.commands_list(["fix integrator all npt temp 30 30 0.05 iso 0 0 0.05", "run 1"])
+    with pytest.raises(InputError, match="there is no stress to change it with"):
+        lammps.commands_list(["fix integrator all npt temp 30 30 0.05 x 0 0 0.05", "run 5"])
 
 
 @pytest.mark.parametrize(

@@ -48,16 +48,16 @@ def test_references_stay_float64_whatever_the_network_is(folder, cast):
 
 @pytest.mark.parametrize("name", ["", WEIGHTS, CONFIG])
 def test_the_folder_or_a_file_in_it_names_the_model(folder, name):
-    assert load_model(folder / name).num_parameters == 434_772
+    assert load_model(folder / name).num_parameters == 318_804
 
 
 def test_a_run_folder_names_its_model(folder):
-    assert load_model(folder.parent).num_parameters == 434_772
+    assert load_model(folder.parent).num_parameters == 318_804
 
 
 def test_the_card_says_what_the_model_is(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "434,772 parameters" in text and "direct forces" in text
+    assert "318,804 parameters" in text and "direct forces" in text
 
 
 def refused(path: Path, *words: str) -> None:

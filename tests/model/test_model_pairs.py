@@ -79,7 +79,7 @@ def test_parts_cover_every_atom_once(monkeypatch):
 
 def test_surroundings_fade_out_smoothly_at_the_radius():
     """Value and slope vanish where a neighbour leaves, else molecular dynamics would feel a kick."""
-    neighbourhood = Neighbourhood().double()
+    neighbourhood = Neighbourhood(12, degree=2).double()
     distance = torch.linspace(3.0, 4.5, 1501, dtype=torch.float64)[None, :, None]
     vector = distance[:, None] * torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64)[:, None, None]
     features = neighbourhood(vector, distance, torch.ones_like(distance, dtype=torch.bool)).radial[0, 0]

@@ -205,10 +205,10 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 @pytest.mark.parametrize(
     ("preset", "size", "count"),
     [
-        ("default", "XS", 434_772),
-        ("default", "S", 1_207_204),
-        ("default", "M", 22_557_588),
-        ("default", "L", 116_425_860),
+        ("default", "XS", 318_804),
+        ("default", "S", 1_017_508),
+        ("default", "M", 22_072_980),
+        ("default", "L", 115_498_884),
         ("paper", "XS", 226_500),
         ("paper", "S", 874_756),
         ("paper", "M", 21_890_692),

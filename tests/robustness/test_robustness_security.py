@@ -37,7 +37,7 @@ from transip.model.files import load_model
 from transip.symmetry.latent import load_latent
 from transip.training.checkpoint import load_checkpoint
 
-GOLDEN = Path(__file__).parents[1] / "golden/model-format-5"
+GOLDEN = Path(__file__).parents[1] / "golden/model-format-6"
 MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">[/red]"
 
 

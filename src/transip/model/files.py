@@ -21,9 +21,15 @@ from transip.model.potential import Potential
 from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, find_released, shipped, write_checksums
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
-FORMAT = 5
+FORMAT = 6
 # What a format has that the one before it had not: settings of the architecture, as they were in effect until then.
-NEW_SETTINGS = {2: {"convolutions": 0}, 3: {"pair_forces": False}, 4: {"cutoff": None}, 5: {"angles": 0}}
+NEW_SETTINGS = {
+    2: {"convolutions": 0},
+    3: {"pair_forces": False},
+    4: {"cutoff": None},
+    5: {"angles": 0},
+    6: {"gaussians": 32, "angle_degree": 1},
+}
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")
 

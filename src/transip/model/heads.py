@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.model.pairs import EveryPair, Neighbourhood, Pairs
+from transip.model.pairs import EveryPair, Pairs
 
 Embedding = Float[Tensor, "atoms width"]
 
@@ -64,11 +64,11 @@ class PairForceHead(nn.Module):
 
     HIDDEN = 64
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, gaussians: int):
         super().__init__()
         self.seen = nn.Linear(width, self.HIDDEN, bias=False)
         self.looking = nn.Linear(width, self.HIDDEN)
-        self.radial = nn.Linear(Neighbourhood.RADIAL, self.HIDDEN, bias=False)
+        self.radial = nn.Linear(gaussians, self.HIDDEN, bias=False)
         self.strength = nn.Linear(self.HIDDEN, 1, bias=False)
         nn.init.zeros_(self.strength.weight)
 
@@ -84,7 +84,7 @@ class PairForceHead(nn.Module):
         near = pairs.neighbours
         hidden = near.of(seen) + looking[:, :, None] + self.radial(near.radial)
         strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
-        return (strength[:, None] * near.direction).sum(3).mT
+        return (strength[:, :, None] * near.direction).sum(3)
 
 
 class VectorEnergyHead(nn.Module):

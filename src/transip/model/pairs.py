@@ -1,7 +1,8 @@
 """Pairs of atoms of a molecule, described once for all blocks.
 
 Every pair is (an atom that is seen, an atom that looks). Shape suffixes: B structures, A padded atoms, N atoms that
-are seen: the A and, in crystals, images of theirs, n atoms that look, M neighbours, H heads, K features.
+are seen: the A and, in crystals, images of theirs, n atoms that look, M neighbours, H heads, K features, S
+harmonics.
 """
 
 from __future__ import annotations
@@ -35,14 +36,19 @@ class Neighbours:
     Attributes:
         fade: 1 for touching atoms, falling smoothly to 0 at the radius; 0 for what is no pair, (B, n, M).
         radial: the distance over Gaussians, times `fade`, (B, n, M, K).
-        direction: from the looking atom to the seen one, of unit length, (B, 3, n, M).
+        harmonics: of the direction from the looking atom to the seen one, (B, n, S, M); see `harmonics_of`.
         atoms: which atoms are the M, (B, n, M); None if they are all atoms in order.
     """
 
     fade: Float[Tensor, "B n M"]
     radial: Float[Tensor, "B n M K"]
-    direction: Float[Tensor, "B 3 n M"]
+    harmonics: Float[Tensor, "B n S M"]
     atoms: Int64[Tensor, "B n M"] | None
+
+    @property
+    def direction(self) -> Float[Tensor, "B n 3 M"]:
+        """From the looking atom to the seen one, of unit length."""
+        return self.harmonics[:, :, 1:4]
 
     def of(self, values: Float[Tensor, "B N C"]) -> Float[Tensor, "B #n M C"]:
         """Values of the atoms seen, for each atom that looks, or once if they are the same for all."""
@@ -137,7 +143,8 @@ class PairFeatures(nn.Module):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
-        self.neighbourhood = Neighbourhood() if settings.convolutions or settings.has_pair_forces else None
+        near = settings.convolutions or settings.has_pair_forces
+        self.neighbourhood = Neighbourhood(settings.gaussians, degree_shown(settings)) if near else None
         self.cutoff = settings.cutoff
 
     def forward(
@@ -192,20 +199,29 @@ class PairFeatures(nn.Module):
         return Pairs(looking, hide, vector, distance, pair, images, biases, self.neighbourhood)
 
 
+def degree_shown(settings: ModelSettings) -> int:
+    """Degree of the harmonics that a model's convolutions need: more than 1 for angles only."""
+    return settings.angle_degree if settings.angles else 1
+
+
 def faded(distance: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:
     """Logarithm of (1 − r²/cutoff²)³, by which attention to far atoms is weakened; −41 at the cutoff and beyond."""
     return 3 * (1 - (distance / cutoff).square()).clamp(min=1e-6).log()
 
 
 class Neighbourhood(nn.Module):
-    """Displacements of near atoms, as a direction and a distance spread over Gaussians."""
+    """Displacements of near atoms, as harmonics of the direction and a distance spread over Gaussians.
+
+    Args:
+        gaussians: how many.
+        degree: of the harmonics, at most; 1 or 2.
+    """
 
     RADIUS = 4.0  # Å; what is seen fades out smoothly towards it
-    RADIAL = 32
 
-    def __init__(self) -> None:
+    def __init__(self, gaussians: int, degree: int) -> None:
         super().__init__()
-        self.radial = Gaussians(0.6, self.RADIUS, self.RADIAL)
+        self.radial, self.degree = Gaussians(0.6, self.RADIUS, gaussians), degree
 
     def forward(
         self, vector: Float[Tensor, "B 3 N n"], distance: Float[Tensor, "B N n"], pair: Bool[Tensor, "#B N n"]
@@ -220,7 +236,22 @@ class Neighbourhood(nn.Module):
             vector = vector.gather(3, atoms[:, None].expand(-1, 3, -1, -1))
             distance, pair = distance.gather(2, atoms), pair.expand(far.shape).gather(2, atoms)
         fade = (0.5 + 0.5 * (distance.clamp(max=self.RADIUS) * (math.pi / self.RADIUS)).cos()) * pair
-        return Neighbours(fade, self.radial(distance) * fade[..., None], vector / distance[:, None], atoms)
+        harmonics = harmonics_of(vector / distance[:, None], self.degree)
+        return Neighbours(fade, self.radial(distance) * fade[..., None], harmonics, atoms)
+
+
+def harmonics_of(direction: Float[Tensor, "B 3 n M"], degree: int) -> Float[Tensor, "B n S M"]:
+    """Real spherical harmonics of degree 0, 1, … `degree`: 1, the direction, five products of its components.
+
+    Scaled so that those of degree l of two directions have the l-th Legendre polynomial of the cosine of the angle
+    between them as their scalar product.
+    """
+    x, y, z = direction.unbind(1)
+    harmonics = [torch.ones_like(x), x, y, z]
+    if degree == 2:
+        a = math.sqrt(3)
+        harmonics += [a * x * y, a * y * z, a * z * x, (a / 2) * (x - y) * (x + y), z * z - (x * x + y * y) / 2]
+    return torch.stack(harmonics, 2)
 
 
 @dataclass(frozen=True)

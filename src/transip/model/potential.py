@@ -57,7 +57,7 @@ class Potential(nn.Module):
         self.energy_head = (VectorEnergyHead if vectors else EnergyHead)(settings.width)
         direct = settings.forces == "direct"
         self.force_head = (VectorForceHead if vectors else ForceHead)(settings.width) if direct else None
-        self.pair_force_head = PairForceHead(settings.width) if settings.has_pair_forces else None
+        self.pair_force_head = PairForceHead(settings.width, settings.gaussians) if settings.has_pair_forces else None
         self.register_buffer("references", references.to(torch.float64))
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:

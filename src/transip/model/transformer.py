@@ -76,7 +76,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm = nn.RMSNorm(settings.width)
         self.attention = Attention(settings)
-        self.convolution = Convolution(settings.width, settings.angles) if convolution else None
+        self.convolution = Convolution(settings) if convolution else None
         self.mlp_norm = nn.RMSNorm(settings.width)
         self.mlp = SwiGLU(settings.width)
 

@@ -34,6 +34,7 @@ from transip.training.adapters import merged
 from transip.training.checkpoint import Progress, drop_old, load_checkpoint, save_checkpoint
 from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
+from transip.training.memory import keep_freed_memory
 from transip.training.optim import Optimizers
 from transip.training.start import as_begun, build_potential, settle
 from transip.training.views import GlobalBatch, Views, prepare_replay
@@ -57,6 +58,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         NonFiniteLoss: a loss is NaN or infinite, and `training.non_finite` does not say to skip such batches; the
             last checkpoint is kept.
     """
+    keep_freed_memory()
     folder, recipe = Path(folder), settle(recipe)
     if resume and (folder / RECIPE).exists():
         recipe = as_begun(recipe, config.load(Recipe, folder / RECIPE))
