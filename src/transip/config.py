@@ -193,8 +193,8 @@ class ModelSettings(Settings):
     angles: Annotated[int, Field(ge=0)] = Field(
         default=64, description="sums over the angles between neighbours, of each degree, that each convolution shows"
     )
-    angle_degree: Literal[1, 2] = Field(
-        default=2, description="1: sums of cosines; 2: of their second Legendre polynomial, too"
+    angle_degree: Literal[1, 2, 3] = Field(
+        default=2, description="1: sums of cosines; 2: of their second Legendre polynomial, too; 3: of their third"
     )
     pair_forces: bool = Field(
         default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"

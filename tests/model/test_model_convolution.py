@@ -47,7 +47,7 @@ def test_the_view_is_the_sum_over_neighbours(positions):
             torch.testing.assert_close(view[b, i], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("degree", [1, 2])
+@pytest.mark.parametrize("degree", [1, 2, 3])
 def test_angles_are_sums_over_pairs_of_neighbours_and_do_not_turn(positions, degree):
     channels = torch.randn(2, ATOMS, CHANNELS, dtype=torch.float64)
     settings = settings_of(degree)
@@ -66,7 +66,8 @@ def test_angles_are_sums_over_pairs_of_neighbours_and_do_not_turn(positions, deg
     f, g = angles.left(strengths), angles.right(strengths)
     cosine = torch.einsum("bixj,bixk->bijk", near.direction, near.direction)
     length = near.direction.square().sum(2)  # hardly less than 1
-    legendre = [cosine, 1.5 * cosine**2 - 0.5 * length[:, :, :, None] * length[:, :, None]][:degree]
+    lengths = length[:, :, :, None] * length[:, :, None]
+    legendre = [cosine, 1.5 * cosine**2 - 0.5 * lengths, 2.5 * cosine**3 - 1.5 * cosine * lengths][:degree]
     sums = [torch.einsum("bijp,bikp,bijk->bip", f, g, values) for values in legendre]
     torch.testing.assert_close(found, angles.read(torch.cat(sums, -1)), rtol=0, atol=1e-12)
 
@@ -74,9 +75,9 @@ def test_angles_are_sums_over_pairs_of_neighbours_and_do_not_turn(positions, deg
 def test_harmonics_of_two_directions_give_legendre_polynomials_of_their_angle():
     a, b = torch.nn.functional.normalize(torch.randn(2, 50, 3, 1, 1, dtype=torch.float64), dim=2)
     cosine = (a * b).sum(1)
-    product = harmonics_of(a, 2) * harmonics_of(b, 2)
-    legendre = torch.ones_like(cosine), cosine, 1.5 * cosine**2 - 0.5
-    for part, expected in zip(product.split([1, 3, 5], 2), legendre, strict=True):
+    product = harmonics_of(a, 3) * harmonics_of(b, 3)
+    legendre = torch.ones_like(cosine), cosine, 1.5 * cosine**2 - 0.5, 2.5 * cosine**3 - 1.5 * cosine
+    for part, expected in zip(product.split([1, 3, 5, 7], 2), legendre, strict=True):
         torch.testing.assert_close(part.sum(2), expected, rtol=0, atol=1e-14)
 
 

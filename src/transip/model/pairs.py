@@ -214,7 +214,7 @@ class Neighbourhood(nn.Module):
 
     Args:
         gaussians: how many.
-        degree: of the harmonics, at most; 1 or 2.
+        degree: of the harmonics, at most; 1 to 3.
     """
 
     RADIUS = 4.0  # Å; what is seen fades out smoothly towards it
@@ -241,16 +241,21 @@ class Neighbourhood(nn.Module):
 
 
 def harmonics_of(direction: Float[Tensor, "B 3 n M"], degree: int) -> Float[Tensor, "B n S M"]:
-    """Real spherical harmonics of degree 0, 1, … `degree`: 1, the direction, five products of its components.
+    """Real spherical harmonics of degree 0, 1, … `degree`: 1, the direction, products of its components.
 
     Scaled so that those of degree l of two directions have the l-th Legendre polynomial of the cosine of the angle
     between them as their scalar product.
     """
     x, y, z = direction.unbind(1)
     harmonics = [torch.ones_like(x), x, y, z]
-    if degree == 2:
+    xx, yy, zz = x * x, y * y, z * z
+    if degree >= 2:
         a = math.sqrt(3)
-        harmonics += [a * x * y, a * y * z, a * z * x, (a / 2) * (x - y) * (x + y), z * z - (x * x + y * y) / 2]
+        harmonics += [a * x * y, a * y * z, a * z * x, a / 2 * (xx - yy), zz - (xx + yy) / 2]
+    if degree >= 3:
+        a, b, c = math.sqrt(5 / 8), math.sqrt(3 / 8), math.sqrt(15)
+        harmonics += [a * x * (xx - 3 * yy), a * y * (3 * xx - yy), c * x * y * z, c / 2 * z * (xx - yy)]
+        harmonics += [b * x * (4 * zz - xx - yy), b * y * (4 * zz - xx - yy), z * (zz - 1.5 * (xx + yy))]
     return torch.stack(harmonics, 2)
 
 
