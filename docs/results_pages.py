@@ -52,7 +52,8 @@ random weights. Processor time of one thread, the shortest of up to 30 repeats. 
 training a step on 16 of them; the others are one molecule, or one cluster of molecules. The model is timed on a
 prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through `TransIPCalculator`. Memory is
 the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak. Ours
-were measured with four blocks and before convolutions showed angles (`model.depth: 4`, `model.angles: 0`).
+were measured with four blocks and before convolutions showed angles (`model.depth: 4`, `model.angles: 0`,
+`model.gaussians: 32`).
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip

@@ -248,11 +248,11 @@ def harmonics_of(direction: Float[Tensor, "B 3 n M"], degree: int) -> Float[Tens
     """
     x, y, z = direction.unbind(1)
     harmonics = [torch.ones_like(x), x, y, z]
-    xx, yy, zz = x * x, y * y, z * z
-    if degree >= 2:
-        a = math.sqrt(3)
-        harmonics += [a * x * y, a * y * z, a * z * x, a / 2 * (xx - yy), zz - (xx + yy) / 2]
-    if degree >= 3:
+    if degree == 1:
+        return torch.stack(harmonics, 2)
+    a, xx, yy, zz = math.sqrt(3), x * x, y * y, z * z
+    harmonics += [a * x * y, a * y * z, a * z * x, a / 2 * (xx - yy), zz - (xx + yy) / 2]
+    if degree == 3:
         a, b, c = math.sqrt(5 / 8), math.sqrt(3 / 8), math.sqrt(15)
         harmonics += [a * x * (xx - 3 * yy), a * y * (3 * xx - yy), c * x * y * z, c / 2 * z * (xx - yy)]
         harmonics += [b * x * (4 * zz - xx - yy), b * y * (4 * zz - xx - yy), z * (zz - 1.5 * (xx + yy))]
