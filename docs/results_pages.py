@@ -58,6 +58,7 @@ were measured with four blocks and before convolutions showed angles (`model.dep
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
 $ python benchmarks/throughput/stream.py --molecules 100000
+$ python benchmarks/throughput/precision.py transip-s-gfn2 transip-s-gfn2-direct
 ```
 """
 SPEED_COLUMNS = {  # column → case, key, digits
@@ -79,6 +80,7 @@ def write() -> None:
     rows = speed_rows()
     grown = [row for row in rows if row["case"] == "growth"]
     page = [SPEED_INTRODUCTION, *speed_table(rows), *start_table(rows), *growth_text(grown), *stream_text()]
+    page += precision_table()
     write_page("throughput", page, growth_figure(grown) if grown else None)
     plan = subprocess.run([sys.executable, BENCHMARKS / "throughput" / "plan.py"], check=True, capture_output=True)
     (PAGES / "scaling-plan.txt").write_bytes(plan.stdout)
@@ -137,7 +139,8 @@ def figure(groups: list[list[dict[str, Any]]]) -> Figure:
 
 def speed_rows() -> list[dict[str, Any]]:
     """Rows of all entries."""
-    paths = [path for path in sorted(SPEED.glob("*.json")) if path.name != "stream.json"]
+    others = ("stream.json", "precision.json")
+    paths = [path for path in sorted(SPEED.glob("*.json")) if path.name not in others]
     return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
@@ -215,6 +218,27 @@ def stream_text() -> list[str]:
         f"atoms/s, {100 * found['share_of_batched_rate']:.0f} % of the model's own rate; the most memory in a tenth of "
         f"the time is between {least:,.0f} and {most:,.0f} MB.",
     ]
+
+
+def precision_table() -> list[str]:
+    """How far lower precision is from float64."""
+    path = SPEED / "precision.json"
+    if not path.exists():
+        return []
+    lines = [
+        "",
+        "**Precision**: the largest, and in brackets the mean, deviation from float64, over the batch.",
+        "",
+        "| model | precision | energy, meV/atom | forces, meV/Å | batch, ms |",
+        "|---|---|---|---|---|",
+    ]
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        energy, forces = (
+            f"{row[f'{of}_max_{unit}']:.2g} ({row[f'{of}_mean_{unit}']:.2g})"
+            for of, unit in (("energy", "mev_per_atom"), ("forces", "mev_per_angstrom"))
+        )
+        lines.append(f"| {row['model']} | {row['precision']} | {energy} | {forces} | {row['milliseconds']:.1f} |")
+    return lines
 
 
 def number(value: float | None, digits: int) -> str:

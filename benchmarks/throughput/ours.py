@@ -20,7 +20,7 @@ from transip.training.losses import Objective, Share
 from transip.training.optim import Optimizers
 
 MODELS: dict[str, dict[str, Any]] = {
-    "transip-XS": {"size": "XS", "depth": 2},  # organics.yaml
+    "transip-XS": {"size": "XS"},  # organics.yaml
     "transip-S": {},
 }
 Call = Callable[[], object]

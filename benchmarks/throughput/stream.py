@@ -38,6 +38,7 @@ from transip.calculators.predict import predict_file
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.files import write_json
+from transip.memory import keep_freed_memory
 from transip.model.files import save_model
 from transip.model.potential import Potential
 from transip.structure import Structure
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `transip predict` does
     data = Dataset.open(["data/organics.pack"])
     model = model_of(arguments.entry, "direct").eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:

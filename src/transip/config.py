@@ -177,7 +177,7 @@ class ModelSettings(Settings):
     )
     size: Literal["XS", "S", "M", "L"] = Field(default="S", description="fills in width, depth and heads")
     width: PositiveInt = Field(default=128, description="features per atom")
-    depth: PositiveInt = Field(default=4, description="attention blocks")
+    depth: PositiveInt = Field(default=2, description="attention blocks")
     heads: PositiveInt = Field(default=8, description="attention heads; width / heads must be even")
     forces: Literal["direct", "gradient"] = Field(
         default="direct", description="direct: a head, fast; gradient: −∂E/∂x, energy-conserving"
@@ -244,8 +244,8 @@ class ModelSettings(Settings):
 
 
 SIZES: dict[str, dict[str, int]] = {
-    "XS": {"width": 64, "depth": 4, "heads": 4},
-    "S": {"width": 128, "depth": 4, "heads": 8},
+    "XS": {"width": 64, "depth": 2, "heads": 4},
+    "S": {"width": 128, "depth": 2, "heads": 8},
     "M": {"width": 384, "depth": 12, "heads": 12},
     "L": {"width": 768, "depth": 16, "heads": 16},
 }

@@ -25,17 +25,19 @@ model = Potential(ModelSettings(size="XS", depth=1, convolutions=1, forces="grad
 for parameter in model.parameters():
     if not parameter.any():
         torch.nn.init.normal_(parameter, std=0.1)
+known = {"charge": 0, "spin": 1, "unseen": "ignore"}
+calculators = [TransIPCalculator(model, **known, compile=compile) for compile in (False, True)]
 for name, pairs.PAIRS_AT_ONCE in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 100)):  # at last, a large molecule
-    atoms = molecule(name)
     found = []
-    for compile in (False, True):
-        atoms.calc = TransIPCalculator(model, charge=0, spin=1, unseen="ignore", compile=compile)
+    for calculator in calculators:
+        atoms = molecule(name)
+        atoms.calc = calculator
         found.append((atoms.get_potential_energy(), atoms.get_forces()))
     (energy, forces), (compiled_energy, compiled_forces) = found
     assert np.abs(forces).max() > 0.01
     np.testing.assert_allclose(compiled_energy, energy, rtol=1e-6)
     np.testing.assert_allclose(compiled_forces, forces, atol=1e-5 * np.abs(forces).max())
-    assert atoms.calc.model._compiled_call_impl is not None
+assert calculators[1].model._compiled_call_impl is not None
 """
 
 

@@ -135,9 +135,9 @@ class TestWrongValues:
             ),
             ({"objective": {"equigrad": 0.1}}, "", "needs model.forces: gradient"),
             (
-                {"objective": {"latent": {"weight": 1, "layers": [0, 4]}, "views": 2}, "model": {"size": "XS"}},
+                {"objective": {"latent": {"weight": 1, "layers": [0, 2]}, "views": 2}, "model": {"size": "XS"}},
                 "",
-                r"layers \[4\] do not exist in a model of depth 4",
+                r"layers \[2\] do not exist in a model of depth 2",
             ),
             ({"objective": {"latent": {"layers": []}}}, "objective.latent.layers", "at least 1"),
             ({"training": {"steps": 0}}, "training.steps", "greater than 0"),
@@ -160,7 +160,7 @@ class TestWrongValues:
     def test_the_corrected_settings_are_fine(self):
         recipe(
             model={"fixed_representation": True, "forces": "gradient", "size": "XS"},
-            objective={"views": 2, "equigrad": 0.1, "latent": {"weight": 1, "action": "fixed", "layers": [-4, 3]}},
+            objective={"views": 2, "equigrad": 0.1, "latent": {"weight": 1, "action": "fixed", "layers": [-2, 1]}},
         )
 
     @pytest.mark.parametrize("objective", [{"latent": {"weight": 1}}, {"consistency": 1}])

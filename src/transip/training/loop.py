@@ -26,6 +26,7 @@ from transip.data.split import prepare, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import claimed, clear, write_text
+from transip.memory import keep_freed_memory
 from transip.model.compiled import compile_network
 from transip.model.files import save_model
 from transip.model.potential import NO_CUTOFF, Potential
@@ -34,7 +35,6 @@ from transip.training.adapters import merged
 from transip.training.checkpoint import Progress, drop_old, load_checkpoint, save_checkpoint
 from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
-from transip.training.memory import keep_freed_memory
 from transip.training.optim import Optimizers
 from transip.training.start import as_begun, build_potential, settle
 from transip.training.views import GlobalBatch, Views, prepare_replay

@@ -1,4 +1,4 @@
-"""Memory that each step frees and the next one asks for again is kept meanwhile, where the C library is glibc."""
+"""Memory that a batch frees and the next one asks for again is kept meanwhile, where the C library is glibc."""
 
 import ctypes
 import sys
@@ -9,10 +9,10 @@ LARGEST = 2**25  # bytes; glibc allows no more
 
 
 def keep_freed_memory() -> bool:
-    """Have freed blocks of up to 32 MiB kept for the next step; returns whether the C library can do so.
+    """Have this process keep freed blocks of up to 32 MiB; returns whether the C library can do so.
 
     By default glibc gives much of them back to the system, which clears every page when it is asked for again:
-    thousands of pages a step, a tenth of the time of training on a CPU.
+    thousands of pages a batch, a tenth of the time of training and of prediction on a CPU.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(library, "mallopt"):

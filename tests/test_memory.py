@@ -2,7 +2,7 @@
 
 import platform
 
-from transip.training.memory import keep_freed_memory
+from transip.memory import keep_freed_memory
 
 
 def test_glibc_accepts_how_memory_is_to_be_kept():
