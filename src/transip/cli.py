@@ -106,6 +106,9 @@ Unseen = Annotated[
     UnseenChoice, typer.Option(help="elements, charges, multiplicities, sizes that the model was not trained on")
 ]
 Dtype = Annotated[Precision, typer.Option(help="precision of the network")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="fuse the network's operations: a minute or two at first, then faster")
+]
 Average = Annotated[
     int | None, typer.Option(help="average over this many rotations: 12, 24, 60 (groups) or another number (random)")
 ]
@@ -315,6 +318,7 @@ def _calculator(
     device: str,
     dtype: Precision,
     average: int | None,
+    compile: bool = False,
     max_uncertainty: float | None = None,
     uncertain: UncertainChoice = UncertainChoice.WARN,
 ) -> TransIPCalculator:
@@ -323,7 +327,7 @@ def _calculator(
 
     return TransIPCalculator(
         [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
+        average=average, compile=compile, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
     )  # fmt: skip
 
 
@@ -339,13 +343,16 @@ def predict(
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
     committee: Committee = None,
+    compile: Compile = False,
     max_uncertainty: MaxUncertainty = None,
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
     from transip.calculators.predict import predict_file
 
-    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
+    calculator = _calculator(
+        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
+    )
     found = predict_file(calculator, structures, output)
     console.print(
         f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
@@ -368,13 +375,16 @@ def relax(
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
     committee: Committee = None,
+    compile: Compile = False,
     max_uncertainty: MaxUncertainty = None,
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
     from transip.calculators.relax import relax_file
 
-    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
+    calculator = _calculator(
+        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
+    )
     method = optimizer.value if optimizer else None
     found = relax_file(calculator, structures, output, fmax=fmax, steps=steps, optimizer=method, cell=cell)
     for row in found["rows"]:
@@ -405,13 +415,16 @@ def md(
     dtype: Dtype = Precision.FLOAT32,
     average: Average = None,
     committee: Committee = None,
+    compile: Compile = False,
     max_uncertainty: MaxUncertainty = None,
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
     from transip.calculators.md import md_file
 
-    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average, max_uncertainty, uncertain)
+    calculator = _calculator(
+        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
+    )
     found = md_file(
         calculator, structures, output,
         steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,

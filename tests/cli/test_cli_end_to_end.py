@@ -66,6 +66,16 @@ def test_averages_on_every_verb(run, water, tmp_path, capsys):
     assert "average is 1" in capsys.readouterr().err and not (tmp_path / "one.extxyz").exists()
 
 
+def test_what_runs_the_network_often_compiles_it_when_asked(run, water, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("transip.calculators.inference.compile_network", lambda model, _: compiled.append(model))
+    for number, (verb, options) in enumerate({"predict": [], "relax": ["--steps", 1], "md": ["--steps", 1]}.items()):
+        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", *options) == 0
+        assert len(compiled) == number
+        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", "--compile", *options) == 0
+        assert len(compiled) == number + 1
+
+
 def test_symmetry_examines_every_layer(run, tiny_pack, tmp_path, capsys):
     target = tmp_path / "symmetry.json"
     assert call("symmetry", run, tiny_pack, "--structures", 4, "--rotations", 3, "-o", target) == 0
