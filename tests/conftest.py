@@ -40,7 +40,7 @@ def make_structure() -> MakeStructure:
 
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
-    """A model of size XS with random weights everywhere, also where training would start from zero; cached."""
+    """A model as wide as size XS and twice as deep, random weights also where training starts from zero; cached."""
 
     @cache
     def build(
@@ -54,7 +54,7 @@ def make_model() -> MakeModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             references = -1000 * torch.arange(87, dtype=torch.float64)
-            given = {"preset": preset, "size": "XS", "forces": forces, "cutoff": cutoff}
+            given = {"preset": preset, "size": "XS", "depth": 4, "forces": forces, "cutoff": cutoff}
             settings = ModelSettings.model_validate(given)
             model = Potential(settings, references, scale)
             for parameter in model.parameters():

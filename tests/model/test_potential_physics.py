@@ -205,12 +205,12 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 @pytest.mark.parametrize(
     ("preset", "size", "count"),
     [
-        ("default", "XS", 318_804),
-        ("default", "S", 1_017_508),
+        ("default", "XS", 217_676),
+        ("default", "S", 620_756),
         ("default", "M", 22_072_980),
         ("default", "L", 115_498_884),
-        ("paper", "XS", 226_500),
-        ("paper", "S", 874_756),
+        ("paper", "XS", 125_636),
+        ("paper", "S", 478_532),
         ("paper", "M", 21_890_692),
         ("paper", "L", 115_750_660),
     ],

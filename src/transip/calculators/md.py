@@ -85,18 +85,7 @@ def md_file(
     atoms.get_forces()  # a structure that the model refuses is no breakdown of the simulation
     generator = np.random.default_rng(seed)
     draw_velocities(atoms, temperature, generator)
-    dynamics: MolecularDynamics = (
-        VelocityVerlet(atoms, timestep * units.fs)
-        if ensemble == "nve"
-        else Langevin(
-            atoms,
-            timestep * units.fs,
-            temperature_K=temperature,
-            friction=FRICTION / units.fs,
-            fixcm=False,
-            rng=generator,
-        )
-    )
+    dynamics = _integrator(atoms, ensemble, timestep, temperature, generator)
     energies = np.empty((steps + 1, 2))  # potential, kinetic
     frames = 0
     with _trajectory(Path(output)) as (write, partial):
@@ -123,6 +112,16 @@ def md_file(
         "energy_drift": energy_drift(energies.sum(1), timestep, len(atoms)) if ensemble == "nve" else None,
         "output": str(output),
     }
+
+
+def _integrator(
+    atoms: ase.Atoms, ensemble: Ensemble, timestep: float, temperature: float, generator: np.random.Generator
+) -> MolecularDynamics:
+    time = timestep * units.fs
+    if ensemble == "nve":
+        return VelocityVerlet(atoms, time)
+    friction = FRICTION / units.fs
+    return Langevin(atoms, time, temperature_K=temperature, friction=friction, fixcm=False, rng=generator)
 
 
 @dataclass(frozen=True, eq=False)
