@@ -62,13 +62,14 @@ def main() -> None:
     arguments = parser.parse_args()
     sample = unlike(held_out(arguments.models[0], arguments.data), MOLECULES)
     target = arguments.output / "conservation.json"
+    simulated = [simulate(model, sample, arguments) for model in arguments.models]
     result = {
         "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
         "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
         "seed": SEED,
         "timestep_fs": TIMESTEP,
         "temperature_k": arguments.temperature,
-        "models": others(target, arguments) + [simulate(model, sample, arguments) for model in arguments.models],
+        "models": others(target, arguments) + simulated,  # read now: hours have passed
     }
     write_json(target, result)
     for row in result["models"]:
