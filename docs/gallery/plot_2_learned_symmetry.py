@@ -19,15 +19,14 @@ for angle in angles:
     turned.append(ethanol.copy())
     turned[-1].rotate(angle, (1, 2, 3))
 
+# %%
+# All of ethanol's bonds together are worth about 33 eV, thousands of times what is seen here.
+
 for rotations in (None, 12):
     calculator = TransIPCalculator("transip-s-gfn2", average=rotations)
     energies = np.array([atoms.get_potential_energy() for atoms in calculator.predict(turned)])
     name = f"average of {rotations} orientations" if rotations else "as it lies"
     plt.plot(angles, 1000 * (energies - energies.mean()), label=name)
-
-# %%
-# All of ethanol's bonds together are worth about 33 eV, thousands of times what is seen here.
-
 plt.xlabel("turned by, degrees")
 plt.ylabel("energy − mean, meV")
 plt.legend()
