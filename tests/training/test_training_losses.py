@@ -146,7 +146,7 @@ class TestLossesBetweenViews:
     @VIEWS
     def test_unlabelled_structures_give_no_task_gradient(self, make_model, make_structure, views):
         """At the beginning of the warm-up nothing but the labels pulls, and those of a pool are not even read."""
-        model = Potential(ModelSettings(size="XS"), torch.zeros(87, dtype=F64), 1.0).double()
+        model = Potential(make_model().settings, torch.zeros(87, dtype=F64), 1.0).double()
         model.load_state_dict(make_model().state_dict())
         settings_ = {**views, "latent": {"weight": 1.0, "hidden": 8}}
         pool = a_pool(make_structure, 4, 2)
