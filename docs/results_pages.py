@@ -51,9 +51,9 @@ Energies and forces, and a training step, on one core: ours, the peers and GFN2-
 random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20 atoms,
 training a step on 16 of them; the others are one molecule, or one cluster of molecules. The model is timed on a
 prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through `TransIPCalculator`. Memory is
-the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak. Ours
-were measured with four blocks and before convolutions showed angles (`model.depth: 4`, `model.angles: 0`,
-`model.gaussians: 32`).
+the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak. All in
+one run, each process with glibc's limits of freed memory raised, the machine's other core busy. Random weights, sizes as
+the presets are: XS and S, two blocks, angles of second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
@@ -183,7 +183,8 @@ def growth_text(rows: list[dict[str, Any]]) -> list[str]:
     for last in {row["forces"]: row for row in rows}.values():
         lines += [
             "",
-            f"**One structure of up to {last['atoms']:,} atoms** (transip-S, {last['forces']} forces, eager): from "
+            f"**One structure of up to {last['atoms']:,} atoms** (S of four blocks without angles, {last['forces']} "
+            "forces, eager): from "
             f"1,000 atoms on, time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, "
             f"as N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
             f"{last['peak_memory_mb'] / 1e3:,.2f} GB in all.",
