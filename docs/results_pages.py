@@ -183,10 +183,9 @@ def growth_text(rows: list[dict[str, Any]]) -> list[str]:
     for last in {row["forces"]: row for row in rows}.values():
         lines += [
             "",
-            f"**One structure of up to {last['atoms']:,} atoms** (S of four blocks without angles, {last['forces']} "
-            "forces, eager): from "
-            f"1,000 atoms on, time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, "
-            f"as N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
+            f"**One structure of up to {last['atoms']:,} atoms** (S, {last['forces']} forces, eager): from 1,000 atoms "
+            f"on, time grows as N^{last['time_exponent']:.2f} and memory, over that of the process before, as "
+            f"N^{last['memory_exponent']:.2f}; {last['atoms']:,} atoms take {last['milliseconds'] / 1e3:,.1f} s and "
             f"{last['peak_memory_mb'] / 1e3:,.2f} GB in all.",
         ]
     return lines

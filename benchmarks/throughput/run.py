@@ -40,16 +40,17 @@ from ours import MODELS, measure_ours, model_of
 from hardware import measure, processor
 from transip.files import read_json, write_json
 from transip.labels.methods import GFN2
+from transip.memory import KEEP, LARGEST
 from transip.model.files import save_model
 
 HERE = Path(__file__).parent
 RESULTS, PEERS = HERE / "results", HERE.parent / "peers"
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
 COMPILED = ("batch64x20", "single20", "calculator20", "train")  # larger molecules take minutes to compile
-LARGE = 1000  # atoms from which on exponents are fitted
+FIT_FROM = 1000  # atoms from which on exponents are fitted
 IMPORTS = 5  # fresh processes
 # What measures, ours and peers, keeps the memory that a call frees for the next one, as the commands of `transip` do.
-KEEPING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+KEEPING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_THRESHOLD_": str(KEEP)}
 Row = dict[str, Any]
 
 
@@ -140,13 +141,13 @@ def growth(quick: bool) -> Iterable[Row]:
         for atoms in (size for size in GROWTH if size <= (3000 if quick else most)):
             if row := in_fresh_process("transip-S", "growth", forces, False, atoms, quick=quick):
                 rows.append(row | {"memory_over_before_mb": row["peak_memory_mb"] - row["memory_before_mb"]})
-        large = [row for row in rows if row["atoms"] >= LARGE]
+        large = [row for row in rows if row["atoms"] >= FIT_FROM]
         sizes = np.log([row["atoms"] for row in large])
         fits = {"time_exponent": "milliseconds", "memory_exponent": "memory_over_before_mb"}
         found = {
             name: float(np.polyfit(sizes, np.log([row[key] for row in large]), 1)[0]) for name, key in fits.items()
         }
-        yield from (row | found if row["atoms"] >= LARGE else row for row in rows)
+        yield from (row | found if row["atoms"] >= FIT_FROM else row for row in rows)
 
 
 IMPORT = """

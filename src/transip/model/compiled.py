@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
@@ -41,4 +42,5 @@ def compile_network(potential: Potential, device: torch.device) -> None:
             remedy="install one, name it in the environment variable CXX, or do not compile",
         )
     torch._dynamo.config.optimize_ddp = False  # several processes' graphs would be split, which derivatives cannot be
+    logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)  # it warns of what is meant: `DENSE`
     potential.compile(dynamic=True)
