@@ -57,7 +57,7 @@ presets are: XS and S, two blocks, angles of second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
-$ python benchmarks/throughput/stream.py --molecules 100000
+$ python benchmarks/throughput/stream.py --molecules 100000 --forces gradient
 $ python benchmarks/throughput/precision.py transip-s-gfn2 transip-s-gfn2-direct
 ```
 """
@@ -210,14 +210,16 @@ def stream_text() -> list[str]:
     path = SPEED / "stream.json"
     if not path.exists():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    least, most = min(found["memory_mb"]), max(found["memory_mb"])
-    return [
-        "",
-        f"**`transip predict` over {found['molecules']:,} molecules** in extxyz: {found['atoms_per_second']:,.0f} "
-        f"atoms/s, {100 * found['share_of_batched_rate']:.0f} % of the model's own rate; the most memory in a tenth of "
-        f"the time is between {least:,.0f} and {most:,.0f} MB.",
-    ]
+    lines = []
+    for found in json.loads(path.read_text(encoding="utf-8")):
+        least, most = min(found["memory_mb"]), max(found["memory_mb"])
+        lines += [
+            "",
+            f"**`transip predict` over {found['molecules']:,} molecules** in extxyz, {found['entry']}, {found['forces']} "
+            f"forces: {found['atoms_per_second']:,.0f} atoms/s, {100 * found['share_of_batched_rate']:.0f} % of the "
+            f"model's own rate; the most memory in a tenth of the time is between {least:,.0f} and {most:,.0f} MB.",
+        ]
+    return lines
 
 
 def precision_table() -> list[str]:

@@ -1,11 +1,11 @@
 """`transip predict` over a long file: is memory constant, and how much of the batched rate is left?
 
-    python benchmarks/throughput/stream.py --molecules 100000
+    python benchmarks/throughput/stream.py --molecules 100000 --forces gradient
 
 Makes an extxyz file of molecules from data/organics.pack (over and over, without labels), predicts it with a model of
 random weights, and compares atoms per second of processor time with those of the model alone on the same molecules in
 the same batches, prepared, before and after. Memory is the most that the process held in each tenth of the time.
-Leaves stream.json in benchmarks/throughput/results.
+Leaves a row in benchmarks/throughput/results/stream.json; those of other models and forces stay.
 """
 
 import os
@@ -37,7 +37,7 @@ from transip.calculators.inference import CHUNK, INFERENCE
 from transip.calculators.predict import predict_file
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
-from transip.files import write_json
+from transip.files import read_json, write_json
 from transip.memory import keep_freed_memory
 from transip.model.files import save_model
 from transip.model.potential import Potential
@@ -51,12 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecules", type=int, default=100_000)
     parser.add_argument("--entry", choices=["transip-S", "transip-XS"], default="transip-S")
+    parser.add_argument("--forces", choices=["direct", "gradient"], default="direct")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as `transip predict` does
     data = Dataset.open(["data/organics.pack"])
-    model = model_of(arguments.entry, "direct").eval().requires_grad_(False)
+    model = model_of(arguments.entry, arguments.forces).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder) / "model")
         source = Path(folder) / "in.extxyz"
@@ -77,7 +78,7 @@ def main() -> None:
         "kind": "ours",
         "track": "cpu-1core",
         "case": "stream",
-        "forces": "direct",
+        "forces": arguments.forces,
         "compiled": False,
         "molecules": found["structures"],
         "atoms": found["atoms"],
@@ -91,7 +92,9 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "versions": {name: version(name) for name in ("transip", "torch", "numpy", "ase")},
     }
-    write_json(arguments.output, result)
+    known = read_json(arguments.output) if arguments.output.exists() else []
+    others = [row for row in known if (row["entry"], row["forces"]) != (arguments.entry, arguments.forces)]
+    write_json(arguments.output, [*others, result])
     print(json.dumps(result, indent=1))
 
 
