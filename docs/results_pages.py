@@ -215,9 +215,10 @@ def stream_text() -> list[str]:
         least, most = min(found["memory_mb"]), max(found["memory_mb"])
         lines += [
             "",
-            f"**`transip predict` over {found['molecules']:,} molecules** in extxyz, {found['entry']}, {found['forces']} "
-            f"forces: {found['atoms_per_second']:,.0f} atoms/s, {100 * found['share_of_batched_rate']:.0f} % of the "
-            f"model's own rate; the most memory in a tenth of the time is between {least:,.0f} and {most:,.0f} MB.",
+            f"**`transip predict` over {found['molecules']:,} molecules** in extxyz ({found['entry']}, "
+            f"{found['forces']} forces): {found['atoms_per_second']:,.0f} atoms/s, "
+            f"{100 * found['share_of_batched_rate']:.0f} % of the model's own rate; the most memory in a tenth of the "
+            f"time is between {least:,.0f} and {most:,.0f} MB.",
         ]
     return lines
 
