@@ -286,8 +286,7 @@ class PairsInParts:
             return see(self.make(part))
 
         if torch.is_grad_enabled():
-            again = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
-            return torch.cat([again(part) for part in parts], 1)
+            seen = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
         first = seen(parts[0])
         # Into one tensor: thousands of small ones that stay among large ones that go would scatter the heap.
         whole = first.new_empty(self.structures, self.atoms, *first.shape[2:])
