@@ -52,7 +52,8 @@ random weights. Processor time of one thread, the shortest of up to 30 repeats. 
 training a step on 16 of them; the others are one molecule, or one cluster of molecules. The model is timed on a
 prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through `TransIPCalculator`. Memory is
 the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak. All in
-one run, each process with glibc's limits of freed memory raised, the machine's other core busy; sizes as the
+one run with the machine's other core busy, but for *20 atoms*, *calculator* and *training* of ours, and for imports:
+those in a later run with the other core idle. Each process has glibc's limits of freed memory raised; sizes as the
 presets are: XS and S, two blocks, angles of second degree.
 
 ```console
