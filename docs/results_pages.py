@@ -53,7 +53,8 @@ training a step on 16 of them; the others are one molecule, or one cluster of mo
 prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through `TransIPCalculator`. Memory is
 the largest of the whole process over the cases; *share of peak* that of the core's float32 matrix-product peak. All in
 one run with the machine's other core busy, but for *20 atoms*, *calculator* and *training* of ours, and for imports:
-those in a later run with the other core idle. Each process has glibc's limits of freed memory raised; sizes as the
+those in a later run with the other core idle. Growth with the number of atoms was measured once more later, the other
+core busy. Each process has glibc's limits of freed memory raised; sizes as the
 presets are: XS and S, two blocks, angles of second degree.
 
 ```console

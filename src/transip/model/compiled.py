@@ -42,5 +42,6 @@ def compile_network(potential: Potential, device: torch.device) -> None:
             remedy="install one, name it in the environment variable CXX, or do not compile",
         )
     torch._dynamo.config.optimize_ddp = False  # several processes' graphs would be split, which derivatives cannot be
-    logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)  # it warns of what is meant: `DENSE`
+    # The graph breaks where pairs of large molecules are counted (`pairs.DENSE`), as is meant: no warning of `.item()`.
+    logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)
     potential.compile(dynamic=True)
