@@ -31,7 +31,7 @@ class Convolution(nn.Module):
         nn.init.zeros_(self.read.weight)
         self.angles = Angles(seen, settings) if settings.angles else None
 
-    def forward(self, seen: Float[Tensor, "B N D"], pairs: Pairs) -> Float[Tensor, "B n D"]:
+    def forward(self, pairs: Pairs, seen: Float[Tensor, "B N D"]) -> Float[Tensor, "B n D"]:
         """Σ_j channels_j ⊗ (1, direction_ij) ⊗ radial_ij over the atoms that are `seen`, then read."""
         view = look_around(self.channels(seen), pairs.neighbours)
         read = self.read(view[..., :4, :].flatten(2))

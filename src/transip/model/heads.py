@@ -76,13 +76,13 @@ class PairForceHead(nn.Module):
         """One vector per atom, in units of the model's scale per Å; embeddings and forces in the padded layout."""
         looking, seen = self.looking(embedding), self.seen(embedding)
         seen = seen if pairs.images is None else pairs.images.of(seen)
-        return pairs.look(lambda part: self._of(looking[:, part.looking], seen, part))
+        return pairs.look(self._of, looking, seen)
 
     def _of(
-        self, looking: Float[Tensor, "B n K"], seen: Float[Tensor, "B N K"], pairs: Pairs
+        self, pairs: Pairs, looking: Float[Tensor, "B A K"], seen: Float[Tensor, "B N K"]
     ) -> Float[Tensor, "B n 3"]:
         near = pairs.neighbours
-        hidden = near.of(seen) + looking[:, :, None] + self.radial(near.radial)
+        hidden = near.of(seen) + looking[:, pairs.looking, None] + self.radial(near.radial)
         strength = self.strength(functional.silu(hidden)).squeeze(-1) * near.fade
         return (strength[:, :, None] * near.direction).sum(3)
 

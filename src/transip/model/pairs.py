@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from transip.config import ModelSettings
 from transip.model.bias import SPREAD, DistanceBias, DistanceBiases
 from transip.model.gaussians import Gaussians
 from transip.model.images import Images
+from transip.model.piecewise import piecewise
 
 Positions = Float[Tensor, "B A 3"]
 Mask = Bool[Tensor, "B N"]
+See = Callable[..., Tensor]  # of some `Pairs` and values of all atoms: what the looking ones see
 
 PAIRS_AT_ONCE = 2**18  # in inference, larger molecules are looked at in parts, so that memory grows linearly
 DENSE = 64  # atoms; in larger molecules the few neighbours are gathered from among the many atoms
@@ -113,9 +113,9 @@ class AllPairs(Pairs):
     biases: Float[Tensor, "L B H n N"] | None
     near: Neighbours | None
 
-    def look(self, see: Callable[[Pairs], Tensor]) -> Tensor:
+    def look(self, see: See, *values: Tensor) -> Tensor:
         """What all atoms see."""
-        return see(self)
+        return see(self, *values)
 
     @classmethod
     def among(cls, pairs: Pairs) -> AllPairs:
@@ -170,10 +170,12 @@ class PairFeatures(nn.Module):
         seen = positions if images is None else images.places(positions)
         size = (len(positions), positions.shape[1], seen.shape[1])
 
-        def of(looking: slice) -> Pairs:
+        def of(looking: slice, positions: Tensor, seen: Tensor) -> Pairs:
             return self.of(looking, positions, seen, mask, images, biases)
 
-        return PairsInParts(of, images, *size) if frugal and in_parts(*size) else AllPairs.among(of(slice(None)))
+        if frugal and in_parts(*size):
+            return PairsInParts(of, positions, seen, images)
+        return AllPairs.among(of(slice(None), positions, seen))
 
     def of(
         self,
@@ -264,36 +266,27 @@ class PairsInParts:
     """Pairs of some looking atoms after others, so that memory grows with the atoms, not with their pairs.
 
     Attributes:
-        make: pairs of these looking atoms.
+        make: pairs of these looking atoms, with these positions of the atoms that look and are seen.
+        positions: Å, (B, A, 3).
+        seen: Å, of the atoms that are seen, (B, N, 3).
         images: as in `Pairs`.
-        structures: how many there are.
-        atoms: of each, padded, that look.
-        seen: atoms of each that are seen.
     """
 
-    make: Callable[[slice], Pairs]
+    make: Callable[[slice, Tensor, Tensor], Pairs]
+    positions: Positions
+    seen: Float[Tensor, "B N 3"]
     images: Images | None
-    structures: int
-    atoms: int
-    seen: int
 
-    def look(self, see: Callable[[Pairs], Float[Tensor, "B _ *rest"]]) -> Float[Tensor, "B N *rest"]:
+    def look(self, see: See, *values: Tensor) -> Float[Tensor, "B N *rest"]:
         """What all atoms see; where gradients are needed, the backward pass makes the pairs again."""
-        step = max(1, PAIRS_AT_ONCE // (self.structures * self.seen))
-        parts = [slice(start, min(start + step, self.atoms)) for start in range(0, self.atoms, step)]
+        structures, atoms = self.positions.shape[:2]
+        step = max(1, PAIRS_AT_ONCE // (structures * self.seen.shape[1]))
+        parts = [slice(start, min(start + step, atoms)) for start in range(0, atoms, step)]
 
-        def seen(part: slice) -> Tensor:
-            return see(self.make(part))
+        def of(part: slice, positions: Tensor, seen: Tensor, *values: Tensor) -> Tensor:
+            return see(self.make(part, positions, seen), *values)
 
-        if torch.is_grad_enabled():
-            seen = partial(checkpoint, seen, use_reentrant=False, preserve_rng_state=False)
-        first = seen(parts[0])
-        # Into one tensor: thousands of small ones that stay among large ones that go would scatter the heap.
-        whole = first.new_empty(self.structures, self.atoms, *first.shape[2:])
-        whole[:, parts[0]] = first
-        for part in parts[1:]:
-            whole[:, part] = seen(part)
-        return whole
+        return piecewise(of, parts, self.positions, self.seen, *values)
 
 
 EveryPair = AllPairs | PairsInParts

@@ -5,7 +5,6 @@ features of a head.
 """
 
 import math
-from functools import partial
 from itertools import islice
 from typing import cast
 
@@ -19,7 +18,7 @@ from transip.config import ModelSettings
 from transip.model.bias import DistanceBias
 from transip.model.convolution import Convolution
 from transip.model.images import Images
-from transip.model.pairs import EveryPair, PairFeatures
+from transip.model.pairs import EveryPair, PairFeatures, Pairs
 from transip.model.rotary import Phases, RotaryCoordinates, all_phases, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
@@ -86,7 +85,7 @@ class Block(nn.Module):
         hidden_BND = hidden_BND + self.attention(normed_BND, phases, pairs, number)
         if self.convolution is not None:
             seen_BMD = normed_BND if pairs.images is None else pairs.images.of(normed_BND)
-            hidden_BND = hidden_BND + pairs.look(partial(self.convolution, seen_BMD))
+            hidden_BND = hidden_BND + pairs.look(self.convolution, seen_BMD)
         return hidden_BND + self.mlp(self.mlp_norm(hidden_BND))
 
 
@@ -127,7 +126,11 @@ class Attention(nn.Module):
                 key, value = pairs.images.of(key), pairs.images.of(value)
             value = turn(value, phases) if self.rotary_values else value
             query, key, value = (x.transpose(1, 2) for x in (turn(query, own), turn(key, phases), value))
-        output_BNHK = pairs.look(lambda part: attend(query[:, :, part.looking], key, value, part.bias(block)))
+
+        def see(pairs: Pairs, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return attend(query[:, :, pairs.looking], key, value, pairs.bias(block))
+
+        output_BNHK = pairs.look(see, query, key, value)
         if self.rotary_values:
             output_BNHK = turn_back(output_BNHK, own)
         return self.output(output_BNHK.flatten(2))
