@@ -170,7 +170,7 @@ class Run:
                 [
                     (forces - batch.forces).abs().sum() / 3,
                     functional.cosine_similarity(forces, batch.forces, dim=-1).sum(),
-                    (back - forces).abs().sum() / 3,
+                    (back - forces).abs().sum() / 3 / math.sqrt(2),  # of one orientation, as ours, not of a difference
                     ((energy - batch.energy).abs() / batch.counts).sum(),
                 ]
             )

@@ -239,13 +239,13 @@ def evaluate(
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
     from transip.evaluation.evaluate import evaluate_saved
 
-    home = model if model.exists() else Path("runs") / model.name  # of a model by name
+    home = model if model.is_dir() else model.parent if model.exists() else Path("runs") / model.name
     means = {"committee": len(committee) + 1 if committee else None, "average": average}
     named = "-".join(f"{kind}-{number}" for kind, number in means.items() if number)
     found = evaluate_saved(model, data or [], committee=committee or [], device=device, average=average)
     folder = output or home / named
-    found.write(folder)
     console.print(found.table())
+    found.write(folder)
     console.print(f"written to {folder}")
 
 
@@ -278,8 +278,8 @@ def calibrate(
 def symmetry(
     model: Model,
     data: Annotated[list[Path], typer.Argument(help="packs, labelled or not")],
-    structures: Annotated[int, typer.Option(help="how many structures to turn")] = 64,
-    rotations: Annotated[int, typer.Option(help="orientations of each")] = 8,
+    structures: Annotated[int, typer.Option(min=1, help="how many structures to turn")] = 64,
+    rotations: Annotated[int, typer.Option(min=2, help="orientations of each")] = 8,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file")] = None,
     device: Device = "cpu",
 ) -> None:

@@ -16,6 +16,7 @@ from transip.errors import InputError
 
 Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity", "liquids"]
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -47,11 +48,13 @@ class DomainSettings(Settings):
         default="thermal",
         description="thermal: vibrations or molecular dynamics at `temperatures`; gaussian: random, per atom",
     )
-    temperatures: tuple[float, ...] = Field(
-        default=(50.0, 100.0, 200.0), description="K, one drawn per conformer or trajectory"
+    temperatures: tuple[NonNegative, ...] = Field(
+        default=(50.0, 100.0, 200.0), min_length=1, description="K, one drawn per conformer or trajectory"
     )
-    sigmas: tuple[float, ...] = Field(
-        default=(0.02, 0.05, 0.1, 0.15), description="Å, one drawn per structure, for `displacement: gaussian`"
+    sigmas: tuple[NonNegative, ...] = Field(
+        default=(0.02, 0.05, 0.1, 0.15),
+        min_length=1,
+        description="Å, one drawn per structure, for `displacement: gaussian`",
     )
     max_force: float = Field(
         default=50.0, gt=0, description="eV/Å; structures with a larger force on any atom are dropped"
@@ -65,8 +68,8 @@ class LabelSettings(Settings):
         default="gfn2-xtb", description="gfn2-xtb through tblite; wb97m-v/def2-TZVPD through PySCF (extra `dft`)"
     )
     domains: tuple[DomainSettings, ...] = Field(description="what to label, domain by domain")
-    seed: int = Field(default=0, description="seed of molecules, conformers and displacements")
-    workers: int = Field(default=-1, description="processes; -1 uses every core")
+    seed: NonNegativeInt = Field(default=0, description="seed of molecules, conformers and displacements")
+    workers: PositiveInt | Literal[-1] = Field(default=-1, description="processes; -1 uses every core")
     backend: Literal["loky", "dask", "ray"] = Field(
         default="loky", description="joblib backend; dask and ray for clusters"
     )
@@ -137,7 +140,7 @@ class DataSettings(Settings):
         description="labelled packs of the same level of theory, usually what `start` was trained on, of which each "
         "batch shows some, so that it is not forgotten; structures whose composition is held out are left out",
     )
-    seed: int = Field(default=0, description="seed of the split and of subsets")
+    seed: NonNegativeInt = Field(default=0, description="seed of the split and of subsets")
 
 
 class BatchSettings(Settings):
@@ -389,7 +392,7 @@ class TrainingSettings(Settings):
         "skip: it goes on without the batch, says so and logs it, but ends after ten such batches in a row",
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="also log there (extras)")
-    seed: int = Field(default=0, description="seed of weights, batches and rotations")
+    seed: NonNegativeInt = Field(default=0, description="seed of weights, batches and rotations")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSettings:

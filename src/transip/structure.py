@@ -16,6 +16,8 @@ from transip.errors import InputError
 from transip.lattice import images
 
 MAX_ATOMIC_NUMBER = 86  # GFN2-xTB and OMol25 end at Rn and Bi
+MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
+MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
 MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
 MISSING = {"cell": 0.0, "stress": float("nan")}  # what stands for these in arrays, where a structure has none
@@ -70,8 +72,8 @@ class Structure:
 
         Raises:
             InputError: no atoms, unknown element, a number that is not finite or too large to be stored,
-                overlapping atoms, lattice vectors that span nothing, a multiplicity that the electron count
-                cannot have.
+                overlapping atoms, lattice vectors that span nothing, a charge or multiplicity that no model
+                can represent, a multiplicity that the electron count cannot have.
         """
         where = where or self.source or self.formula
         _check_numbers(self.numbers, where)
@@ -79,6 +81,7 @@ class Structure:
         _check_range(self, where)
         _check_cell(self.cell, where)
         _check_overlap(self, where)
+        check_represented(self.charge, self.spin, where)
         check_parity(self.numbers.tolist(), self.charge, self.spin, where)
         return self
 
@@ -163,6 +166,20 @@ def whole_number(value: object, name: str, where: str) -> int:
     return int(number)
 
 
+def check_represented(charge: int, spin: int, where: str) -> None:
+    """Check that models have a vector for this charge and this multiplicity.
+
+    Raises:
+        InputError: the charge is beyond ±`MAX_CHARGE` e, or the multiplicity above `MAX_SPIN`.
+    """
+    if abs(charge) > MAX_CHARGE or spin > MAX_SPIN:
+        raise InputError(
+            f"charge {charge:+.3g} with multiplicity {spin:.3g} cannot be represented",
+            where=where,
+            remedy=f"models take charges from {-MAX_CHARGE} to {MAX_CHARGE} and multiplicities up to {MAX_SPIN}",
+        )
+
+
 def check_parity(numbers: Iterable[int], charge: int, spin: int, where: str) -> None:
     """Check that a molecule with these electrons can have multiplicity `spin`.
 
@@ -219,10 +236,7 @@ def _check_finite(structure: Structure, where: str) -> None:
 
 
 def _check_range(structure: Structure, where: str) -> None:
-    """Charge and multiplicity are stored in 16 bits, positions and forces in float32."""
-    for name, value in {"charge": structure.charge, "spin": structure.spin}.items():
-        if abs(value) >= 2**15:
-            raise InputError(f"{name} is {value:.3g}", where=where, remedy="no molecule has that; correct or remove it")
+    """Positions and forces are stored in float32."""
     for name, values in {"positions": structure.positions, "forces": structure.forces}.items():
         if values is not None and np.abs(values).max() > LARGEST:
             raise InputError(

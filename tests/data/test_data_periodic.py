@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import ase
 import ase.db
@@ -30,6 +31,17 @@ def salt() -> Structure:
     return replace(Structure.from_atoms(atoms), energy=-5.0, forces=np.zeros((2, 3)), stress=STRESS)
 
 
+FILES = pytest.mark.parametrize("name", ["a.extxyz", "a.db", "a.json", "a.aselmdb"])
+
+
+def write(path: Path, atoms: ase.Atoms) -> None:
+    if path.suffix == ".extxyz":
+        ase.io.write(path, atoms)
+    else:
+        with ase.db.connect(path) as database:
+            database.write(atoms, data={"charge": 0, "spin": 1})
+
+
 def as_atoms(structure: Structure) -> ase.Atoms:
     atoms = structure.to_atoms()
     voigt = STRESS[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
@@ -37,17 +49,23 @@ def as_atoms(structure: Structure) -> ase.Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("name", ["a.extxyz", "a.db", "a.json", "a.aselmdb"])
+@FILES
 def test_every_format_keeps_cell_and_stress(salt, tmp_path, name):
-    path = tmp_path / name
-    if name == "a.extxyz":
-        ase.io.write(path, as_atoms(salt))
-    else:
-        with ase.db.connect(path) as database:
-            database.write(as_atoms(salt), data={"charge": 0, "spin": 1})
-    (found,) = read_structures(path)
+    write(tmp_path / name, as_atoms(salt))
+    (found,) = read_structures(tmp_path / name)
     np.testing.assert_allclose(found.cell, salt.cell)
     np.testing.assert_allclose(found.stress, STRESS)
+
+
+@FILES
+@pytest.mark.parametrize("periodic", [(True, True, False), (False, False, True), (False, True, False)])
+def test_every_format_keeps_what_is_periodic(salt, tmp_path, name, periodic):
+    atoms = salt.to_atoms()
+    atoms.pbc = periodic
+    atoms.calc = SinglePointCalculator(atoms, energy=salt.energy, forces=salt.forces)
+    write(tmp_path / name, atoms)
+    (found,) = read_structures(tmp_path / name)
+    np.testing.assert_allclose(found.cell, salt.cell * np.array(periodic)[:, None])
 
 
 def test_what_predict_writes_is_read_by_ase_and_by_us(salt, tmp_path):

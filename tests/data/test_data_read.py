@@ -366,10 +366,3 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04N.")
     with pytest.raises(InputError, match=r"is of unknown kind '\.pkl'"):
         list(read_structures(tmp_path / "x.pkl"))
-
-
-def test_missing_extra_is_named(tmp_path, monkeypatch):
-    path = write(tmp_path / "x.aselmdb", real(2))
-    monkeypatch.setitem(__import__("sys").modules, "ase_db_backends", None)
-    with pytest.raises(InputError, match=r"pip install \"transip\[omol\]\""):
-        list(read_structures(path))

@@ -16,6 +16,7 @@ from toy import TINY, pair_energy, read_metrics, toy_recipe, toy_settings
 from transip.batch import Batch
 from transip.config import FineTuningSettings
 from transip.data.dataset import Dataset
+from transip.data.split import prepare, prepare_replay
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 from transip.model import released
@@ -25,7 +26,7 @@ from transip.model.potential import Potential
 from transip.structure import ELEMENTS, Structure
 from transip.training.adapters import LowRank, NewRows, Unseen, adapt, merged
 from transip.training.loop import train
-from transip.training.views import Views, prepare_replay
+from transip.training.views import Views
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -202,20 +203,20 @@ class TestReplay:
 
     def views(self, recipe, rank: int = 0, processes: int = 1) -> Views:
         data = Dataset.open(recipe.data.train)
-        return Views(recipe, data, None, rank, processes, prepare_replay(recipe.data, data.select([])))
+        return Views(recipe, data, None, rank, processes, prepare_replay(recipe.data))
 
     def test_each_batch_has_its_share_and_each_structure_counts_the_same(self, recipe):
         views = self.views(recipe)
-        seen = []
+        epoch, seen = len(views.replay), []
         for number, drawn in zip(range(16), views.stream(0), strict=False):
             batch, turns, paired, _ = views.seen(number, drawn, torch.device("cpu"))
-            assert len(drawn.labelled) == 3 and len(drawn.replay) in (5, 43 % 5)
+            assert len(drawn.labelled) == 3 and len(drawn.replay) in (5, epoch % 5)
             assert len(batch) == len(drawn.labelled) + len(drawn.replay) == turns.shape[1] == paired
             share = views.share([drawn])
             assert share.structures == 2 * len(batch) and share.atoms == 2 * batch.num_atoms
             assert views.cost(drawn) == (2 * len(batch), 2 * batch.num_atoms)
             seen += drawn.replay.tolist()
-        assert sorted(seen[:43]) == list(range(43)) != seen[:43]  # an epoch of its own
+        assert sorted(seen[:epoch]) == list(range(epoch)) != seen[:epoch]  # an epoch of its own
 
     def test_two_processes_share_what_one_sees(self, recipe):
         whole, parts = self.views(recipe), [self.views(recipe, rank, 2) for rank in range(2)]
@@ -252,12 +253,12 @@ class TestReplay:
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
     def test_what_is_held_out_is_not_replayed(self, recipe, toy_packs):
-        replay, held_out = Dataset.open(toy_packs[:1]), Dataset.open(toy_packs[1:])
-        left = prepare_replay(recipe.data, held_out.select([0]))
-        gone = set(replay.compositions()) - set(left.compositions())
-        assert gone == {held_out.compositions()[0]} and len(left) < len(replay)
-        with pytest.raises(InputError, match="every composition is held out"):
-            prepare_replay(recipe.data, replay)
+        changes = {"train": (str(toy_packs[0]),), "validation": (), "validation_fraction": 0.3, "max_validation": 1}
+        settings = recipe.data.model_copy(update=changes)
+        trained = prepare(settings)[0]  # what validation is cut to does not matter
+        assert set(prepare_replay(settings).compositions()) == set(trained.compositions())
+        with pytest.raises(InputError, match="have a composition that is held out"):
+            prepare_replay(settings.model_copy(update={"validation": settings.train}))
 
     def test_another_level_of_theory_is_refused(self, start, packs, toy_packs, tmp_path):
         more = {"training.batch.replay": 4}

@@ -8,9 +8,8 @@ from typing import Literal, TypeVar
 from torch import nn
 
 from transip.errors import InputError, InputWarning
-from transip.model.embedding import MAX_CHARGE, MAX_SPIN
 from transip.model.potential import GIVE_CUTOFF, NO_CUTOFF, Potential
-from transip.structure import ELEMENTS, Structure
+from transip.structure import ELEMENTS, Structure, check_represented
 from transip.symmetry.committee import Calibrated, potentials
 
 Unseen = Literal["warn", "refuse", "ignore"]
@@ -63,12 +62,7 @@ class Scope:
         where = structure.source or where
         if structure.cell is not None and not self.periodic:
             raise InputError(NO_CUTOFF, where=where, remedy=GIVE_CUTOFF)
-        if abs(structure.charge) > MAX_CHARGE or structure.spin > MAX_SPIN:
-            raise InputError(
-                f"charge {structure.charge:+d} with multiplicity {structure.spin} cannot be represented",
-                where=where,
-                remedy=f"models take charges from {-MAX_CHARGE} to {MAX_CHARGE} and multiplicities up to {MAX_SPIN}",
-            )
+        check_represented(structure.charge, structure.spin, where)
         if self._unseen != "ignore":
             asked = {
                 "element": set(structure.numbers.tolist()),

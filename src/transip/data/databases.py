@@ -85,10 +85,14 @@ def _scalar(value: Any) -> Any:
     return value
 
 
+def _directions(bits: int) -> list[bool]:
+    return [bool(bits >> axis & 1) for axis in range(3)]
+
+
 SQLITE_COLUMNS: dict[str, Callable[[Any], Any]] = {
     "numbers": _blob("<i4", -1),
     "positions": _blob("<f8", -1, 3),
-    "pbc": _scalar,
+    "pbc": _directions,
     "cell": _blob("<f8", 3, 3),
     "key_value_pairs": _tree,
     "data": _tree,

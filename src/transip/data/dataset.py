@@ -134,6 +134,10 @@ class Dataset:
         """Structure number `i`."""
         return self._packs[self._pack_of[i]].structure(int(self._row_of[i]))
 
+    def source(self, i: int) -> str:
+        """Where structure `i` comes from: SMILES or name; empty if that is not known."""
+        return self._packs[self._pack_of[i]].source(int(self._row_of[i]))
+
     def describe(self, i: int) -> str:
         """How messages name structure `i`: pack, number in the pack, formula and source."""
         pack, row = self._packs[self._pack_of[i]], int(self._row_of[i])

@@ -343,17 +343,6 @@ def _any_frame(frame: list[str]) -> Record:
     return Record(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.info, dict(atoms.arrays), results)
 
 
-def _read_aselmdb(path: Path) -> Iterator[Record]:
-    try:
-        import ase_db_backends  # noqa: F401
-        import lmdb  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "needs the package ase-db-backends", where=str(path), remedy='pip install "transip[omol]"'
-        ) from None
-    yield from _read_rows(lmdb_rows, path)
-
-
 def _read_rows(rows: Callable[[Path], Iterator[Row]], path: Path) -> Iterator[Record]:
     from ase.calculators.calculator import all_properties
 
@@ -374,5 +363,5 @@ _READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".extxyz": _read_extxyz,
     ".db": partial(_read_rows, sqlite_rows),
     ".json": partial(_read_rows, json_rows),
-    ".aselmdb": _read_aselmdb,
+    ".aselmdb": partial(_read_rows, lmdb_rows),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -47,15 +48,30 @@ def prepare_unlabelled(settings: DataSettings) -> Dataset:
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    pool, (_, held_out) = Dataset.open(settings.unlabelled, alike=False), _split(settings)
-    left = np.flatnonzero(~np.isin(pool.compositions(), held_out.compositions()))
+    return _not_held_out(Dataset.open(settings.unlabelled, alike=False), settings, settings.unlabelled)
+
+
+def prepare_replay(settings: DataSettings) -> Dataset:
+    """Open the packs that a recipe replays, without the compositions held out for validation.
+
+    Raises:
+        InputError: a pack cannot be used, its labels cannot be mixed with the training data's, or nothing is left.
+    """
+    replay = Dataset.open(settings.replay)
+    Dataset.open(settings.train).check_alike(replay)
+    return _not_held_out(replay, settings, settings.replay)
+
+
+def _not_held_out(data: Dataset, settings: DataSettings, packs: Sequence[str]) -> Dataset:
+    """`data` without the compositions that are held out, be they validated with or cut off by `max_validation`."""
+    left = np.flatnonzero(~np.isin(data.compositions(), _split(settings)[1].compositions()))
     if not len(left):
         raise InputError(
-            f"all {len(pool)} structures have a composition that is held out for validation",
-            where=", ".join(settings.unlabelled),
-            remedy="give unlabelled packs with other molecules, or hold out less (data.validation_fraction)",
+            f"all {len(data)} structures have a composition that is held out for validation",
+            where=", ".join(packs),
+            remedy="give packs with other molecules, or hold out less (data.validation_fraction)",
         )
-    return pool.select(left)
+    return data.select(left)
 
 
 def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:

@@ -31,6 +31,7 @@ FORMAT = "transip-pack"
 VERSION = 2  # of packs with cells; others are written as version 1, which earlier releases read
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³", "charge": "e", "spin": "multiplicity 2S+1"}
 COPY_AGAIN = "the pack is corrupt; copy it again or pack the data again"
+UNKNOWN = "unknown"  # level of theory of labels about which nobody said it
 MAX_DOMAINS = 1000  # more are identifiers taken for domains
 BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
 

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import ase
-import ase.io
 from ase.calculators.socketio import SocketClient
 
 from transip.calculators.ase import TransIPCalculator
@@ -67,7 +66,7 @@ def main() -> None:
     """The command line above."""
     parser = argparse.ArgumentParser(prog="python -m transip.engines.ipi", description=serve.__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("model", help="folder or name of a model")
-    parser.add_argument("structure", help="file with the molecule or cell, atoms in i-PI's order")
+    parser.add_argument("structure", help="file whose first structure it is, atoms in i-PI's order")
     parser.add_argument("--socket", help="name of i-PI's Unix socket")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int)
@@ -75,10 +74,10 @@ def main() -> None:
     parser.add_argument("--spin", type=int, help="multiplicity 2S + 1; default: the file's")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
-    calculator = TransIPCalculator(given.model, charge=given.charge, spin=given.spin, device=given.device)
     address = {"socket": given.socket, "host": given.host, "port": given.port}
     try:
-        serve(ase.io.read(given.structure), calculator, **address)  # type: ignore[arg-type]
+        calculator = TransIPCalculator(given.model, charge=given.charge, spin=given.spin, device=given.device)
+        serve(next(calculator.read_file(given.structure)).to_atoms(), calculator, **address)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
 

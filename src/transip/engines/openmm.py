@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transip.errors import InputError
-from transip.labels.molecules import need
+from transip.extras import need
 
 if TYPE_CHECKING:
     from transip.calculators.inference import Precision

@@ -13,7 +13,7 @@ from transip.batch import Batch
 from transip.calculators.inference import Precision, has_direct_forces, prepare
 from transip.calculators.scope import Scope, Unseen
 from transip.errors import InputError
-from transip.labels.molecules import need
+from transip.extras import need
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged

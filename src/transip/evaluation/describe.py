@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -11,15 +10,9 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from transip.extras import extras
 from transip.model.files import load_model
 
-EXTRAS = {
-    "labels": ("tblite", "rdkit", "joblib"),
-    "dft": ("pyscf",),
-    "omol": ("ase_db_backends",),
-    "tensorboard": ("tensorboard",),
-    "wandb": ("wandb",),
-}
 MEASURED = {  # row → key of the validation metrics, factor to its unit, unit
     "force MAE": ("force_mae", 1e3, "meV/Å (validation)"),
     "energy MAE": ("energy_mae_per_atom", 1e3, "meV/atom (validation)"),
@@ -62,8 +55,7 @@ def describe_installation() -> Table:
     table.add_row("python", platform.python_version())
     table.add_row("devices", ", ".join(_devices()))
     table.add_row("threads", str(torch.get_num_threads()))
-    for extra, modules in EXTRAS.items():
-        there = all(importlib.util.find_spec(module) for module in modules)
+    for extra, there in extras().items():
         table.add_row(f"extra {extra}", "installed" if there else f'pip install "transip\\[{extra}]"')
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +23,11 @@ from transip.config import BatchSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.data.split import prepare
-from transip.data.store import atoms_of
-from transip.errors import InputError
+from transip.data.store import UNKNOWN, atoms_of
+from transip.errors import InputError, InputWarning
 from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
-from transip.model.files import model_folder
+from transip.model.files import load_model, model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import averaged
 from transip.symmetry.committee import orientations, potentials
@@ -161,9 +162,8 @@ def _all_layers(model: nn.Module) -> tuple[int, ...]:
 def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """Arrays of `Evaluation.predictions`, those that the dataset gives already filled in."""
     structures, atoms = len(dataset), int(dataset.counts.sum())
-    sources = (dataset.structure(i).source for i in range(structures))
     return {
-        "ids": np.array([source or str(i) for i, source in enumerate(sources)], dtype=np.str_),
+        "ids": np.array([dataset.source(i) or str(i) for i in range(structures)], dtype=np.str_),
         "natoms": dataset.counts,
         "domain": dataset.domains,
         "energy": np.empty(structures),
@@ -254,11 +254,21 @@ def evaluate_saved(
 def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
     """`packs`, or, if there are none, what the recipe of the run `model` held out.
 
+    Warns (`InputWarning`) if `packs` were labelled at another level of theory than `model` was trained on.
+
     Raises:
-        InputError: the data cannot be read, or there are no packs and `model` is not a run folder.
+        InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
     """
     if packs:
-        return Dataset.open(packs)
+        data, level = Dataset.open(packs), load_model(model).card.get("level_of_theory", UNKNOWN)
+        if UNKNOWN not in (level, data.level_of_theory) and level != data.level_of_theory:
+            warnings.warn(
+                f"{model} was trained on {level}, the data are labelled with {data.level_of_theory}: what is called "
+                "an error is for the most part the difference between the two",
+                InputWarning,
+                stacklevel=2,
+            )
+        return data
     if not (recipe := Path(model) / "recipe.yaml").is_file():
         raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
     return prepare(load(Recipe, recipe).data)[1]

@@ -115,7 +115,7 @@ def _check_sections(values: Any, source: Path) -> None:
         raise InputError(
             f"has format {values['format']}, newer than format {FORMAT} that this transip reads",
             where=str(source),
-            remedy="upgrade transip (pip install --upgrade transip)",
+            remedy="upgrade transip",
         )
     try:
         tables = [values["overall"], *values["domains"].values()]

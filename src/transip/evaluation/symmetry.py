@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.table import Table
 
+from transip.calculators.inference import prepare
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.evaluation.evaluate import budget_for
 from transip.files import write_json
-from transip.model.files import load_model, model_folder
+from transip.model.files import model_folder
+from transip.model.potential import Potential
 from transip.symmetry.latent import load_latent
 from transip.symmetry.measure import measure_symmetry
 
@@ -59,9 +61,9 @@ def examine(
     """Measure the rotation symmetry of a saved model on a random sample of packed structures.
 
     Raises:
-        InputError: the model or the data cannot be read.
+        InputError: the model, the data or the device cannot be used.
     """
-    potential = load_model(model, device)
+    potential = cast(Potential, prepare(model, device, "float32"))
     latent = load_latent(model_folder(model), potential.settings)
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]

@@ -193,7 +193,7 @@ def _evaluation_rows(runs: Sequence[Run]) -> list[Row]:
         return label, [f"{v:,.0f}" if isinstance(v, int | float) else escape(str(v or MISSING)) for v in values]
 
     return [
-        row("Structures", "forward_passes"),
+        row("Forward passes", "forward_passes"),
         row("Atoms", "atoms"),
         row("Speed (atoms/s)", "atoms_per_second"),
         row("Hardware", "hardware"),

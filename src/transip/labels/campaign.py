@@ -29,10 +29,10 @@ from rich.table import Table
 from transip.config import LabelSettings
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError, InputWarning
+from transip.extras import need
 from transip.files import claimed, clear, read_json, write_json
 from transip.labels.chunks import Chunk, label_chunk
 from transip.labels.methods import level_of_theory, require
-from transip.labels.molecules import need
 from transip.structure import Structure
 
 BARREN = 16  # chunks of a domain without a single structure, after which it is given up

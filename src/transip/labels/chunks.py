@@ -14,9 +14,10 @@ from ase.neighborlist import neighbor_list
 
 from transip.config import DomainSettings, LabelSettings
 from transip.errors import InputError
+from transip.extras import need
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
-from transip.labels.molecules import Failed, need
+from transip.labels.molecules import Failed
 from transip.structure import MIN_DISTANCE, MISSING, Structure, unless_missing
 
 # fields of a `Structure` as they are stored

@@ -11,7 +11,8 @@ from jaxtyping import Float64, Int64
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from transip.labels.molecules import atomic_numbers, need
+from transip.extras import need
+from transip.labels.molecules import atomic_numbers
 from transip.labels.organics import quiet
 
 METALS = frozenset((3, *range(11, 14), *range(19, 33), *range(37, 51), *range(55, 58), *range(72, 84)))

@@ -10,9 +10,10 @@ from ase.units import kB, kcal, mol
 from jaxtyping import Float64
 
 from transip.config import DomainSettings
+from transip.extras import need
 from transip.labels import dynamics, liquids
 from transip.labels.methods import GFN2
-from transip.labels.molecules import Failed, Molecule, atomic_numbers, need
+from transip.labels.molecules import Failed, Molecule, atomic_numbers
 from transip.labels.organics import quiet
 from transip.structure import Structure, rigid_motions
 

@@ -11,7 +11,8 @@ from ase.units import Bohr, Hartree
 from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
-from transip.labels.molecules import Failed, need
+from transip.extras import need
+from transip.labels.molecules import Failed
 from transip.structure import ELEMENTS, Structure
 
 SCF_FAILED = "SCF did not converge"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
-
-from transip.errors import InputError
 
 Edit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -56,16 +53,3 @@ class Molecule:
 def atomic_numbers(bonds: Any) -> Int64[np.ndarray, "atoms"]:
     """Atomic numbers of an RDKit molecule."""
     return np.array([atom.GetAtomicNum() for atom in bonds.GetAtoms()], dtype=np.int64)
-
-
-def need(module: str, extra: str = "labels") -> Any:
-    """Import an optional dependency.
-
-    Raises:
-        InputError: it is not installed; the message names the extra that brings it.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise InputError(f"{package} is not installed", remedy=f'pip install "transip[{extra}]"') from error

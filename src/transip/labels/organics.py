@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from transip.errors import InputError
-from transip.labels.molecules import Molecule, need
+from transip.extras import need
+from transip.labels.molecules import Molecule
 
 ELEMENTS = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53))
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from transip.labels.molecules import Failed, Molecule, need
+from transip.extras import need
+from transip.labels.molecules import Failed, Molecule
 from transip.labels.organics import quiet
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from transip.extras import need
 from transip.labels import organics
-from transip.labels.molecules import Edit, Molecule, atomic_numbers, need
+from transip.labels.molecules import Edit, Molecule, atomic_numbers
 
 STRETCH = (1.15, 2.2)  # of a breaking bond, relative to where it was
 BOND_TO_PROTON = 1.02  # Å, N–H

@@ -1,14 +1,11 @@
 """What an atom knows before it looks at others: element, the molecule's charge and multiplicity, perhaps its place."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from transip.batch import Batch
-from transip.structure import MAX_ATOMIC_NUMBER
-
-MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
-MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
+from transip.structure import MAX_ATOMIC_NUMBER, MAX_CHARGE, MAX_SPIN
 
 
 class AtomEmbedding(nn.Module):
@@ -26,7 +23,7 @@ class AtomEmbedding(nn.Module):
 
     def forward(self, batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
         """Embed the atoms of `batch` at centred `positions` (Å)."""
-        conditioning: Float[Tensor, "structures width"] = self.charge(_within(batch.charge)) + self.spin(batch.spin)
+        conditioning: Float[Tensor, "structures width"] = self.charge(batch.charge + MAX_CHARGE) + self.spin(batch.spin)
         embedding = self.element(batch.numbers) + conditioning[batch.structure]
         return embedding if self.place is None else embedding + self.place(positions)
 
@@ -47,7 +44,3 @@ class FourierFeatures(nn.Module):
             angles = positions @ self.frequencies.T.to(positions.dtype)
             waves = torch.cat([angles.cos(), angles.sin()], -1)
         return self.project(waves)
-
-
-def _within(charge: Int64[Tensor, "structures"]) -> Int64[Tensor, "structures"]:
-    return charge + MAX_CHARGE

@@ -93,7 +93,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
         raise InputError(
             f"has format {version}, newer than format {FORMAT} that this transip reads",
             where=str(folder),
-            remedy="upgrade transip (pip install --upgrade transip)",
+            remedy="upgrade transip",
         )
     try:
         settings, scale = config.pop("model"), float(config.pop("scale"))
@@ -108,7 +108,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     architecture = parse(ModelSettings, settings, str(source))
     tensors = load_tensors(folder / WEIGHTS)
     _check_tensors(architecture, tensors, folder / WEIGHTS)
-    model = Potential(architecture, torch.zeros(87, dtype=torch.float64), scale, config)
+    model = Potential(architecture, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), scale, config)
     model.to(tensors["embed.element.weight"].dtype)  # a model saved in float64 stays one
     load_state(model, tensors, folder / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)

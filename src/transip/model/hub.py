@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from transip.errors import InputError
+from transip.extras import need
 from transip.model import released
 from transip.model.files import load_model, save_model
 from transip.model.potential import Potential
@@ -47,13 +48,10 @@ def push_to_hub(
     Raises:
         InputError: huggingface_hub is not installed, the model cannot be read, or the Hub refuses.
     """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise InputError(f"{released.HUB} is not installed", remedy='pip install "transip[hub]"') from error
+    hub = need("huggingface_hub", "hub")
     with tempfile.TemporaryDirectory() as temporary:
         release(model, Path(temporary))
-        api = HfApi(token=token)
+        api = hub.HfApi(token=token)
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=temporary, commit_message=commit_message)

@@ -74,6 +74,7 @@ def measure_symmetry(
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
+    latent = latent.to(device) if latent is not None else None
     totals = {"spread": 0.0, "spread_per_atom": 0.0, "force": 0.0}
     structures, components = 0, 0
     moments = [_Moments() for _ in layers]

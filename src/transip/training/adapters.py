@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from transip.config import FineTuningSettings
-from transip.model.embedding import MAX_CHARGE
 from transip.model.potential import Potential
 from transip.model.transformer import Block
+from transip.structure import MAX_CHARGE
 
 
 class Unseen(NamedTuple):

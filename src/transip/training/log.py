@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -124,5 +125,9 @@ def memory_mb(device: torch.device) -> float:
     """Peak memory of this process (or of its accelerator) in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if os.uname().sysname == "Darwin" else peak / 1e3
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

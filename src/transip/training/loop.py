@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from transip import config
 from transip.config import Recipe
 from transip.data.sampler import check_budget
-from transip.data.split import prepare, prepare_unlabelled
+from transip.data.split import prepare, prepare_replay, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
 from transip.files import claimed, clear, write_text
@@ -37,7 +37,7 @@ from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
 from transip.training.optim import Optimizers
 from transip.training.start import as_begun, build_potential, settle
-from transip.training.views import GlobalBatch, Views, prepare_replay
+from transip.training.views import GlobalBatch, Views
 
 RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 SKIPS = 10  # batches in a row that are not finite: then it is not the batches
@@ -106,7 +106,7 @@ class Training:
         for data in (self.data, self.validation):
             check_budget(data.counts, self.settings.batch, data.describe)
         pool = prepare_unlabelled(recipe.data) if recipe.data.unlabelled else None
-        replay = prepare_replay(recipe.data, self.validation) if recipe.data.replay else None
+        replay = prepare_replay(recipe.data) if recipe.data.replay else None
         self.views = Views(recipe, self.data, pool, self.rank, self.processes, replay)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)

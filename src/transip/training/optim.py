@@ -12,8 +12,8 @@ from transip.training.muon import Muon
 class Optimizers:
     """Muon for the matrices inside the Transformer's blocks, AdamW for everything else, stepped as one.
 
-    Muon (PyTorch's) orthogonalises each matrix's momentum; embeddings, heads, norms and frequencies are not
-    matrices in that sense and stay with AdamW.
+    Muon (see `transip.training.muon`) orthogonalises each matrix's momentum; embeddings, heads, norms and frequencies
+    are not matrices in that sense and stay with AdamW.
     """
 
     def __init__(self, module: nn.Module, settings: OptimizerSettings):

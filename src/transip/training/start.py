@@ -13,6 +13,7 @@ from transip.config import BatchSettings, Recipe, parse
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.sampler import batches_in_order
+from transip.data.store import UNKNOWN
 from transip.errors import InputError, InputWarning
 from transip.model.files import NEW_SETTINGS, load_model
 from transip.model.potential import Potential
@@ -97,9 +98,9 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
     Fitting what the predictions leave, not the energies themselves, keeps what the network has learned: a few
     structures do not say how their energy is to be divided between elements and bonds.
     """
-    rule, level = recipe.fine_tuning.references, start.card.get("level_of_theory", "unknown")
+    rule, level = recipe.fine_tuning.references, start.card.get("level_of_theory", UNKNOWN)
     old, unseen = start.references.numpy(), _unseen(start, _card(data, None)).elements
-    if rule == "keep" or (rule == "auto" and level == data.level_of_theory):
+    if rule == "keep" or (rule == "auto" and level == data.level_of_theory != UNKNOWN):
         if not unseen:
             return References(old)
         elements, data = unseen, data.containing(unseen)  # the others say nothing about these

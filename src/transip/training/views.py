@@ -14,10 +14,9 @@ import numpy as np
 import torch
 
 from transip.batch import Batch
-from transip.config import DataSettings, Recipe
+from transip.config import Recipe
 from transip.data.dataset import Dataset
 from transip.data.sampler import AtomBudgetSampler, Indices, check_budget
-from transip.errors import InputError
 from transip.rotations import random_rotations
 from transip.training.losses import Share, Turns, Twice
 
@@ -32,24 +31,6 @@ class GlobalBatch(NamedTuple):
     labelled: Indices
     unlabelled: Indices = NONE
     replay: Indices = NONE
-
-
-def prepare_replay(settings: DataSettings, validation: Dataset) -> Dataset:
-    """Open the packs that are replayed, without the compositions of `validation`.
-
-    Raises:
-        InputError: a pack cannot be used, its labels cannot be mixed with the training data's, or nothing is left.
-    """
-    both = Dataset.open((settings.train[0], *settings.replay))  # which compares their labels
-    replay = both.select(np.arange(len(Dataset.open(settings.train[:1])), len(both)))
-    left = np.flatnonzero(~np.isin(replay.compositions(), validation.compositions()))
-    if not len(left):
-        raise InputError(
-            "every composition is held out for validation",
-            where=", ".join(settings.replay),
-            remedy="replay packs with other molecules than data.validation",
-        )
-    return replay.select(left)
 
 
 class Views:
