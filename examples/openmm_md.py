@@ -1,6 +1,6 @@
 """Molecular dynamics in OpenMM, through OpenMM-ML.
 
-pip install "transip[openmm]"
+pip install -c constraints.txt ".[openmm]"   # in the repository's folder
 python examples/openmm_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 

@@ -1,6 +1,6 @@
 """Many molecules as one batch in TorchSim: relaxation with FIRE, then molecular dynamics at constant energy.
 
-pip install "transip[torchsim]"
+pip install -c constraints.txt ".[torchsim]"   # in the repository's folder
 python examples/torchsim_batch.py MODEL [--steps 100] [--device cuda]
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/fine_tuning/run.py --start runs/organics-seed0 --seeds 0 1 2
     python benchmarks/fine_tuning/run.py full adapters --start runs/organics-seed0 --seeds 0
-    python benchmarks/fine_tuning/run.py --start runs/gfn2-s-direct --family data/fine-tuning-boron.pack
+    python benchmarks/fine_tuning/run.py --start runs/gfn2-s --family data/fine-tuning-boron.pack
     python benchmarks/fine_tuning/run.py --table
 
 The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml`.

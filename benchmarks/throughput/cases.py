@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from transip.data.dataset import Dataset
 from transip.structure import Structure
 
 FILE = Path("data/throughput.npz")
 CASES = ("batch64x20", "single20", "single200", "single1000", "train")
-SPACING = 7.0  # Å between the centres of the molecules of a cluster
+CONTACT = 2.5  # Å, at least, between the atoms of two molecules of a cluster
 
 
 def export() -> None:
@@ -32,13 +33,19 @@ def export() -> None:
 
 
 def cluster(molecules: list[Structure], atoms: int) -> Structure:
-    """Molecules of 20 atoms on a cubic lattice, the last one cut off."""
+    """Molecules of 20 atoms packed into a ball, each as near to its middle as there is room; the last one cut off."""
     copies = -(-atoms // 20)
-    side = int(np.ceil(copies ** (1 / 3)))
-    places = SPACING * np.stack(np.unravel_index(np.arange(copies), (side, side, side)), -1)
+    reach = int(4 + 3.5 * (20 * copies) ** (1 / 3) / 2)
+    grid = np.stack(np.meshgrid(*3 * [np.arange(-reach, reach + 1.0)], indexing="ij"), -1).reshape(-1, 3)
+    places = iter(grid[np.argsort((grid**2).sum(1), kind="stable")])
     chosen = [molecules[k % len(molecules)] for k in range(copies)]
-    positions = [m.positions - m.positions.mean(0) + place for m, place in zip(chosen, places, strict=True)]
-    return neutral(np.concatenate([m.numbers for m in chosen])[:atoms], np.concatenate(positions)[:atoms])
+    placed = np.empty((0, 3))
+    for molecule in chosen:
+        there = KDTree(placed)
+        shape = molecule.positions - molecule.positions.mean(0)
+        at = next(place for place in places if there.query(shape + place)[0].min() > CONTACT)
+        placed = np.concatenate([placed, shape + at])
+    return neutral(np.concatenate([m.numbers for m in chosen])[:atoms], placed[:atoms])
 
 
 def structures_of(case: str, atoms: int = 0) -> list[Structure]:

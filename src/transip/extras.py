@@ -1,13 +1,13 @@
 """Optional dependencies: imported where they are used, by whoever has installed them."""
 
+import re
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
-
-from packaging.requirements import Requirement
 
 from transip.errors import InputError
 
+REQUIREMENT = re.compile(r"""^([\w.-]+).*extra == ["'](\w+)""", re.MULTILINE)  # the package, the extra
 DEVELOPMENT = {"dev", "docs"}
 
 
@@ -26,12 +26,11 @@ def need(module: str, extra: str = "labels") -> Any:
 
 def extras() -> dict[str, bool]:
     """Extras for users, and whether all that each of them brings is installed."""
-    needed = [Requirement(line) for line in requires("transip") or ()]
-    names = [name for name in metadata("transip").get_all("Provides-Extra", []) if name not in DEVELOPMENT]
-    return {
-        name: all(_installed(one.name) for one in needed if one.marker and one.marker.evaluate({"extra": name}))
-        for name in names
-    }
+    found: dict[str, bool] = {}
+    for package, extra in REQUIREMENT.findall("\n".join(requires("transip") or ())):
+        if extra not in DEVELOPMENT:
+            found[extra] = found.get(extra, True) and _installed(package)
+    return found
 
 
 def _installed(package: str) -> bool:

@@ -300,6 +300,11 @@ def no_such_device(at: Place) -> list[object]:
     return ["predict", at.run, source, "-o", at.output, "--device", "cuda:99"]
 
 
+@case("cannot be used", "cpu")
+def no_such_device_for_symmetry(at: Place) -> list[object]:
+    return ["symmetry", at.run, at.pack, "-o", at.output, "--device", "cuda:99"]
+
+
 @case("is not a run")
 def report_on_something_else(at: Place) -> list[object]:
     return ["report", at.pack, "-o", at.output]

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from commands import call, write_recipe
+from toy import toy_structure
 from transip.data.read import read_structures
+from transip.data.store import write_pack
 
 VERBS = ["train", "evaluate", "symmetry", "report", "predict", "relax", "md", "info", "data"]
 
@@ -49,6 +51,18 @@ def test_evaluate_named_data(run, tiny_pack, tmp_path):
     assert call("evaluate", run / "model", tiny_pack, "-o", tmp_path) == 0
     assert json.loads((tmp_path / "evaluation.json").read_text())["overall"]["structures"] == 40
     assert np.load(tmp_path / "predictions.npz")["energy"].shape == (40,)
+
+
+def test_a_file_of_the_model_will_do(run, tiny_pack, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    assert call("evaluate", run / "model" / "model.safetensors", tiny_pack) == 0
+    assert (run / "model" / "evaluation.json").is_file()
+
+
+def test_labels_of_another_level_of_theory_are_named(run, tmp_path, capsys):
+    write_pack(tmp_path / "other.pack", map(toy_structure, range(8)), level_of_theory="another")
+    assert call("evaluate", run, tmp_path / "other.pack", "-o", tmp_path / "out") == 0
+    assert "the data are labelled with another" in " ".join(capsys.readouterr().err.split())
 
 
 def test_averages_on_every_verb(run, water, tmp_path, capsys):

@@ -146,6 +146,7 @@ class TestWrongValues:
             ({"training": {"steps": 1, "trackers": ["mlflow"]}}, "training.trackers.0", "'tensorboard' or 'wandb'"),
             ({"model": {"size": "XXL"}}, "model.size", "'XS', 'S', 'M' or 'L'"),
             ({"data": {}}, "data.train", "required"),
+            ({"training": {"steps": 1, "seed": -1}}, "training.seed", "greater than or equal to 0"),
         ],
     )
     def test_are_named_with_their_setting(self, changes, where, message):

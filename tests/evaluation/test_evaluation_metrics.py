@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
-from transip.evaluation.metrics import METRICS, ErrorSums, metrics_from
+from transip.evaluation.metrics import METRICS, TERMS, error_terms, metrics_from
 from transip.structure import Structure
 
 sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
@@ -39,8 +39,6 @@ def test_metrics_equal_their_definitions_on_uneven_structures(counts: list[int],
     generator = np.random.default_rng(seed)
     batch = Batch.collate(structures(counts, generator), dtype=torch.float64)
     prediction = predicted(batch, noise, generator)
-    sums = ErrorSums()
-    sums.add(batch, prediction)
     assert batch.energy is not None and batch.forces is not None
 
     energy_error = (prediction.energy - batch.energy).numpy()
@@ -59,45 +57,38 @@ def test_metrics_equal_their_definitions_on_uneven_structures(counts: list[int],
         "structures": len(n),
         "atoms": n.sum(),
     }
-    assert sums.result() == pytest.approx(expected, rel=1e-9)
+    assert metrics_from(error_terms(batch, prediction).sum(0)) == pytest.approx(expected, rel=1e-9)
     assert tuple(expected) == METRICS
 
 
 @settings(deadline=None, max_examples=30)
 @given(sizes, st.data())
-def test_merging_parts_equals_counting_all_at_once(counts: list[int], data: st.DataObject) -> None:
+def test_parts_add_up_to_the_whole(counts: list[int], data: st.DataObject) -> None:
     generator = np.random.default_rng(len(counts))
     whole = structures(counts, generator)
     cut = data.draw(st.integers(0, len(counts)))
     batch = Batch.collate(whole)
     prediction = predicted(batch, 0.1, generator)
-    at_once, first, second = ErrorSums(), ErrorSums(), ErrorSums()
-    at_once.add(batch, prediction)
-    atoms = sum(counts[:cut])
-    for sums, part, own, each in (
-        (first, whole[:cut], slice(cut), slice(atoms)),
-        (second, whole[cut:], slice(cut, None), slice(atoms, None)),
-    ):
-        if part:
+    sums, atoms = torch.zeros(len(TERMS), dtype=torch.float64), sum(counts[:cut])
+    for own, each in ((slice(cut), slice(atoms)), (slice(cut, None), slice(atoms, None))):
+        if whole[own]:
             share = Prediction(prediction.energy[own], prediction.energies[each], prediction.forces[each])
-            sums.add(Batch.collate(part), share)
-    first.merge(second)
-    assert first.result() == pytest.approx(at_once.result(), rel=1e-9)
+            sums += error_terms(Batch.collate(whole[own]), share).sum(0)
+    expected = metrics_from(error_terms(batch, prediction).sum(0))
+    assert metrics_from(sums) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_perfect_prediction_has_no_error_and_cosine_one() -> None:
     generator = np.random.default_rng(0)
     batch = Batch.collate(structures([3, 1, 5], generator))
-    sums = ErrorSums()
-    sums.add(batch, predicted(batch, 0.0, generator))
-    found = sums.result()
+    found = metrics_from(error_terms(batch, predicted(batch, 0.0, generator)).sum(0))
     assert found["energy_mae"] == found["force_mae"] == found["force_magnitude_error"] == 0
     assert found["efwt"] == 1
     assert found["force_cosine"] == pytest.approx(1)
 
 
 def test_nothing_counted_is_not_a_number() -> None:
-    found = metrics_from(ErrorSums().totals)
+    found = metrics_from(torch.zeros(len(TERMS), dtype=torch.float64))
     assert found["structures"] == 0
     assert np.isnan(found["force_mae"])
 
@@ -107,4 +98,4 @@ def test_labels_are_required() -> None:
     batch = Batch.collate([structure])
     zero = torch.zeros(1, dtype=torch.float64)
     with pytest.raises(InputError, match="no energies and forces"):
-        ErrorSums().add(batch, Prediction(zero, zero, torch.zeros(1, 3)))
+        error_terms(batch, Prediction(zero, zero, torch.zeros(1, 3)))

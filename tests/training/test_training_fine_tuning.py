@@ -188,6 +188,18 @@ class TestReferences:
             assert change[z] == pytest.approx(value, abs=1e-3)
         assert change[8] == 0 and load_model(tuned).scale == model.scale
 
+    def test_are_fitted_where_nobody_said_what_the_level_is(self, toy_packs, tmp_path):
+        """Two levels of which nothing is known need not be the same one."""
+        data = {}
+        for name, shift in (("start", 0.0), ("mine", 100.0)):
+            path = str(tmp_path / f"{name}.pack")
+            write_pack(path, (family(i, shift) for i in range(24)), level_of_theory="unknown")
+            data[name] = {"data": {"train": [path], "validation": [path]}, "training.steps": 1}
+        start = train(toy_recipe(toy_packs, data["start"]), tmp_path / "start", progress=False)
+        tuned = tune(start, Path("mine.pack"), toy_packs, tmp_path / "run", **data["mine"])
+        change = load_model(tuned).references - load_model(start).references
+        assert change[SILICON] == pytest.approx(-100 * SILICON, rel=0.05)
+
     def test_are_kept_when_told_so(self, start, packs, toy_packs, tmp_path):
         more = {"fine_tuning": {"references": "keep"}, "training.steps": 1}
         model = tune(start, packs[1], toy_packs, tmp_path / "run", **more)

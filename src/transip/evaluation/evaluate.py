@@ -25,7 +25,7 @@ from transip.data.sampler import batches_in_order
 from transip.data.split import prepare
 from transip.data.store import UNKNOWN, atoms_of
 from transip.errors import InputError, InputWarning
-from transip.evaluation.metrics import TERMS, ErrorSums, Metrics, error_terms, metrics_from
+from transip.evaluation.metrics import TERMS, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
 from transip.model.files import load_model, model_folder
 from transip.model.potential import Potential
@@ -116,12 +116,11 @@ def metrics_on(
         reduce: sums a tensor over the processes, e.g. ``accelerator.reduce``.
         symmetry_structures: structures for the rotation errors, the same in every process; 0: leave them out.
     """
-    sums = ErrorSums(_device(model))
-    for _, labelled, prediction in predictions(
-        model, dataset, batches_in_order(dataset.counts, batch)[rank::processes]
-    ):
-        sums.add(labelled, prediction)
-    metrics = metrics_from(reduce(sums.totals) if reduce else sums.totals)
+    batches = batches_in_order(dataset.counts, batch)[rank::processes]
+    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=_device(model))  # there: adding waits for nothing
+    for _, labelled, prediction in predictions(model, dataset, batches):
+        sums += error_terms(labelled, prediction).sum(0)
+    metrics = metrics_from(reduce(sums) if reduce else sums)
     if symmetry_structures:
         errors = _symmetry(model, dataset, batch, symmetry_structures, latent=None, layers=())
         metrics |= {name: value for name, value in errors.items() if name != "layers"}

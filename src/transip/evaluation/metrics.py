@@ -102,26 +102,3 @@ def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
         "atoms": int(total["atoms"]),
         **stress,
     }
-
-
-class ErrorSums:
-    """Running sums of `error_terms`, kept on the model's device so that adding does not wait for it.
-
-    Attributes:
-        totals: float64, (terms,); may be summed across processes before `result` is read.
-    """
-
-    def __init__(self, device: torch.device | str = "cpu"):
-        self.totals: Float64[Tensor, "terms"] = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
-
-    def add(self, batch: Batch, prediction: Prediction) -> None:
-        """Count the errors of one batch."""
-        self.totals = self.totals + error_terms(batch, prediction).sum(0)
-
-    def merge(self, other: ErrorSums) -> None:
-        """Count what `other` has counted, too."""
-        self.totals = self.totals + other.totals.to(self.totals.device)
-
-    def result(self) -> Metrics:
-        """The metrics of everything counted so far; see `metrics_from`."""
-        return metrics_from(self.totals)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -122,11 +121,11 @@ class Live:
 
 
 def memory_mb(device: torch.device) -> float:
-    """Peak memory of this process (or of its accelerator) in MB."""
+    """Peak memory of this process (or of its accelerator) in MB; 0 on Windows, which does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 1e6
+        return 0.0
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
