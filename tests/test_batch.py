@@ -86,6 +86,18 @@ def test_first_and_followed_by_cut_and_join(labelled, counts, number):
     assert torch.equal(joined.forces[batch.num_atoms :], head.forces)
 
 
+@quick
+@given(counts=counts_, data=st.data())
+def test_another_order_moves_everything(labelled, counts, data):
+    batch = labelled(counts)
+    order = data.draw(st.permutations(range(len(counts))))
+    found = batch.reordered(torch.tensor(order))
+    parts = [batch.forces.split(counts)[i] for i in order]
+    assert found.counts.tolist() == [counts[i] for i in order] and torch.equal(found.forces, torch.cat(parts))
+    assert torch.equal(found.energy, batch.energy[order]) and found.largest == batch.largest
+    same(found.reordered(torch.tensor(order).argsort()), batch)
+
+
 def test_the_index_follows_its_structures(labelled):
     batch = replace(labelled([2, 3, 1]), index=torch.tensor([7, 5, 9]))
     assert batch.first(2).index.tolist() == [7, 5]

@@ -3,6 +3,10 @@
     python benchmarks/fine_tuning/leave_out.py "[#16]~[#8]" data/gfn2-{organics,others,metals}.pack \\
         --known data/gfn2-without-so.pack --family data/fine-tuning-so.pack
 
+    transip train recipes/gfn2-s.yaml --set name=gfn2-without-so --set data.train=[data/gfn2-without-so.pack] \\
+        --set training.minutes=60
+    python benchmarks/fine_tuning/run.py scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
+
 `--known` holds every structure none of whose molecules matches the SMARTS pattern, `--family` some of those of neutral
 organics that do. Structures are matched by their SMILES, which campaigns store as `source`.
 """

@@ -3,9 +3,11 @@
     python benchmarks/fine_tuning/run.py --start runs/organics-seed0 --seeds 0 1 2
     python benchmarks/fine_tuning/run.py full adapters --start runs/organics-seed0 --seeds 0
     python benchmarks/fine_tuning/run.py --start runs/gfn2-s --family data/fine-tuning-boron.pack
+    python benchmarks/fine_tuning/run.py --start runs/gfn2-without-so --family data/fine-tuning-so.pack
     python benchmarks/fine_tuning/run.py --table
 
-The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml`.
+The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml` or what
+`leave_out.py` took from the data of the start model.
 Replayed is what the run `--start` was trained on (or `--replay`), forgetting is measured on what it held out (or on
 `--original`). If the family's level of theory is not that of the start model, nothing can be replayed, and errors on
 the original data would compare two levels of theory: both are left out.
@@ -198,6 +200,8 @@ def table(folder: Path) -> str:
     force, energy = "force_mae_mev_per_angstrom", "energy_mae_mev_per_atom"
     lines = ["way             seeds | new: forces  energy  scratch/forces | original: forces  energy  change of forces"]
     for way in ["start", *WAYS]:
+        if not any(result["way"] == way for result in found):
+            continue
         new, old = mean(way, "new", force), mean(way, "original", force)
         lines.append(
             f"{way:15} {sum(result['way'] == way for result in found):5} | {new:11.1f} {mean(way, 'new', energy):7.2f} "

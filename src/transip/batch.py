@@ -12,6 +12,8 @@ from torch import Tensor
 
 from transip.structure import MISSING, Structure
 
+PER_ATOM = ("numbers", "positions", "structure", "forces")  # fields of a batch; the others are per structure
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -120,15 +122,24 @@ class Batch:
         """The first `number` structures, as a batch."""
         if number >= len(self):
             return self
-        atoms = int(self.counts[:number].sum())
-        per_atom = {"numbers", "positions", "structure", "forces"}
+        return replace(self, **self._of(slice(int(self.counts[:number].sum())), slice(number)))
 
-        def cut(name: str) -> Tensor | None:
-            value = getattr(self, name)
-            return None if value is None else value[: atoms if name in per_atom else number]
+    def reordered(self, order: Int64[Tensor, "structures"]) -> Batch:
+        """The structures in the order of these numbers."""
+        counts = self.counts[order]
+        shift = (self.counts.cumsum(0) - self.counts)[order] - (counts.cumsum(0) - counts)
+        atoms = shift.repeat_interleave(counts) + torch.arange(self.num_atoms, device=order.device)
+        structure = torch.arange(len(self), device=order.device).repeat_interleave(counts)
+        return replace(self, **self._of(atoms, order) | {"structure": structure})
 
-        names = [f.name for f in fields(self) if f.name != "largest"]
-        return replace(self, **{name: cut(name) for name in names})
+    def _of(self, atoms: slice | Tensor, structures: slice | Tensor) -> dict[str, Tensor]:
+        """What there is about some atoms and structures."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "largest"}
+        return {
+            name: value[atoms if name in PER_ATOM else structures]
+            for name, value in values.items()
+            if value is not None
+        }
 
     def followed_by(self, other: Batch) -> Batch:
         """This batch and then `other`'s structures, as one; both must carry the same fields, but for `MISSING`."""

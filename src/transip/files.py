@@ -21,6 +21,7 @@ try:
 except ImportError:  # Windows has no such locks: nothing is locked there
     fcntl = None
 
+RECIPE, LOG = "recipe.yaml", "metrics.jsonl"  # files of a run folder
 # of a file or folder NAME that is being written: .NAME.PID.partial; of a folder that it replaces: …previous.partial;
 # safetensors has temporary files of its own
 LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+(?P<previous>\.previous)?\.partial|\.tmp\w{6}")

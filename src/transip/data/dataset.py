@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64, Integer
 
 from transip.batch import Batch
-from transip.data.store import BLOCK, Pack, atoms_of
+from transip.data.store import BLOCK, Pack
 from transip.errors import InputError
 from transip.structure import Structure
 
@@ -151,7 +151,7 @@ class Dataset:
         parts = list(self.select(chosen)._parts())
         batch = reduce(Batch.followed_by, [self._packs[code].batch(rows) for code, rows, _ in parts])
         if len(parts) > 1:
-            batch = _reordered(batch, np.argsort(np.concatenate([places for *_, places in parts])))
+            batch = batch.reordered(torch.from_numpy(np.argsort(np.concatenate([places for *_, places in parts]))))
         return replace(batch, index=torch.from_numpy(chosen.copy()))
 
     def blocks(self, structures: int = BLOCK) -> Iterator[Batch]:
@@ -180,23 +180,3 @@ def _check_alike(first: Pack, other: Pack) -> None:
                 where=str(other.path),
                 remedy="train on packs of one kind",
             )
-
-
-def _reordered(batch: Batch, order: np.ndarray) -> Batch:
-    """The structures of `batch` in another order."""
-    counts = batch.counts.numpy()
-    structures = torch.from_numpy(order)
-    atoms = torch.from_numpy(atoms_of((np.cumsum(counts) - counts)[order], counts[order]))
-    return replace(
-        batch,
-        numbers=batch.numbers[atoms],
-        positions=batch.positions[atoms],
-        structure=torch.from_numpy(np.repeat(np.arange(len(order)), counts[order])),
-        counts=batch.counts[structures],
-        charge=batch.charge[structures],
-        spin=batch.spin[structures],
-        cell=None if batch.cell is None else batch.cell[structures],
-        energy=None if batch.energy is None else batch.energy[structures],
-        forces=None if batch.forces is None else batch.forces[atoms],
-        stress=None if batch.stress is None else batch.stress[structures],
-    )

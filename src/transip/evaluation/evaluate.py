@@ -27,6 +27,7 @@ from transip.data.store import UNKNOWN, atoms_of
 from transip.errors import InputError, InputWarning
 from transip.evaluation.metrics import TERMS, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
+from transip.files import RECIPE
 from transip.model.files import load_model, model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import averaged
@@ -268,7 +269,7 @@ def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
                 stacklevel=2,
             )
         return data
-    if not (recipe := Path(model) / "recipe.yaml").is_file():
+    if not (recipe := Path(model) / RECIPE).is_file():
         raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
     return prepare(load(Recipe, recipe).data)[1]
 

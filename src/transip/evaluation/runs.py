@@ -12,8 +12,8 @@ import yaml
 
 from transip.errors import InputError
 from transip.evaluation.result import METRICS_FILE, ROTATION_ERRORS, Evaluation
+from transip.files import LOG, RECIPE
 
-LOG_FILE, RECIPE_FILE = "metrics.jsonl", "recipe.yaml"
 Line = dict[str, Any]
 
 
@@ -100,15 +100,15 @@ def read_run(folder: str | Path) -> Run:
         InputError: there is neither a log nor an evaluation, or a file is corrupt.
     """
     folder = Path(folder)
-    log, evaluation = folder / LOG_FILE, folder / METRICS_FILE
+    log, evaluation = folder / LOG, folder / METRICS_FILE
     if not log.is_file() and not evaluation.is_file():
         raise InputError(
-            f"is not a run: it has neither {LOG_FILE} nor {METRICS_FILE}" if folder.is_dir() else "is not a folder",
+            f"is not a run: it has neither {LOG} nor {METRICS_FILE}" if folder.is_dir() else "is not a folder",
             where=str(folder),
             remedy="give a folder written by `transip train` or `transip evaluate`, e.g. runs/NAME",
         )
     lines = _read_log(log) if log.is_file() else []
-    text, recipe = _read_recipe(folder / RECIPE_FILE)
+    text, recipe = _read_recipe(folder / RECIPE)
     return Run(
         name=folder.resolve().name,
         recipe_text=text,

@@ -25,7 +25,7 @@ from transip.data.sampler import check_budget
 from transip.data.split import prepare, prepare_replay, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
-from transip.files import claimed, clear, write_text
+from transip.files import LOG, RECIPE, claimed, clear, write_text
 from transip.memory import keep_freed_memory
 from transip.model.compiled import compile_network
 from transip.model.files import save_model
@@ -39,7 +39,6 @@ from transip.training.optim import Optimizers
 from transip.training.start import as_begun, build_potential, settle
 from transip.training.views import GlobalBatch, Views
 
-RECIPE, METRICS = "recipe.yaml", "metrics.jsonl"
 SKIPS = 10  # batches in a row that are not finite: then it is not the batches
 
 
@@ -66,7 +65,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     with claimed(folder) if main else nullcontext():
         _check_claim(folder, recipe, resume)
         if main:
-            for written in (folder / RECIPE, folder / METRICS, folder / "checkpoints" / "*", folder / "model" / "*"):
+            for written in (folder / RECIPE, folder / LOG, folder / "checkpoints" / "*", folder / "model" / "*"):
                 clear(written)
         training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
         training.accelerator.wait_for_everyone()  # until all have looked at what is there
@@ -361,10 +360,10 @@ class Training:
     def _take_up(self) -> MetricsFile:
         """The log as far as the checkpoint goes; what a killed run was about to remove is removed."""
         drop_old(self.folder / "checkpoints", self.progress.step)
-        metrics, step = MetricsFile(self.folder / METRICS, self.progress.step), self.progress.step
+        metrics, step = MetricsFile(self.folder / LOG, self.progress.step), self.progress.step
         if metrics.reached > step + self.settings.checkpoint_every:
             warnings.warn(
-                f"{self.folder}: {METRICS} reaches step {metrics.reached}, but the newest sound checkpoint is of step "
+                f"{self.folder}: {LOG} reaches step {metrics.reached}, but the newest sound checkpoint is of step "
                 f"{step}: a later one is missing or damaged; training goes on from step {step}",
                 InputWarning,
                 stacklevel=2,
