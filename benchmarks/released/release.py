@@ -41,7 +41,7 @@ from transip.model.released import SHIPPED
 
 RESULTS = Path(__file__).parent / "results"
 TEST, TEST_RECIPE = Path("data/gfn2-300k.pack"), "recipes/data-gfn2-300k.yaml"
-AT_300_K = "neutral organics at 300 K"
+AT_300_K, HELD_OUT = "neutral organics at 300 K", "held out"
 EVERYTHING = 10**9  # structures, not only those that training looked at in between
 NOT_FOR = [
     "numbers that a publication rests on: GFN2-xTB itself is a semi-empirical method",
@@ -68,7 +68,8 @@ def main() -> None:
     domains, symmetry = errors(model, {"": validation, AT_300_K: test})
     conserved = conservation(arguments.conservation, arguments.run) if arguments.conservation else {}
     folder = release(model, arguments.into / arguments.name)
-    amend_card(folder, domains=domains, conservation=conserved, not_for=NOT_FOR)
+    validation = model.card["validation"] | symmetry[HELD_OUT]  # of more structures than training looked at
+    amend_card(folder, domains=domains, validation=validation, conservation=conserved, not_for=NOT_FOR)
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "hardware": f"one core of {processor()}",
@@ -97,7 +98,7 @@ def errors(model: Potential, sets: dict[str, Dataset]) -> tuple[dict[str, Any], 
         found = evaluate(model, data, batch=budget_for(data))
         domains |= {name: found.overall} if name else found.domains
         assert found.symmetry is not None
-        symmetry[name or "held out"] = {key: value for key, value in found.symmetry.items() if key != "layers"}
+        symmetry[name or HELD_OUT] = {key: value for key, value in found.symmetry.items() if key != "layers"}
     return domains, symmetry
 
 
@@ -111,9 +112,10 @@ def conservation(path: Path, run: Path) -> dict[str, str]:
     if run not in rows:
         sys.exit(f"{path} is about {', '.join(map(str, rows))}, not about {run}")
     row = rows[run]
-    drift = f"mean {row['mean_drift_mev_per_atom_per_ps']:.3g}, largest {row['largest_drift_mev_per_atom_per_ps']:.3g}"
+    mean, largest = (row[f"{which}_drift_mev_per_atom_per_ps"] for which in ("mean", "largest"))
+    drift = "" if mean is None else f"; energy drift mean {mean:.3g}, largest {largest:.3g} meV/atom/ps"
     what = f"NVE of {len(row['molecules'])} unseen molecules, {row['picoseconds']:g} ps at 300 K in steps of 0.5 fs"
-    return {what: f"{row['broken']} broken; energy drift {drift} meV/atom/ps"}
+    return {what: f"{row['broken']} broken{drift}"}
 
 
 def cost(model: Potential, data: Dataset) -> dict[str, Any]:
