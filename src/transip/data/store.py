@@ -48,7 +48,7 @@ class Pack:
 
     @classmethod
     def open(cls, path: str | Path) -> Pack:
-        """Open `NAME.pack`; nothing but the offsets is read yet.
+        """Open `NAME.pack`; of its arrays only those that say where structures and texts are are read yet.
 
         Raises:
             InputError: there is no pack at `path`, its format is newer than this transip, or an array is
