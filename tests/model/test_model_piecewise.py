@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from transip.batch import Batch
+from transip.model import pairs
 from transip.model.piecewise import piecewise
 
 PARTS = [slice(0, 3), slice(3, 6), slice(6, 7)]
@@ -39,6 +42,14 @@ def test_a_second_derivative_is_refused_rather_than_wrong(values):
     (gradient,) = torch.autograd.grad(piecewise(attention, PARTS, *values).sin().sum(), values[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+def test_operations_can_be_counted(make_model, make_structure, monkeypatch):
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 30)
+    batch = Batch.collate([make_structure(9)], torch.float64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        make_model(forces="gradient")(batch)
+    assert counter.get_total_flops() > 0
 
 
 def test_only_the_values_are_kept(values):

@@ -39,8 +39,8 @@ class _Piecewise(torch.autograd.Function):
         leaves = [x for x in values if x.requires_grad]
         sums = [torch.zeros_like(x) for x in leaves]
         for part in ctx.parts:
-            with torch.enable_grad():
-                result = ctx.of(part, *values)
+            with torch.enable_grad():  # of views: what hooks modules, as FLOP counters do, takes no leaves here
+                result = ctx.of(part, *(x.view_as(x) for x in values))
             shares = torch.autograd.grad(result, leaves, gradient[:, part], materialize_grads=True)
             for total, share in zip(sums, shares, strict=True):
                 total += share
