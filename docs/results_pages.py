@@ -53,8 +53,8 @@ training a step on 16 of them; the others are one molecule, or one ball of molec
 model is timed on a prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through
 `TransIPCalculator`. Memory is the largest of the whole process over the cases; *share of peak* that of the core's
 float32 matrix-product peak. All one after another with the machine's other core idle, but for growth with the number of
-atoms. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks, angles of
-second degree.
+atoms, and AllScAIP, measured before with the other core busy. Each process has glibc's limits of freed memory raised;
+sizes as the presets are: XS and S, two blocks, angles of second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
