@@ -81,8 +81,8 @@ class Structure:
         _check_range(self, where)
         _check_cell(self.cell, where)
         _check_overlap(self, where)
-        check_represented(self.charge, self.spin, where)
         check_parity(self.numbers.tolist(), self.charge, self.spin, where)
+        check_represented(self.charge, self.spin, where)
         return self
 
     def to_atoms(self) -> ase.Atoms:

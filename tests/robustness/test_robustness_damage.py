@@ -260,7 +260,7 @@ def test_descriptions_of_a_pack_that_are_none(changes, tmp_path):
 
 def test_a_charge_that_does_not_fit_is_not_stored_as_another(tmp_path):
     ion = Structure(np.array([1]), np.zeros((1, 3)), -70_000, 2, energy=0.0, forces=np.zeros((1, 3)))
-    with pytest.raises(InputError, match="charge is"):
+    with pytest.raises(InputError, match="cannot be represented"):
         write_pack(tmp_path / "x.pack", [ion], level_of_theory="none")
 
 
