@@ -35,7 +35,7 @@ def export() -> None:
 def cluster(molecules: list[Structure], atoms: int) -> Structure:
     """Molecules of 20 atoms packed into a ball, each as near to its middle as there is room; the last one cut off."""
     copies = -(-atoms // 20)
-    reach = int(4 + 3.5 * (20 * copies) ** (1 / 3) / 2)
+    reach = int(4 + 1.75 * (20 * copies) ** (1 / 3))  # Å; the balls have a radius of 1.55 cbrt(atoms)
     grid = np.stack(np.meshgrid(*3 * [np.arange(-reach, reach + 1.0)], indexing="ij"), -1).reshape(-1, 3)
     places = iter(grid[np.argsort((grid**2).sum(1), kind="stable")])
     chosen = [molecules[k % len(molecules)] for k in range(copies)]

@@ -107,7 +107,8 @@ def tables(utilisation: float = UTILISATION) -> Iterator[str]:
         rate = gpus * EFFICIENCY[gpus] / costs[size].seconds_per_atom(utilisation)
         hours = data.epochs * data.structures * data.mean_atoms / rate / 3600
         yield (
-            f"| {data.name} | {data.epochs} | {size} | {gpus} | {rate / 1e6:.2f} | {hours:,.1f} | {gpus * hours:,.0f} |"
+            f"| {data.name} | {data.epochs} | {size} | {gpus} | {rate / 1e6:.2f} "
+            f"| {hours:,.{1 if hours > 1 else 2}f} | {gpus * hours:,.0f} |"
         )
 
 

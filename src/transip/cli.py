@@ -239,7 +239,12 @@ def evaluate(
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
     from transip.evaluation.evaluate import evaluate_saved
 
-    home = model if model.is_dir() else model.parent if model.exists() else Path("runs") / model.name
+    if model.is_dir():
+        home = model
+    elif model.exists():  # its model.safetensors
+        home = model.parent
+    else:  # the name of a released model
+        home = Path("runs") / model.name
     means = {"committee": len(committee) + 1 if committee else None, "average": average}
     named = "-".join(f"{kind}-{number}" for kind, number in means.items() if number)
     found = evaluate_saved(model, data or [], committee=committee or [], device=device, average=average)

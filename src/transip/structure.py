@@ -218,7 +218,7 @@ def rigid_motions(
 def _check_numbers(numbers: np.ndarray, where: str) -> None:
     if len(numbers) == 0:
         raise InputError("has no atoms", where=where, remedy="remove the structure")
-    unknown = sorted({int(z) for z in numbers if not 1 <= z <= MAX_ATOMIC_NUMBER})
+    unknown = sorted({z for z in numbers.tolist() if not 1 <= z <= MAX_ATOMIC_NUMBER})
     if unknown:
         raise InputError(
             f"unknown atomic number {', '.join(map(str, unknown))}",

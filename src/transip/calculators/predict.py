@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -87,10 +86,9 @@ def frame_text(labelled: Structure) -> str:
         info["stress"] = labelled.stress
     info |= {"energy": labelled.energy, "free_energy": labelled.energy, "pbc": " ".join("FT"[p] for p in periodic)}
     table = np.hstack([*values, labelled.forces])
-    line = "%-2s" + table.shape[1] * " %16.8f" + "\n"
-    rows = ((ELEMENTS[z], *row) for z, row in zip(labelled.numbers, table.tolist(), strict=True))
-    comment = f"Properties={columns}:forces:R:3 {key_val_dict_to_str(info)}"
-    return f"{len(labelled)}\n{comment}\n" + len(labelled) * line % tuple(chain.from_iterable(rows))
+    row = table.shape[1] * " %16.8f" + "\n"
+    rows = "".join([f"{ELEMENTS[z]:<2}{row}" for z in labelled.numbers]) % tuple(table.ravel().tolist())
+    return f"{len(labelled)}\nProperties={columns}:forces:R:3 {key_val_dict_to_str(info)}\n{rows}"
 
 
 def counted(items: Iterable[Item], title: str, progress: bool, total: int | None = None) -> Iterator[Item]:

@@ -85,8 +85,8 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _directions(bits: int) -> list[bool]:
-    return [bool(bits >> axis & 1) for axis in range(3)]
+def _directions(bits: int | None) -> list[bool]:
+    return [bool((bits or 0) >> axis & 1) for axis in range(3)]
 
 
 SQLITE_COLUMNS: dict[str, Callable[[Any], Any]] = {

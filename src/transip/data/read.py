@@ -96,7 +96,9 @@ def read_structures(
         yield from _from_pack(Pack.open(path), path, labels)
         return
     given = {key: value for key, value in ((keys.charge, charge), (keys.spin, spin)) if value is not None}
-    records = ((where, replace(record, info=record.info | given)) for where, record in _records(path))
+    records = _records(path)
+    if given:
+        records = ((where, replace(record, info=record.info | given)) for where, record in records)
     structures = (_structure(record, keys, units, labels, when_missing, where) for where, record in records)
     sample = list(islice(structures, SAMPLE))
     check_units(sample, units, str(path))
@@ -153,6 +155,8 @@ def _geometry(record: Record, where: str) -> tuple[np.ndarray, np.ndarray, np.nd
     try:
         numbers = np.asarray(record.numbers).astype(np.int64, casting="same_kind").reshape(-1)
         positions = np.array(record.positions, dtype=np.float64).reshape(len(numbers), 3)
+        if not np.any(record.pbc):
+            return numbers, positions, None
         cell = np.zeros((3, 3)) if record.cell is None else np.array(record.cell, dtype=np.float64).reshape(3, 3)
         return numbers, positions, periodic_cell(cell, record.pbc, where)
     except (TypeError, ValueError, OverflowError):
@@ -306,12 +310,18 @@ def _plain_frame(frame: list[str]) -> Record | None:
     """A molecule with nothing per atom but perhaps forces, several times faster than through ASE; None if it is not."""
     info = _info(frame[1]) if frame[1:] and not frame[1].isspace() else {}
     columns = PLAIN.fullmatch(str(info.pop("Properties", "species:S:1:pos:R:3")))
-    rows = [line.split() for line in frame[2:]]
-    width = 4 if columns is None or columns[1] is None else 7
-    if columns is None or "Lattice" in info or {len(row) for row in rows} != {width} or len(rows) != int(frame[0]):
+    if columns is None or "Lattice" in info:
         return None
-    values = np.array([list(map(float, row[1:])) for row in rows])
-    numbers = np.array([atomic_numbers[row[0].capitalize()] for row in rows])
+    width = 4 if columns[1] is None else 7
+    words, atoms = "".join(frame[2:]).split(), int(frame[0])
+    if not words or len(frame) != atoms + 2 or len(words) != atoms * width:
+        return None
+    try:
+        numbers = np.array([atomic_numbers[symbol.capitalize()] for symbol in words[::width]])
+        del words[::width]
+        values = np.array(list(map(float, words))).reshape(atoms, width - 1)
+    except (KeyError, ValueError):  # let ASE say what is wrong
+        return None
     arrays = {} if columns[1] is None else {columns[1]: values[:, 3:]}
     return Record(numbers, values[:, :3], None, info.pop("pbc", False), info, arrays)
 

@@ -48,7 +48,8 @@ def prepare_unlabelled(settings: DataSettings) -> Dataset:
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    return _not_held_out(Dataset.open(settings.unlabelled, alike=False), settings, settings.unlabelled)
+    pool = Dataset.open(settings.unlabelled, alike=False)
+    return _apart(pool, _split(settings)[1], settings.unlabelled)
 
 
 def prepare_replay(settings: DataSettings) -> Dataset:
@@ -58,13 +59,14 @@ def prepare_replay(settings: DataSettings) -> Dataset:
         InputError: a pack cannot be used, its labels cannot be mixed with the training data's, or nothing is left.
     """
     replay = Dataset.open(settings.replay)
-    Dataset.open(settings.train).check_alike(replay)
-    return _not_held_out(replay, settings, settings.replay)
+    train, held_out = _split(settings)
+    train.check_alike(replay)
+    return _apart(replay, held_out, settings.replay)
 
 
-def _not_held_out(data: Dataset, settings: DataSettings, packs: Sequence[str]) -> Dataset:
-    """`data` without the compositions that are held out, be they validated with or cut off by `max_validation`."""
-    left = np.flatnonzero(~np.isin(data.compositions(), _split(settings)[1].compositions()))
+def _apart(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
+    """`data`, which `packs` hold, without the compositions of `held_out`."""
+    left = np.flatnonzero(~np.isin(data.compositions(), held_out.compositions()))
     if not len(left):
         raise InputError(
             f"all {len(data)} structures have a composition that is held out for validation",
@@ -75,7 +77,7 @@ def _not_held_out(data: Dataset, settings: DataSettings, packs: Sequence[str]) -
 
 
 def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """Training and held-out structures, before either is cut."""
+    """Training and held-out structures, before `max_train` and `max_validation` cut either."""
     train = Dataset.open(settings.train)
     if not train.labelled:
         raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
