@@ -63,10 +63,18 @@ TITLES = {  # of the groups, in the order of the page, and what they are
     ),
     "ingredients": ("Ingredients", "The study's model with one ingredient added, left out or set otherwise; one view."),
     "forces": ("Forces", "Direct, or the gradient of the energy, or that with a penalty on the net torque."),
-    "model-size": ("Model size", "Width 32, 64 and 128, four blocks."),
+    "infinitesimal": (
+        "Infinitesimal rotations",
+        "No second view: embeddings are differentiated along a rotation (forward mode), and a network linear in its "
+        "axis predicts that (`benchmarks/study/infinitesimal.py`). Of two views of 8 structures, labels are learned "
+        "from the first alone.",
+    ),
+    "data-size": ("Data size", "The default model as it is now, of two blocks and with angles, at size XS."),
+    "model-size": ("Model size", "The default model as it is now, width 32, 64 (XS) and 128 (S)."),
     "long": (
         "Long training on few structures",
-        "250 structures, 3,200 steps, width 32, 64 and 128: does the validation error rise again, and what moves it?",
+        "250 structures, 3,200 steps, width 32, 64 and 128 of the default model as it is now: does the validation "
+        "error rise again, and what moves it?",
     ),
     "second-backbone": (
         "A second backbone",
@@ -79,6 +87,7 @@ NEVER_TURNED = "raw"  # a control, too, but not one that ratios refer to
 REFERENCES = {"ingredients": ("default",), "forces": ("direct",), "paper-backbone": ("paper",)}
 SIZES = {  # what WHAT@SIZE varies: the result's field, the axis
     "few-labels": ("train_structures", "labelled structures"),
+    "data-size": ("train_structures", "structures"),
     "paper-comparison": ("train_structures", "structures"),
     "model-size": ("parameters", "parameters"),
     "long": ("parameters", "parameters"),
@@ -290,7 +299,7 @@ def table(group: str, runs: Runs) -> list[str]:
 
 def figures(group: str, runs: Runs) -> Iterator[tuple[str, Figure]]:
     """Name and drawing of each figure of a group."""
-    if group in ("few-labels", "paper-comparison", "model-size"):
+    if group in ("few-labels", "paper-comparison", "data-size", "model-size"):
         yield f"study-{group}", against_size(group, runs)
     if group in ("objective", "plain-backbone", "second-backbone"):
         yield f"study-{group}-layers", layer_by_layer(runs)

@@ -18,6 +18,7 @@ Overrides = dict[str, Any]  # settings in the words of a recipe
 PASSES = 16
 UNEQUAL = ("paper-comparison",)  # groups that may make another number of passes a step
 SECOND_BACKBONE = ("second-backbone",)  # groups trained on backbone.py instead of transip's model
+INFINITESIMAL = ("infinitesimal",)  # groups in which infinitesimal.py's loss stands for the latent one
 
 ONE_VIEW: Overrides = {}
 TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.structures": 8}
@@ -50,6 +51,8 @@ def structures(*numbers: int) -> dict[int, Overrides]:
 
 CONTROLS = {"augment-1-view": ONE_VIEW, "augment-2-views": TWO_VIEWS}
 OBJECTIVES = {**CONTROLS, "atoms-latent": TWO_VIEWS | latent(0.2)}
+# The default model as it is now: base.yaml has the one that most of the study was made with.
+PRESENT = {"model.depth": 2, "model.angles": 64, "model.gaussians": 12}
 WIDTHS: dict[int, Overrides] = {  # 64 is the base
     32: {"model.width": 32, "model.heads": 2},
     64: {},
@@ -138,12 +141,23 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         "gradient-angles-64": {"model.forces": "gradient", "model.angles": 64},
         "gradient-equigrad": {"model.forces": "gradient", "objective.equigrad": 0.01},
     },
-    "model-size": sized(OBJECTIVES, WIDTHS),
+    # The tangent of a structure costs a second pass, and no labels are learned from it.
+    "infinitesimal": {
+        **CONTROLS,
+        **{
+            f"generator-{weight}": TWO_VIEWS | latent(weight) | {"objective.second_view_labels": False}
+            for weight in (0.05, 0.5)
+        },
+    },
+    "data-size": sized(
+        OBJECTIVES, {size: PRESENT | change for size, change in structures(250, 1000, 4000, 8370).items()}
+    ),
+    "model-size": sized(OBJECTIVES, {width: PRESENT | change for width, change in WIDTHS.items()}),
     # Many epochs of few structures: where is the peak of the validation error, and who moves it?
     "long": sized(
         OBJECTIVES,
         {
-            width: change | {"data.max_train": 250, "training.steps": 3200, "training.evaluate_every": 400}
+            width: PRESENT | change | {"data.max_train": 250, "training.steps": 3200, "training.evaluate_every": 400}
             for width, change in WIDTHS.items()
         },
     ),

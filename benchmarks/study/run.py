@@ -23,6 +23,7 @@ import shlex
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from unittest.mock import patch
 
 import backbone
 import entries
+import infinitesimal
 import numpy as np
 import torch
 
@@ -109,8 +111,8 @@ def run(group: str, entry: str, seed: int, arguments: argparse.Namespace) -> Res
     """Train and evaluate one entry, or copy the same run from another group."""
     overrides = entries.GROUPS[group][entry]
     recipe = recipe_of(group, entry, seed, arguments.steps)
-    second = group in entries.SECOND_BACKBONE
-    digest = _digest(json.dumps([recipe.model_dump(mode="json"), second]).encode())
+    replaced = own_parts(group)
+    digest = _digest(json.dumps([recipe.model_dump(mode="json"), sorted(replaced)]).encode())
     identity = {"group": group, "entry": entry, "seed": seed, "overrides": overrides, "recipe": digest}
     command = shlex.join(["python", sys.argv[0], f"{group}/{entry}", f"--seeds={seed}"])
     for path in sorted(arguments.results.glob(f"*/*-seed{seed}.json")):
@@ -120,7 +122,7 @@ def run(group: str, entry: str, seed: int, arguments: argparse.Namespace) -> Res
     return {
         **identity,
         "passes_per_step": float(entries.passes(recipe)),
-        **train(recipe, second),
+        **train(recipe, replaced),
         "command": command,
         "hardware": f"one core of {processor()}",
         "source": SOURCE,
@@ -164,10 +166,16 @@ class Observed(loop.Training):
         """Of any backbone, only what it achieves is kept."""
 
 
-def train(recipe: Recipe, second_backbone: bool) -> Result:
+def own_parts(group: str) -> dict[str, Any]:
+    """What stands for a part of the training loop in this group."""
+    if group in entries.SECOND_BACKBONE:
+        return {"build_potential": backbone.build}
+    return {"Objective": infinitesimal.Infinitesimal} if group in entries.INFINITESIMAL else {}
+
+
+def train(recipe: Recipe, replaced: dict[str, Any]) -> Result:
     """Train; what the last weights, not the best ones, achieve."""
-    build_backbone = backbone.build if second_backbone else loop.build_potential
-    with tempfile.TemporaryDirectory() as temporary, patch.object(loop, "build_potential", build_backbone):
+    with tempfile.TemporaryDirectory() as temporary, patch.multiple(loop, **replaced) if replaced else nullcontext():
         began = time.process_time()
         training = Observed(recipe, Path(temporary), resume=False)
         training.run(progress=False)

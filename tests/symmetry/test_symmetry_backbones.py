@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from transip.batch import Batch
-from transip.config import LatentSettings, Recipe, load
+from transip.config import LatentSettings, ObjectiveSettings, Recipe, load
 from transip.rotations import random_rotations, rotate
 from transip.structure import MAX_ATOMIC_NUMBER
 from transip.symmetry.latent import LatentEquivariance
@@ -128,6 +128,25 @@ def test_the_latent_loss_falls_along_its_gradient(model, batch):
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= 0 if gradient is None else 1e-3 * gradient
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+
+
+def test_embeddings_of_a_turning_molecule_change_as_differentiated(make_model, batch):
+    model = make_model(dtype=F64)
+    objective = _module("infinitesimal").Infinitesimal(model, ObjectiveSettings(views=2, latent={"weight": 1}))
+    axes = torch.nn.functional.normalize(torch.randn(3, 3, dtype=F64), dim=-1)
+    prediction, (embedding,), (change,) = objective._moving(batch, axes)
+    torch.testing.assert_close(prediction.forces, model(batch).forces)
+    torch.testing.assert_close(embedding, model(batch, (-1,)).latents[0])
+    step = 1e-5
+    there, back = (model(rotate(batch, _about(axes, angle)), (-1,)).latents[0] for angle in (step, -step))
+    assert change.norm() > 0.1
+    torch.testing.assert_close((there - back) / (2 * step), change, atol=1e-6, rtol=1e-5)
+
+
+def _about(axes: torch.Tensor, angle: float) -> torch.Tensor:
+    """Rotations by `angle` about unit vectors."""
+    across = torch.linalg.cross(axes[:, None], torch.eye(3, dtype=F64)[None])  # row i: axis × unit vector i
+    return torch.linalg.matrix_exp(angle * across.mT)
 
 
 def test_a_rotated_molecule_is_another_input(model, batch):
