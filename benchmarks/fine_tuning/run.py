@@ -3,7 +3,7 @@
     python benchmarks/fine_tuning/run.py --start runs/organics-seed0 --seeds 0 1 2
     python benchmarks/fine_tuning/run.py full adapters --start runs/organics-seed0 --seeds 0
     python benchmarks/fine_tuning/run.py --start runs/gfn2-s --family data/fine-tuning-boron.pack
-    python benchmarks/fine_tuning/run.py --start runs/gfn2-without-so --family data/fine-tuning-so.pack
+    python benchmarks/fine_tuning/run.py scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
     python benchmarks/fine_tuning/run.py --table
 
 The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml` or what
@@ -12,8 +12,9 @@ Replayed is what the run `--start` was trained on (or `--replay`), forgetting is
 `--original`). If the family's level of theory is not that of the start model, nothing can be replayed, and errors on
 the original data would compare two levels of theory: both are left out.
 
-Each run leaves one JSON object in benchmarks/fine_tuning/results/FAMILY/WAY-seedK.json; one that is there is not
-repeated. Force MAEs are in meV/Å, energies in meV/atom, both of the last weights on compositions not trained on.
+Each run leaves one JSON object in benchmarks/fine_tuning/results/FAMILY/WAY-seedK.json (FAMILY-N-steps with `--steps`);
+one that is there is not repeated. Force MAEs are in meV/Å, energies in meV/atom, both of the last weights on
+compositions not trained on.
 """
 
 import os
@@ -82,7 +83,7 @@ def main() -> None:
     if unknown := set(arguments.ways) - set(WAYS):
         parser.error(f"no such way: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    arguments.results /= arguments.family.stem
+    arguments.results /= arguments.family.stem + (f"-{arguments.steps}-steps" if arguments.steps else "")
     if not arguments.table:
         if arguments.family == FAMILY and not FAMILY.exists():
             build(load(LabelSettings, HERE / "family.yaml"), FAMILY)

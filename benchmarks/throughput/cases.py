@@ -9,7 +9,8 @@ from transip.data.dataset import Dataset
 from transip.structure import Structure
 
 FILE = Path("data/throughput.npz")
-CASES = ("batch64x20", "single20", "single200", "single1000", "train")
+CASES = ("batch64x20", "single20", "single200", "single1000", "train", "train64")
+SAME = {"train64": "batch64x20", "calculator20": "single20"}  # cases with the structures of another
 CONTACT = 2.5  # Å, at least, between the atoms of two molecules of a cluster
 
 
@@ -52,7 +53,7 @@ def structures_of(case: str, atoms: int = 0) -> list[Structure]:
     """The structures of a case; of `growth`, one cluster of `atoms` atoms."""
     if case == "growth":
         return [cluster(structures_of("batch64x20"), atoms)]
-    arrays = np.load(FILE)
+    arrays, case = np.load(FILE), SAME.get(case, case)
     counts = arrays[f"{case}_counts"]
     numbers, positions = (np.split(arrays[f"{case}_{name}"], counts.cumsum()[:-1]) for name in ("numbers", "positions"))
     return [neutral(z, x) for z, x in zip(numbers, positions, strict=True)]

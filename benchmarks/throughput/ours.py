@@ -30,7 +30,7 @@ def measure_ours(
     entry: str, case: str, forces: str, compiled: bool, atoms: int, repeats: int, seconds: float
 ) -> dict[str, Any]:
     """One row; see run.py for what is in it."""
-    structures = structures_of("single20" if case == "calculator20" else case, atoms)
+    structures = structures_of(case, atoms)
     batch = Batch.collate(structures)
     run, useful = prepared(case, model_of(entry, forces), structures, batch, compiled)
     found = measure(run, repeats, seconds)
@@ -62,7 +62,7 @@ def prepared(
     case: str, model: Potential, structures: list[Structure], batch: Batch, compiled: bool
 ) -> tuple[Call, Call]:
     """What is timed, and what does the same useful operations without compilation."""
-    if case == "train":
+    if case in ("train", "train64"):
         return training_step(model, batch, compiled)
     model.eval().requires_grad_(False)
     plain = torch.no_grad()(lambda: model(batch))

@@ -5,9 +5,11 @@
 
 Weights are random: speed does not depend on them. Times are processor time of one thread, the shortest of up to 30
 repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is
-beside it. `single…`, `batch…` and `train` are the model on a prepared batch, whose neighbours the peers are given;
-`calculator20` is a molecule through TransIPCalculator. Every row of ours is measured in a fresh process. Compiled rows
-are left out where there is no compilation, and for large molecules, which take minutes to compile.
+beside it. `single…`, `batch…` and `train` (16 structures; 64 in `train64`) are the model on a prepared batch, whose
+neighbours the peers are given; `calculator20` is a molecule through TransIPCalculator. Every row of ours is measured in
+a fresh process; of those that take few milliseconds, which on a virtual machine can differ by a factor of two between
+processes, the fastest of three counts (`processes_milliseconds` has all). Compiled rows are left out where there is no
+compilation, and for large molecules, which take minutes to compile.
 
 Results go to benchmarks/throughput/results/ENTRY.json, a list of rows. The matrix-product peak is that of float32
 products of 1,024 × 1,024 matrices on the same core; operations are those of the model's matrix products, forward
@@ -46,7 +48,9 @@ from transip.model.files import save_model
 HERE = Path(__file__).parent
 RESULTS, PEERS = HERE / "results", HERE.parent / "peers"
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
-COMPILED = ("batch64x20", "single20", "calculator20", "train")  # larger molecules take minutes to compile
+COMPILED = ("batch64x20", "single20", "calculator20", "train", "train64")  # larger molecules take minutes to compile
+SHORT = ("single20", "calculator20")  # cases measured in several processes
+PROCESSES = 3
 FIT_FROM = 1000  # atoms from which on exponents are fitted
 IMPORTS = 5  # fresh processes
 # What measures, ours and peers, keeps the memory that a call frees for the next one, as the commands of `transip` do.
@@ -108,7 +112,7 @@ ORIGIN: Row = {
 
 def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -> Iterable[Row]:
     if entry == "ours":
-        rows = (in_fresh_process(*one, quick=arguments.quick) for one in wanted(arguments))
+        rows = (fastest(*one, quick=arguments.quick) for one in wanted(arguments))
         return (row for row in rows if row)
     if entry == "growth":
         return growth(arguments.quick)
@@ -120,6 +124,16 @@ def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -
 
 
 # ------------------------------------------------------------------------------------------ ours
+
+
+def fastest(entry: str, case: str, forces: str, compiled: bool, *, quick: bool) -> Row | None:
+    """One row; of a short case the best of several processes, of which one alone says little."""
+    times = PROCESSES if case in SHORT and not quick else 1
+    rows = [in_fresh_process(entry, case, forces, compiled, quick=quick) for _ in range(times)]
+    found = sorted((row for row in rows if row), key=lambda row: row["milliseconds"])
+    if not found:
+        return None
+    return found[0] | ({"processes_milliseconds": [row["milliseconds"] for row in found]} if times > 1 else {})
 
 
 def in_fresh_process(entry: str, case: str, forces: str, compiled: bool, atoms: int = 0, *, quick: bool) -> Row | None:
