@@ -30,11 +30,11 @@ COLUMNS = {
 }
 INTRODUCTION = """# The speedrun
 
-The lowest force error after twelve minutes of training on one core: 8,370 neutral organic molecules of at most 26
-atoms, displaced at random, with GFN2-xTB energies and forces; evaluated on 930 structures of unseen composition.
-Every entry sees the same structures, minimises the same loss, and counts only its training towards the budget. A
-*recipe* is ours, a *control* is ours without the latent loss on the same number of views, a *peer* runs its own
-package in its own environment (`benchmarks/peers`). One command each, in the result's JSON:
+The lowest force error after twelve minutes of training on one core: 8,370 structures of neutral organic molecules of at
+most 26 atoms, displaced at random, with GFN2-xTB energies and forces; evaluated on 930 structures of unseen
+composition. Every entry sees the same structures, minimises the same loss, and counts only its training towards the
+budget. A *recipe* is ours, a *control* is ours without the latent loss on the same number of views, a *peer* runs its
+own package in its own environment (`benchmarks/peers`). One command each, in the result's JSON:
 
 ```console
 $ python benchmarks/speedrun/run.py organics painn --seeds 0 1 2

@@ -45,7 +45,8 @@ def kill_table(found: dict[str, Result]) -> list[str]:
         rows.append(f"| `{name}` | {result['renames_and_removals']} | {beside} | {random} | {survived} |")
     beside, random, survived = totals
     rows.append(f"| all | | {beside:,} | {random:,} | **{survived:,} of {beside + random:,}** |")
-    return [*rows, *origin(next(iter(found.values())))]
+    runs = {result["command"]: result for result in found.values()}  # each once
+    return [*rows, *(line for run in runs.values() for line in origin(run))]
 
 
 def fuzz_table(runs: list[Result]) -> list[str]:

@@ -138,7 +138,8 @@ def averaging() -> list[str]:
     lines = [
         "## Rotational averaging",
         "",
-        f"The model of `{found['command'].split()[-1]}` averaged over rotations, {found['structures']} structures. Its "
+        f"The model of `{found['command'].split()[-1]}`, trained before convolutions showed angles, averaged over "
+        f"rotations, {found['structures']} structures. Its "
         f"own rotation error is {turning / error:.2f} of its force error, so that perfect symmetry can bring the force "
         f"error to about √(1 − {turning / error:.2f}²) = {floor:.3f} of what it is, not further.",
         "",

@@ -1,7 +1,7 @@
 """Measure a trained model, complete its card with what was found, and put it into the package under a name.
 
     python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --conservation runs/conservation.json
-    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --into /tmp/models
+    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --into OUT
 
 Errors are those on what the run's recipe held out, domain by domain, and on organics at 300 K of compositions that it
 has not trained on (recipes/data-gfn2-300k.yaml, built if it is not there), beside what GFN2-xTB itself costs.

@@ -1,7 +1,7 @@
 """Damaged inputs by the thousand: reading one succeeds or ends in `InputError`, and nothing else ever happens.
 
     python benchmarks/robustness/fuzz.py --inputs 4000 --seed 0
-    python benchmarks/robustness/fuzz.py --inputs 500 --formats db pack --findings /tmp/findings --output /tmp/fuzz.json
+    python benchmarks/robustness/fuzz.py --inputs 500 --formats db pack --findings OUT --output fuzz.json
 
 Each format (`formats.py`) starts from a few sound inputs. An input is one of the corpus, damaged one to four times
 (`mutations.py`); one of the first thousand that reaches lines of a reader that none before it has reached joins the

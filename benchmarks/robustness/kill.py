@@ -1,7 +1,7 @@
 """Every long command, killed (SIGKILL) at random moments and at every rename and removal, resumed, and compared.
 
     python benchmarks/robustness/kill.py --kills 25 --seed 0
-    python benchmarks/robustness/kill.py --kills 5 --commands train md --output /tmp/kill.json
+    python benchmarks/robustness/kill.py --kills 5 --commands train md --output kill.json
 
 A command runs in a forked child of this process, which has imported everything, so that kills fall into its work and
 not into imports. Random kills come in pairs: the resumed command is killed, too. In the others the child kills itself

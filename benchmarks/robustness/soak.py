@@ -1,7 +1,7 @@
 """Long runs: does memory stay flat, is the log bounded and whole, are all frames there?
 
     python benchmarks/robustness/soak.py recipes/organics.yaml --minutes 120 --steps 100000
-    python benchmarks/robustness/soak.py recipes/organics.yaml --minutes 2 --steps 2000 --output /tmp/soak.json
+    python benchmarks/robustness/soak.py recipes/organics.yaml --minutes 2 --steps 2000 --output soak.json
 
 `transip train` runs with a budget of `--minutes`, is killed at half of it and resumed; `transip md` then runs its model
 (or `--model`) for `--steps` steps on the first structure of `--molecule`. Both are processes of their own, whose memory

@@ -1,7 +1,7 @@
 """Speed of energies and forces, and of training, on one core: ours, the peers and GFN2-xTB, on the same structures.
 
     python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
-    python benchmarks/throughput/run.py ours --quick --cases batch64x20 --output /tmp/throughput
+    python benchmarks/throughput/run.py ours --quick --cases batch64x20 --output OUT
 
 Weights are random: speed does not depend on them. Times are processor time of one thread, the shortest of up to 30
 repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is

@@ -58,7 +58,11 @@ class Pack:
         path = Path(path)
         if not (path / "meta.json").is_file():
             problem = "is not a packed dataset" if path.exists() else "does not exist"
-            raise InputError(problem, where=str(path), remedy="make one with `transip data pack IN... -o NAME.pack`")
+            raise InputError(
+                problem,
+                where=str(path),
+                remedy="make one of files with `transip data pack`, or of a labelling recipe with `transip data build`",
+            )
         meta = _read_meta(path)
         arrays = {name: load_column(path, name) for name in column_names(meta["labelled"], meta["optional"])}
         _check_sizes(path, meta, arrays)
