@@ -5,9 +5,11 @@ from dataclasses import replace
 import ase
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.io.extxyz import read_extxyz, write_extxyz
 
+from transip.batch import Batch
 from transip.errors import InputError
 from transip.structure import Structure, check_parity, whole_number
 
@@ -152,3 +154,26 @@ def test_cells_go_to_ase_and_back():
     assert (Structure.from_atoms(atoms).cell == cell).all()
     atoms.pbc = False
     assert Structure.from_atoms(atoms).cell is None
+
+
+@pytest.mark.parametrize("cell", [None, np.diag([9.0, 8.0, 0.0]), np.array([[9.0, 0, 0], [6, 7, 0], [1, 2, 8]])])
+def test_a_structure_far_away_is_moved_to_where_float32_can_hold_it(make_structure, cell):
+    near = make_structure(6, cell=cell)
+    assert near.near_origin() is near.positions
+    shift = np.array([3e5, -7e4, 1e6])
+    moved = replace(near, positions=near.positions + shift).near_origin()
+    assert np.abs(moved).max() < 20
+    apart = moved[:, None] - moved - (near.positions[:, None] - near.positions)
+    if cell is not None:  # atoms may have gone to the other side of the cell
+        lattice = cell + np.diag(~cell.any(1) * 1.0)
+        apart = apart - np.round(apart @ np.linalg.inv(lattice)) * cell.any(1) @ lattice
+    np.testing.assert_allclose(apart, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("cutoff", [None, 4.0])
+def test_forces_far_away_are_those_near_by(make_model, make_structure, cutoff):
+    model = make_model(forces="gradient", dtype=torch.float32, cutoff=cutoff)
+    near = make_structure(6, cell=None if cutoff is None else np.diag([9.0, 9.0, 9.0]))
+    far = replace(near, positions=near.positions + 9.0 * 10**5)
+    found, expected = (model(Batch.collate([one])).forces for one in (far, near))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from transip.structure import MISSING, Structure
+from transip.structure import FAR, MISSING, Structure
 
 PER_ATOM = ("numbers", "positions", "structure", "forces")  # fields of a batch; the others are per structure
 
@@ -97,14 +97,20 @@ class Batch:
 
     @classmethod
     def collate(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> Batch:
-        """Put structures into one batch; labels are kept if every structure has them."""
+        """Put structures into one batch; labels are kept if every structure has them.
+
+        Where one is far from the origin, positions are those of `Structure.near_origin`.
+        """
         counts = np.array([len(s) for s in structures], dtype=np.int64)
         energies = [s.energy for s in structures]
         forces = [s.forces for s in structures]
         labelled = all(e is not None for e in energies)
+        positions = np.concatenate([s.positions for s in structures])
+        if np.abs(positions).max() > FAR:
+            positions = np.concatenate([s.near_origin() for s in structures])
         return cls(
             numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures])),
-            positions=torch.from_numpy(np.concatenate([s.positions for s in structures])).to(dtype),
+            positions=torch.from_numpy(positions).to(dtype),
             structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
             counts=torch.from_numpy(counts),
             charge=torch.tensor([s.charge for s in structures]),

@@ -36,7 +36,7 @@ Model = Annotated[
 Input = Annotated[Path, typer.Argument(help="structures: extxyz, ASE database, .aselmdb or .pack")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="where to write")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: a.b=c (repeatable)")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, …")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, xpu, …")]
 Charge = Annotated[int | None, typer.Option(help="total charge in e of every structure, instead of the file's")]
 Spin = Annotated[int | None, typer.Option(help="multiplicity 2S+1 of every structure, instead of the file's")]
 

@@ -19,6 +19,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Settings(BaseModel):
@@ -68,7 +69,7 @@ class LabelSettings(Settings):
         default="gfn2-xtb", description="gfn2-xtb through tblite; wb97m-v/def2-TZVPD through PySCF (extra `dft`)"
     )
     domains: tuple[DomainSettings, ...] = Field(description="what to label, domain by domain")
-    seed: NonNegativeInt = Field(default=0, description="seed of molecules, conformers and displacements")
+    seed: Seed = Field(default=0, description="seed of molecules, conformers and displacements")
     workers: PositiveInt | Literal[-1] = Field(default=-1, description="processes; -1 uses every core")
     backend: Literal["loky", "dask", "ray"] = Field(
         default="loky", description="joblib backend; dask and ray for clusters"
@@ -140,7 +141,7 @@ class DataSettings(Settings):
         description="labelled packs of the same level of theory, usually what `start` was trained on, of which each "
         "batch shows some, so that it is not forgotten; structures whose composition is held out are left out",
     )
-    seed: NonNegativeInt = Field(default=0, description="seed of the split and of subsets")
+    seed: Seed = Field(default=0, description="seed of the split and of subsets")
 
 
 class BatchSettings(Settings):
@@ -392,7 +393,7 @@ class TrainingSettings(Settings):
         "skip: it goes on without the batch, says so and logs it, but ends after ten such batches in a row",
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(default=(), description="also log there (extras)")
-    seed: NonNegativeInt = Field(default=0, description="seed of weights, batches and rotations")
+    seed: Seed = Field(default=0, description="seed of weights, batches and rotations")
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSettings:

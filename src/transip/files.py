@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows has no such locks: nothing is locked there
     fcntl = None
 
-RECIPE, LOG = "recipe.yaml", "metrics.jsonl"  # files of a run folder
+RECIPE, LOG, PACKS = "recipe.yaml", "metrics.jsonl", "packs.json"  # files of a run folder
 # of a file or folder NAME that is being written: .NAME.PID.partial; of a folder that it replaces: …previous.partial;
 # safetensors has temporary files of its own
 LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+(?P<previous>\.previous)?\.partial|\.tmp\w{6}")
@@ -33,14 +33,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` only if the block succeeds.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written or `target` is itself a folder; nothing is left
-            behind.
+        InputError: the disk is full, the folder cannot be written or `target` is itself a folder or a device; nothing
+            is left behind.
     """
-    target = Path(target)
+    target = regular(target)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
-        if target.is_dir():
-            raise InputError("is a folder", where=str(target), remedy="name a file to write")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         mode = partial.stat().st_mode
@@ -56,6 +54,20 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def regular(target: str | Path) -> Path:
+    """The file that is to be written as `target`: what a symbolic link points to.
+
+    Raises:
+        InputError: it is a folder, or no file that could be replaced, such as ``/dev/null``.
+    """
+    found = Path(os.path.realpath(target))
+    if found.is_dir():
+        raise InputError("is a folder", where=str(target), remedy="name a file to write")
+    if found.exists() and not found.is_file():
+        raise InputError("is no ordinary file", where=str(target), remedy="name a file to write")
+    return found
+
+
 @contextmanager
 def claimed(target: str | Path) -> Iterator[None]:
     """Keep other processes from writing the file or folder `target`; clear away what killed ones have left of it.
@@ -66,7 +78,9 @@ def claimed(target: str | Path) -> Iterator[None]:
     Raises:
         InputError: another process is writing `target`, or its folder cannot be written.
     """
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.realpath(target))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        regular(target)
     new = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,8 @@ def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, 
     periodic = cell.any(1)
     lattice = _complete(cell)
     inverse = np.linalg.inv(lattice)
-    fractions = positions @ inverse
-    home = np.where(periodic, np.floor(fractions), 0).astype(np.int64)
-    fractions = fractions - home
+    outside = home(positions, cell)
+    fractions = positions @ inverse - outside
     margin = reach * np.linalg.norm(inverse, axis=0)  # in lattice planes
     most = np.where(periodic, np.ceil(margin), 0).astype(np.int64)
     grid = np.stack(np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij"), -1).reshape(-1, 1, 3)
@@ -46,7 +45,12 @@ def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, 
     shift, origin = np.nonzero(near)
     distance, _ = KDTree(fractions @ lattice).query(found[shift, origin] @ lattice, distance_upper_bound=reach)
     close = np.isfinite(distance)
-    return Images(home, origin[close], grid[shift[close], 0])
+    return Images(outside, origin[close], grid[shift[close], 0])
+
+
+def home(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "atoms 3"]:
+    """Lattice vectors to subtract from each atom so that it lies in the cell; see `images`."""
+    return np.where(cell.any(1), np.floor(positions @ np.linalg.inv(_complete(cell))), 0).astype(np.int64)
 
 
 def _complete(cell: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
-from transip.lattice import images
+from transip.lattice import home, images
 
 MAX_ATOMIC_NUMBER = 86  # GFN2-xTB and OMol25 end at Rn and Bi
 MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
@@ -21,6 +21,8 @@ MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
 MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
 MISSING = {"cell": 0.0, "stress": float("nan")}  # what stands for these in arrays, where a structure has none
+LINEAR = 0.03  # Å; relaxed linear molecules are bent by a hundredth of it, the flattest bent ones (HNCS) reach 0.08
+FAR = 100.0  # Å from the origin, from where on float32 tells atoms apart less well than forces need
 LARGEST = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
 ELEMENTS = ase.data.chemical_symbols
 
@@ -66,6 +68,13 @@ class Structure:
         """The cell or the stress (`name`), or what stands for it in arrays."""
         value = getattr(self, name)
         return np.full((3, 3), MISSING[name]) if value is None else value
+
+    def near_origin(self) -> Float64[np.ndarray, "atoms 3"]:
+        """Positions in Å that float32 can hold: a structure `FAR` away is moved as a whole, atoms of a cell into it."""
+        if np.abs(self.positions).max(initial=0.0) <= FAR:
+            return self.positions
+        inside = self.positions if self.cell is None else self.positions - home(self.positions, self.cell) @ self.cell
+        return inside - inside.mean(0)
 
     def check(self, where: str = "") -> Structure:
         """Return self if it is physically possible.
@@ -204,15 +213,20 @@ def rigid_motions(
 ) -> Float64[np.ndarray, "coordinates motions"]:
     """Orthonormal translations and rotations, weighted with √mass if given: six, five if linear, three of an atom.
 
-    Of what is `periodic`, along however many directions, the three translations alone.
+    Of what is `periodic`, along however many directions, the three translations alone. A molecule whose atoms are
+    within `LINEAR` of an axis, root mean square, is linear: what turns it about that axis is a bend.
     """
-    from scipy.linalg import orth
-
-    root = np.ones((len(positions), 1)) if masses is None else np.sqrt(masses)[:, None]
-    arms = positions - (positions.mean(0) if masses is None else masses @ positions / masses.sum())
-    shifts = [np.ravel(root * axis) for axis in np.eye(3)]
-    turns = [np.ravel(root * np.cross(axis, arms)) for axis in np.eye(3)]
-    return orth(np.array(shifts if periodic else shifts + turns).T, rcond=1e-6)
+    weights = np.ones(len(positions)) if masses is None else masses
+    root, total = np.sqrt(weights)[:, None], weights.sum()
+    shifts = [np.ravel(root * axis) / np.sqrt(total) for axis in np.eye(3)]
+    if periodic:
+        return np.array(shifts).T
+    arms = positions - weights @ positions / total
+    squares = np.einsum("a,ai,aj->ij", weights, arms, arms)
+    moments, axes = np.linalg.eigh(np.trace(squares) * np.eye(3) - squares)  # about principal axes all are orthogonal
+    found = [(moment, axis) for moment, axis in zip(moments, axes.T, strict=True) if moment > total * LINEAR**2]
+    turns = [np.ravel(root * np.cross(axis, arms)) / np.sqrt(moment) for moment, axis in found]
+    return np.array(shifts + turns).T
 
 
 def _check_numbers(numbers: np.ndarray, where: str) -> None:

@@ -17,7 +17,7 @@ from transip.data.read import _records, read_structures
 from transip.errors import InputError
 from transip.structure import Structure
 
-NAMES = ({}, {"domain": "neutral_organics", "source": 'C=C "a" \\ 0'}, {"source": "two words"})
+NAMES = ({}, {"domain": "neutral_organics", "source": 'C=C "a" 0'}, {"source": "two words"})
 
 
 def labelled(make_structure, atoms: int, **fields: object) -> Structure:
@@ -34,6 +34,55 @@ def test_frames_are_written_as_ase_writes_them(make_structure, atoms, names):
         expected = io.StringIO()
         write_extxyz(expected, [attach(structure.to_atoms(), structure)])
         assert frame_text(structure) == expected.getvalue()
+
+
+@pytest.mark.parametrize(
+    "name", ["C/C=C\\C", 'C=C "a" \\ 0', "ends\\", "F", "T", "007", "1e5", "1 2 3", "true", "ä=[1]", "'"]
+)
+def test_names_come_back_to_the_letter(water, tmp_path, name):
+    path, known = tmp_path / "in.xyz", replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)))
+    path.write_text(2 * frame_text(replace(known, source=name, domain=name)), encoding="utf-8")
+    for found in read_structures(path, labels="ignored"):
+        assert (found.source, found.domain, len(found)) == (name, name, 3)
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_file(water, tmp_path):
+    known = replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)))
+    (tmp_path / "in.xyz").write_text(frame_text(known), encoding="utf-8-sig")
+    assert [len(found) for found in read_structures(tmp_path / "in.xyz", labels="ignored")] == [3]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "energy=-3.0",
+        "energy=-113.1 REF_energy=-113.2",
+        "energy=nan",
+        'energy=-1 stress="1 2 3 4 5 6 7 8 9"',
+        "energy=a",
+    ],
+)
+def test_labels_of_a_file_are_ignored_whatever_they_are(water, model_folder, tmp_path, label):
+    (tmp_path / "in.xyz").write_text(f"2\ncharge=0 spin=1 {label}\nH 0 0 0\nH 0 0 0.7\n")
+    calculator = TransIPCalculator(model_folder, unseen="ignore")
+    predict_file(calculator, tmp_path / "in.xyz", tmp_path / "out.xyz", progress=False)
+    found = ase.io.read(tmp_path / "out.xyz")
+    assert "stress" not in found.info and "stress" not in found.calc.results
+    calculator.calculate(found)
+    assert found.get_potential_energy() == pytest.approx(calculator.results["energy"], abs=1e-4)
+
+
+def test_a_stress_that_was_not_predicted_is_not_kept(make_model, make_structure):
+    model = make_model(forces="direct", cutoff=4.0)
+    crystal = make_structure(3, cell=9 * np.eye(3), energy=1.0, forces=np.ones((3, 3)), stress=np.eye(3))
+    (found,) = inference.predict(model, [crystal])
+    assert found.energy != 1.0 and found.stress is None
+
+
+def test_nothing_but_extxyz_is_written(water, model_folder, tmp_path):
+    ase.io.write(tmp_path / "in.xyz", water, format="extxyz")
+    with pytest.raises(InputError, match="going to be an extxyz file"):
+        predict_file(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "out.db", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from transip.calculators.vibrations import (
 )
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
-from transip.structure import Structure
+from transip.structure import Structure, rigid_motions
 
 CO2_BOND, STRETCH = 1.16, 90.0  # Å, eV/Å²
 
@@ -77,6 +77,17 @@ def test_rigid_motions_are_projected_out_whatever_they_cost():
     assert len(modes.frequencies) == 4
     np.testing.assert_allclose(modes.frequencies[:2], wavenumber(3.0, 1.0), rtol=1e-4)
     assert normal_modes(held[:3, :3], np.zeros((1, 3)), masses[:1]).frequencies.size == 0
+
+
+@pytest.mark.parametrize("bend", [1e-5, 1e-3, 1e-2])
+def test_a_molecule_relaxed_to_be_all_but_linear_keeps_both_bends(bend):
+    structure = carbon_dioxide()
+    positions = structure.positions.copy()
+    positions[0, 2] += bend  # Å
+    motions = rigid_motions(positions, atomic_masses[structure.numbers])
+    assert motions.shape == (9, 5)
+    np.testing.assert_allclose(motions.T @ motions, np.eye(5), atol=1e-12)
+    assert rigid_motions(molecule("H2O").positions).shape == (9, 6)
 
 
 def test_downhill_curvature_is_a_negative_frequency():

@@ -147,6 +147,7 @@ class TestWrongValues:
             ({"model": {"size": "XXL"}}, "model.size", "'XS', 'S', 'M' or 'L'"),
             ({"data": {}}, "data.train", "required"),
             ({"training": {"steps": 1, "seed": -1}}, "training.seed", "greater than or equal to 0"),
+            ({"training": {"steps": 1, "seed": 2**32}}, "training.seed", "less than 4294967296"),
         ],
     )
     def test_are_named_with_their_setting(self, changes, where, message):

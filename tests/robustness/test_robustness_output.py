@@ -201,3 +201,31 @@ def test_a_disk_that_is_really_full(inputs, tmp_path):
         assert visible(disk) == ["filler", "o.partial.xyz"] and hidden(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (lambda: write_text(pipe, "text"), lambda: claimed(pipe).__enter__()):
+        with pytest.raises(InputError, match="no ordinary file"):
+            write()
+    assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_link_points_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "real.txt")
+    for text in ("first", "second"):
+        with claimed(tmp_path / "link.txt"):
+            write_text(tmp_path / "link.txt", text)
+        assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "there" / "real.txt").read_text() == text
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_a_trajectory_that_could_not_get_its_name_is_not_begun(inputs, tmp_path):
+    calculator = TransIPCalculator(inputs / "model")
+    (tmp_path / "out.xyz").mkdir()
+    for output, problem in ((tmp_path / "out.xyz", "is a folder"), (tmp_path / "out.traj", "going to be an extxyz")):
+        with pytest.raises(InputError, match=problem):
+            md_file(calculator, inputs / "in.extxyz", output, steps=10**9, progress=False)
+    assert len(list(tmp_path.iterdir())) == 1

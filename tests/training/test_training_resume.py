@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from toy import read_metrics, toy_recipe, toy_settings
+from toy import read_metrics, toy_recipe, toy_settings, write_toy_pack
 from transip.config import Recipe
 from transip.errors import InputError, InputWarning
+from transip.evaluation.evaluate import held_out
 from transip.training import loop
 from transip.training.checkpoint import load_checkpoint
 from transip.training.log import MetricsFile
@@ -229,6 +232,21 @@ class TestFolderOfARun:
         with pytest.raises(InputError, match="other data, model, objective or optimizer"):
             train(toy_recipe(toy_packs, {"training.steps": 20, **changes}), finished, resume=True, progress=False)
         assert contents(finished) == before
+
+    def test_is_refused_with_other_structures_and_evaluated_with_a_warning(self, finished, tmp_path):
+        first, second = (write_toy_pack(tmp_path / f"{n}.pack", n) for n in (40, 41))
+        data = {"train": [str(first)], "validation": [], "validation_fraction": 0.3}
+        recipe = toy_recipe((first, second), {"data": data, "training.steps": 2, "training.evaluate_every": 2})
+        train(recipe, tmp_path / "run", progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InputWarning)
+            held_out(tmp_path / "run")
+        shutil.rmtree(first)
+        shutil.copytree(second, first)
+        with pytest.raises(InputError, match=r"other structures in .*40\.pack"):
+            train(recipe, tmp_path / "run", resume=True, progress=False)
+        with pytest.warns(InputWarning, match=r"40\.pack: not the structures"):
+            held_out(tmp_path / "run")
 
     def test_goes_on_with_a_larger_budget(self, toy_packs, finished, tmp_path):
         folder = copy(finished, tmp_path / "run")

@@ -158,8 +158,8 @@ class TransIPCalculator(Calculator):
         return self.scope.check(Structure.from_atoms(atoms, **self._own, where=where), where)
 
     def read_file(self, source: str | Path, keys: KeySettings = DEFAULT_KEYS) -> Iterator[Structure]:
-        """The structures of a file, with this calculator's charge and spin if it has any; see `read_structures`."""
-        return read_structures(source, keys, labels="optional", **self._own)
+        """The structures of a file without labels, with this calculator's charge and spin if it has any."""
+        return read_structures(source, keys, labels="ignored", **self._own)
 
     @property
     def _own(self) -> dict[str, Any]:

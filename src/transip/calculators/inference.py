@@ -85,7 +85,7 @@ def prepare(
     own = members[0] if len(members) == 1 else Committee(members)
     try:
         own = own.to(torch.device(device), getattr(torch, dtype)).eval().requires_grad_(False)
-    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+    except (RuntimeError, AssertionError, TypeError) as error:  # what torch raises depends on how it was built
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used: {reason}", remedy="use device='cpu'") from error
     for one in potentials(own) if compile else ():
@@ -180,10 +180,11 @@ def results(structures: list[Structure], prediction: Prediction) -> Iterator[dic
 
 
 def with_labels(structure: Structure, found: Mapping[str, Any]) -> Structure:
-    """`structure` labelled with what `results` has found about it."""
+    """`structure` labelled with what `results` has found about it, and with nothing else."""
+    labels = {"stress": None, **found}
     if "energy_std" in found:
-        return AveragedStructure(**(vars(structure) | dict(found)))
-    return replace(structure, **found)
+        return AveragedStructure(**(vars(structure) | labels))
+    return replace(structure, **labels)
 
 
 def _split(values: Tensor, ends: Int64[np.ndarray, "_"]) -> list[np.ndarray]:

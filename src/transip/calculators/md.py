@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
 from transip.calculators.inference import warn_if_direct
-from transip.calculators.predict import counted
+from transip.calculators.predict import check_extxyz, counted
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
-from transip.files import claimed, unwritable, write_all
+from transip.files import claimed, regular, unwritable, write_all
+from transip.model.potential import centred
 from transip.structure import Structure, rigid_motions
 
 Ensemble = Literal["nve", "nvt"]
@@ -88,7 +89,7 @@ def md_file(
     dynamics = _integrator(atoms, ensemble, timestep, temperature, generator)
     energies = np.empty((steps + 1, 2))  # potential, kinetic
     frames = 0
-    with _trajectory(Path(output)) as (write, partial):
+    with _trajectory(regular(check_extxyz(output))) as (write, partial):
         try:
             for step, _ in enumerate(counted(dynamics.irun(steps), "md", progress, total=steps + 1)):
                 energies[step] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
@@ -173,7 +174,8 @@ def batched_nve(
 
     def energy_and_forces() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            prediction = model(replace(batch, positions=positions).to(dtype=weight.dtype))
+            near = centred(positions, batch)  # or float32 could not tell atoms far from the origin apart
+            prediction = model(replace(batch, positions=near).to(dtype=weight.dtype))
         return prediction.energy, prediction.forces.double()
 
     potential, forces = energy_and_forces()

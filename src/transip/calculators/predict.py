@@ -16,6 +16,7 @@ from transip.calculators.ase import TransIPCalculator
 from transip.calculators.inference import INFERENCE, AveragedStructure, predict
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS
+from transip.errors import InputError
 from transip.files import atomic_path, claimed
 from transip.structure import ELEMENTS, Structure
 
@@ -51,6 +52,7 @@ def predict_file(
     Raises:
         InputError: a structure or the output cannot be used, or another process is writing the output.
     """
+    check_extxyz(output)
     structures = calculator.read_file(source, keys)
     begin, count, atoms = time.perf_counter(), 0, 0
     with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
@@ -63,6 +65,18 @@ def predict_file(
     return {"structures": count, "atoms": atoms, "seconds": seconds, "output": str(output)}
 
 
+def check_extxyz(output: str | Path) -> Path:
+    """`output`, which is going to be extxyz.
+
+    Raises:
+        InputError: its name says that it is something else.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in ("", ".xyz", ".extxyz"):
+        raise InputError("is going to be an extxyz file", where=str(output), remedy="give it a name in .extxyz or .xyz")
+    return output
+
+
 def write_frame(handle: IO[str], labelled: Structure) -> None:
     """Append one structure with its labels to an open extxyz file."""
     handle.write(frame_text(labelled))
@@ -72,7 +86,7 @@ def frame_text(labelled: Structure) -> str:
     """One frame of extxyz, the same as ASE writes of a molecule with a calculator, in a fraction of the time."""
     assert labelled.forces is not None
     atoms = {"charge": labelled.charge, "spin": labelled.spin, "data_id": labelled.domain, "source": labelled.source}
-    info: dict[str, Any] = {key: value for key, value in atoms.items() if value != ""}  # extxyz garbles empty text
+    info: dict[str, Any] = {key: _escaped(value) for key, value in atoms.items() if value != ""}  # that, it garbles
     columns, values = "species:S:1:pos:R:3", [labelled.positions]
     if isinstance(labelled, AveragedStructure):
         of_structure, of_atoms = labelled.spreads
@@ -89,6 +103,11 @@ def frame_text(labelled: Structure) -> str:
     row = table.shape[1] * " %16.8f" + "\n"
     rows = "".join([f"{ELEMENTS[z]:<2}{row}" for z in labelled.numbers]) % tuple(table.ravel().tolist())
     return f"{len(labelled)}\nProperties={columns}:forces:R:3 {key_val_dict_to_str(info)}\n{rows}"
+
+
+def _escaped(value: int | str) -> int | str:
+    """With the backslashes of SMILES doubled: extxyz takes one for the mark that the next character is text."""
+    return value.replace("\\", "\\\\") if isinstance(value, str) else value
 
 
 def counted(items: Iterable[Item], title: str, progress: bool, total: int | None = None) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
 from transip.calculators.inference import has_direct_forces, warn_if_direct
-from transip.calculators.predict import counted, write_frame
+from transip.calculators.predict import check_extxyz, counted, write_frame
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
@@ -65,6 +65,7 @@ def relax_file(
         raise InputError(f"optimizer is {optimizer!r}", remedy=f"choose {' or '.join(OPTIMIZERS)}")
     if not (fmax > 0 and steps >= 0):
         raise InputError(f"fmax is {fmax}, steps is {steps}", remedy="fmax must be positive, steps at least 0")
+    check_extxyz(output)
     warn_if_direct(calculator.model)
     optimizer = optimizer or ("FIRE" if has_direct_forces(calculator.model) else "LBFGS")
     rows = []

@@ -1,7 +1,7 @@
 """The arrays of a packed dataset: their types, writing them as they grow, and mapping them.
 
 =================  =========  ===================================================================
-`positions.npy`    float32    Å, (atoms, 3)
+`positions.npy`    float32    Å, (atoms, 3); structures more than 100 Å from the origin are moved there
 `forces.npy`       float32    eV/Å, (atoms, 3); absent if the pack is unlabelled
 `numbers.npy`      uint8      atomic numbers, (atoms,)
 `offsets.npy`      int64      first atom of each structure, then the number of atoms, (structures + 1,)

@@ -61,7 +61,7 @@ def _array(shape: Any, kind: Any, values: Any, blob: bytes) -> np.ndarray | None
 
 def json_rows(path: Path) -> Iterator[Row]:
     """Rows of an ASE database that is a JSON file, in the order of its ``ids``."""
-    rows = decoded(path.read_text(encoding="utf-8"))
+    rows = decoded(path.read_text(encoding="utf-8-sig"))
     numbers = np.asarray(rows.get("ids", [1])).tolist()
     yield from (rows[str(number)] for number in dict.fromkeys(numbers))
 

@@ -22,11 +22,11 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from transip.config import KeySettings, UnitSettings
 from transip.data.databases import Row, json_rows, lmdb_rows, sqlite_rows
 from transip.data.store import Pack
-from transip.data.units import ENERGY, LENGTH, check_units, force_unit
+from transip.data.units import ENERGY, LENGTH, check_lengths, check_units, force_unit
 from transip.errors import InputError, printable
 from transip.structure import Structure, periodic_cell, whole_number
 
-Labels = Literal["required", "optional"]
+Labels = Literal["required", "optional", "ignored"]
 USUAL_KEYS = {
     "energy": ("energy", "REF_energy"),
     "forces": ("forces", "REF_forces"),
@@ -51,6 +51,15 @@ class Record:
     info: dict[str, Any]
     arrays: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    comment: str = ""
+
+    def text(self, key: str) -> str | None:
+        """What stands there as `key`, to the letter: ASE reads numbers and truth values into names such as 007 or F."""
+        value = self.info.get(key)
+        if value is None or isinstance(value, str) or PAIR.sub("", self.comment.strip()):
+            return None if value is None else str(value)
+        pairs = dict(pair.split("=", 1) for pair in PAIR.findall(self.comment))
+        return pairs.get(key, str(value)).strip('"')
 
     @property
     def keys(self) -> list[str]:
@@ -81,7 +90,7 @@ def read_structures(
             or a pack.
         keys: where labels, charge and spin are stored; not used for packs.
         units: in which the file is written; not used for packs.
-        labels: whether a structure without energy or forces is an error.
+        labels: whether a structure without energy or forces is an error; ignored: structures come without labels.
         charge: total charge of every structure, in place of what the file says; not used for packs.
         spin: multiplicity of every structure, likewise.
         when_missing: how users of the caller can supply the ``{name}`` (charge or spin) that a file does not hold.
@@ -101,7 +110,10 @@ def read_structures(
         records = ((where, replace(record, info=record.info | given)) for where, record in records)
     structures = (_structure(record, keys, units, labels, when_missing, where) for where, record in records)
     sample = list(islice(structures, SAMPLE))
-    check_units(sample, units, str(path))
+    if labels == "ignored":
+        check_lengths(sample, units, str(path), remedy="write the file in Å")
+    else:
+        check_units(sample, units, str(path))
     yield from chain(sample, structures)
 
 
@@ -133,9 +145,12 @@ def _structure(
     record: Record, keys: KeySettings, units: UnitSettings, labels: Labels, when_missing: str, where: str
 ) -> Structure:
     numbers, positions, cell = _geometry(record, where)
-    energy = _label(record, keys.energy, "energy", (), labels, where)
-    forces = _label(record, keys.forces, "forces", (len(numbers), 3), labels, where)
-    source = record.info.get(keys.source)
+    energy = forces = stress = None
+    if labels != "ignored":
+        energy = _label(record, keys.energy, "energy", (), labels, where)
+        forces = _label(record, keys.forces, "forces", (len(numbers), 3), labels, where)
+        stress = None if cell is None or not cell.any(1).all() else _stress(record, keys, units, where)
+    source = record.text(keys.source)
     return Structure(
         numbers=numbers,
         positions=positions * LENGTH[units.length],
@@ -144,9 +159,9 @@ def _structure(
         energy=None if energy is None else float(energy) * ENERGY[units.energy],
         forces=None if forces is None else forces * force_unit(units),
         cell=None if cell is None else cell * LENGTH[units.length],
-        stress=None if cell is None or not cell.any(1).all() else _stress(record, keys, units, where),
-        domain=printable(str(record.info.get(keys.domain, "")))[:LONGEST],
-        source=printable(where.rpartition("/")[2] if source is None else str(source))[:LONGEST],
+        stress=stress,
+        domain=printable(record.text(keys.domain) or "")[:LONGEST],
+        source=printable(where.rpartition("/")[2] if source is None else source)[:LONGEST],
     ).check(where)
 
 
@@ -230,7 +245,8 @@ def _from_pack(pack: Pack, path: Path, labels: Labels) -> Iterator[Structure]:
         raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
     for i in range(len(pack)):
         structure = pack.structure(i).check(f"{path}, structure {i}")
-        yield replace(structure, source=printable(structure.source))
+        without = {"energy": None, "forces": None, "stress": None} if labels == "ignored" else {}
+        yield replace(structure, source=printable(structure.source), **without)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -282,7 +298,7 @@ def _shard_number(file: Path) -> tuple[list[int], str]:
 
 
 def _read_extxyz(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as handle:
+    with path.open(encoding="utf-8-sig") as handle:
         for number, frame in enumerate(_frames(handle)):
             try:
                 yield _plain_frame(frame) or _any_frame(frame)
@@ -323,7 +339,7 @@ def _plain_frame(frame: list[str]) -> Record | None:
     except (KeyError, ValueError):  # let ASE say what is wrong
         return None
     arrays = {} if columns[1] is None else {columns[1]: values[:, 3:]}
-    return Record(numbers, values[:, :3], None, info.pop("pbc", False), info, arrays)
+    return Record(numbers, values[:, :3], None, info.pop("pbc", False), info, arrays, comment=frame[1])
 
 
 def _info(comment: str) -> dict[str, Any]:
@@ -350,7 +366,8 @@ def _any_frame(frame: list[str]) -> Record:
         raise ValueError("Properties announces more columns than there are")
     (atoms,) = read_extxyz(io.StringIO("".join(frame)), index=slice(None))  # pyright: ignore[reportArgumentType]
     results = dict(atoms.calc.results) if atoms.calc else {}
-    return Record(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.info, dict(atoms.arrays), results)
+    cell, arrays = atoms.cell.array, dict(atoms.arrays)
+    return Record(atoms.numbers, atoms.positions, cell, atoms.pbc, atoms.info, arrays, results, frame[1])
 
 
 def _read_rows(rows: Callable[[Path], Iterator[Row]], path: Path) -> Iterator[Record]:

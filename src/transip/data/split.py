@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,9 @@ from jaxtyping import Bool, Float64, Int64
 
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
+from transip.data.store import Pack
 from transip.errors import InputError, InputWarning
+from transip.files import PACKS, read_json
 from transip.structure import MAX_ATOMIC_NUMBER
 
 Present = Bool[np.ndarray, "compositions elements"]
@@ -62,6 +65,19 @@ def prepare_replay(settings: DataSettings) -> Dataset:
     train, held_out = _split(settings)
     train.check_alike(replay)
     return _apart(replay, held_out, settings.replay)
+
+
+def fingerprints(settings: DataSettings) -> dict[str, str]:
+    """Which structures each pack of a recipe holds, in which order: a checksum of their atoms, by the pack's path."""
+    return {path: Pack.open(path).atoms_sha256 for path in (*settings.train, *settings.validation)}
+
+
+def changed_packs(settings: DataSettings, run: Path) -> list[str]:
+    """Packs of the recipe of a run that do not hold what they held when it began: another split would come out."""
+    if not (run / PACKS).is_file():  # of before it was written
+        return []
+    known = read_json(run / PACKS)
+    return [path for path, found in fingerprints(settings).items() if known.get(path, found) != found]
 
 
 def _apart(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:

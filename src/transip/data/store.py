@@ -81,6 +81,12 @@ class Pack:
         return self.meta["labelled"]
 
     @property
+    def atoms_sha256(self) -> str:
+        """Checksum of which atoms each structure has; geometries and labels may change."""
+        parts = (str(self.meta["sha256"].get(f"{column}.npy")) for column in ("numbers", "offsets"))
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
     def domains(self) -> list[str]:
         """Names of the chemical domains; `domain_codes` index this list."""
         return self.meta["domains"]
@@ -257,7 +263,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
             atoms, bytes_of_sources = atoms + len(structure), bytes_of_sources + len(source)
             elements += np.bincount(structure.numbers, minlength=len(elements))
             entries = {
-                "positions": structure.positions,
+                "positions": structure.near_origin(),
                 "numbers": structure.numbers,
                 "offsets": [atoms],
                 "charge": [structure.charge],

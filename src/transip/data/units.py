@@ -57,11 +57,12 @@ def check_units(sample: Sequence[Structure], declared: UnitSettings, where: str)
     Raises:
         InputError: the declared units cannot be right.
     """
-    _check_lengths(sample, declared, where)
+    check_lengths(sample, declared, where)
     _check_energies(sample, declared, where)
 
 
-def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: str) -> None:
+def check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: str, remedy: str = "") -> None:
+    """The part of `check_units` that needs no labels; `remedy`: where units cannot be declared."""
     ratios = np.concatenate([_bond_ratios(s) for s in sample])
     if not len(ratios):
         return
@@ -73,7 +74,8 @@ def _check_lengths(sample: Sequence[Structure], declared: UnitSettings, where: s
     # bohr taken for Å gives about 1.9, the reverse 0.5; dissociation can reach the upper limit only in part
     if len(ratios) >= _ENOUGH and (typical < 0.65 or low > 1.5):
         other = "angstrom" if declared.length == "bohr" else "bohr"
-        raise InputError(problem, where=where, remedy=f"declare the right unit: units.length is probably {other}")
+        remedy = remedy or f"declare the right unit: units.length is probably {other}"
+        raise InputError(problem, where=where, remedy=remedy)
     if not 0.65 <= typical <= 1.4:
         warnings.warn(f"{where}: {problem}; check the units", InputWarning, stacklevel=4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from transip.calculators.inference import Precision, has_direct_forces, prepare
 from transip.calculators.scope import Scope, Unseen
 from transip.errors import InputError
 from transip.extras import need
-from transip.model.potential import Potential
+from transip.model.potential import Potential, centred
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged
 
@@ -84,7 +85,7 @@ class TransIPModel(ModelInterface):
         batch = self._batch(SimpleNamespace(**state) if isinstance(state, dict) else state)
         self._check(batch)
         with torch.no_grad():
-            prediction = self._predictor(batch.to(dtype=next(self.model.parameters()).dtype))
+            prediction = self._predictor(self._near(batch).to(dtype=next(self.model.parameters()).dtype))
         if not (prediction.energy.isfinite().all() and prediction.forces.isfinite().all()):
             raise InputError(
                 "the model's energies or forces are not finite",
@@ -115,6 +116,10 @@ class TransIPModel(ModelInterface):
             largest=int(counts.max()),
             cell=cell,
         )
+
+    def _near(self, batch: Batch) -> Batch:
+        """Molecules about the origin: far from it, float32 could not tell their atoms apart."""
+        return batch if batch.cell is not None else replace(batch, positions=centred(batch.positions, batch))
 
     def _condition(self, state: Any, name: str, counts: Tensor) -> Tensor:
         """Charge or multiplicity of each molecule."""

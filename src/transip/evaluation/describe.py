@@ -61,8 +61,7 @@ def describe_installation() -> Table:
 
 
 def _devices() -> list[str]:
-    found = [f"cuda:{k} ({torch.cuda.get_device_name(k)})" for k in range(torch.cuda.device_count())]
-    return ["cpu", *found, *(["mps"] if torch.backends.mps.is_available() else [])]
+    return ["cpu", *(f"cuda:{k} ({torch.cuda.get_device_name(k)})" for k in range(torch.cuda.device_count()))]
 
 
 def _listed(values: object) -> str:

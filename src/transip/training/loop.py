@@ -22,10 +22,10 @@ from torch.optim.swa_utils import AveragedModel
 from transip import config
 from transip.config import Recipe
 from transip.data.sampler import check_budget
-from transip.data.split import prepare, prepare_replay, prepare_unlabelled
+from transip.data.split import changed_packs, fingerprints, prepare, prepare_replay, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
-from transip.files import LOG, RECIPE, claimed, clear, write_text
+from transip.files import LOG, PACKS, RECIPE, claimed, clear, write_json, write_text
 from transip.memory import keep_freed_memory
 from transip.model.compiled import compile_network
 from transip.model.files import save_model
@@ -61,17 +61,18 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     folder, recipe = Path(folder), settle(recipe)
     if resume and (folder / RECIPE).exists():
         recipe = as_begun(recipe, config.load(Recipe, folder / RECIPE))
-    main = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
+    main = PartialState(cpu=_on_cpu()).is_main_process
     with claimed(folder) if main else nullcontext():
         _check_claim(folder, recipe, resume)
         if main:
-            for written in (folder / RECIPE, folder / LOG, folder / "checkpoints" / "*", folder / "model" / "*"):
-                clear(written)
+            for written in (RECIPE, PACKS, LOG, "checkpoints/*", "model/*"):
+                clear(folder / written)
         training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
         training.accelerator.wait_for_everyone()  # until all have looked at what is there
         if main:
             values = recipe.model_dump(mode="json")
             write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            write_json(folder / PACKS, fingerprints(recipe.data))
         return training.run(progress)
 
 
@@ -95,7 +96,7 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, resume: bool):
         self.recipe, self.settings, self.folder = recipe, recipe.training, folder
         self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
+            cpu=_on_cpu(),
             log_with=list(self.settings.trackers) or None,
             project_dir=str(folder),
         )
@@ -405,3 +406,14 @@ def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             where=str(folder),
             remedy=f"resume with the recipe in {path} (of `training`, all but optimizer.name may change)",
         )
+    if changed := changed_packs(recipe.data, folder):
+        raise InputError(
+            f"was started with other structures in {', '.join(changed)}",
+            where=str(folder),
+            remedy="put the packs back that it was started with, or begin a new run",
+        )
+
+
+def _on_cpu() -> bool:
+    """Whether there is no accelerator that could train: Apple's MPS has no float64, in which energies are summed."""
+    return not torch.accelerator.is_available() or str(torch.accelerator.current_accelerator()) == "mps"
