@@ -9,8 +9,13 @@ from transip.data.dataset import Dataset
 from transip.structure import Structure
 
 FILE = Path("data/throughput.npz")
-CASES = ("batch64x20", "single20", "single200", "single1000", "train", "train64")
-SAME = {"train64": "batch64x20", "calculator20": "single20"}  # cases with the structures of another
+CASES = ("batch64x20", "single20", "single200", "single1000", "train", "train64", "train-bf16", "train64-bf16")
+SAME = {  # cases with the structures of another
+    "train64": "batch64x20",
+    "train-bf16": "train",
+    "train64-bf16": "batch64x20",
+    "calculator20": "single20",
+}
 CONTACT = 2.5  # Å, at least, between the atoms of two molecules of a cluster
 
 

@@ -62,8 +62,8 @@ def prepared(
     case: str, model: Potential, structures: list[Structure], batch: Batch, compiled: bool
 ) -> tuple[Call, Call]:
     """What is timed, and what does the same useful operations without compilation."""
-    if case in ("train", "train64"):
-        return training_step(model, batch, compiled)
+    if case.startswith("train"):
+        return training_step(model, batch, compiled, case.endswith("bf16"))
     model.eval().requires_grad_(False)
     plain = torch.no_grad()(lambda: model(batch))
     if case != "calculator20":
@@ -88,9 +88,9 @@ def model_of_same_weights(model: Potential) -> Potential:
     return own
 
 
-def training_step(model: Potential, batch: Batch, compiled: bool) -> tuple[Call, Call]:
+def training_step(model: Potential, batch: Batch, compiled: bool, bf16: bool) -> tuple[Call, Call]:
     """Forward, backward and optimiser on one random orientation; and that without the optimiser."""
-    objective = Objective(model, ObjectiveSettings())
+    objective = Objective(model, ObjectiveSettings(), bf16)
     optimizers = Optimizers(objective, OptimizerSettings())
     labelled = Batch(**{**vars(batch), "energy": torch.zeros(len(batch)).double(), "forces": batch.positions})
     turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]

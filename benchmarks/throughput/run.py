@@ -5,11 +5,12 @@
 
 Weights are random: speed does not depend on them. Times are processor time of one thread, the shortest of up to 30
 repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is
-beside it. `single…`, `batch…` and `train` (16 structures; 64 in `train64`) are the model on a prepared batch, whose
-neighbours the peers are given; `calculator20` is a molecule through TransIPCalculator. Every row of ours is measured in
-a fresh process; of those that take few milliseconds, which on a virtual machine can differ by a factor of two between
-processes, the fastest of three counts (`processes_milliseconds` has all). Compiled rows are left out where there is no
-compilation, and for large molecules, which take minutes to compile.
+beside it. `single…`, `batch…` and `train` (16 structures; 64 in `train64`; `-bf16`: products of matrices in bfloat16)
+are the model on a prepared batch, whose neighbours the peers are given; `calculator20` is a molecule through
+TransIPCalculator. Every row of ours is measured in a fresh process; of those that take few milliseconds, which on a
+virtual machine can differ by a factor of two between processes, the fastest of three counts (`processes_milliseconds`
+has all). Compiled rows are left out where there is no compilation, and for large molecules, which take minutes to
+compile.
 
 Results go to benchmarks/throughput/results/ENTRY.json, a list of rows. The matrix-product peak is that of float32
 products of 1,024 × 1,024 matrices on the same core; operations are those of the model's matrix products, forward
@@ -48,7 +49,7 @@ from transip.model.files import save_model
 HERE = Path(__file__).parent
 RESULTS, PEERS = HERE / "results", HERE.parent / "peers"
 GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
-COMPILED = ("batch64x20", "single20", "calculator20", "train", "train64")  # larger molecules take minutes to compile
+COMPILED = ("batch64x20", "single20", "calculator20", *(case for case in CASES if case.startswith("train")))
 SHORT = ("single20", "calculator20")  # cases measured in several processes
 PROCESSES = 3
 FIT_FROM = 1000  # atoms from which on exponents are fitted
