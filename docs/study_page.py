@@ -70,7 +70,7 @@ TITLES = {  # of the groups, in the order of the page, and what they are
         "from the first alone.",
     ),
     "data-size": ("Data size", "The default model as it is now, of two blocks and with angles, at size XS."),
-    "model-size": ("Model size", "The default model as it is now, width 32, 64 (XS) and 128 (S)."),
+    "model-size": ("Model size", "The default model as it is now, width 32, 64 (XS), 128 (S) and 192."),
     "long": (
         "Long training on few structures",
         "250 structures, 3,200 steps, width 32, 64 and 128 of the default model as it is now: does the validation "

@@ -7,6 +7,11 @@
         --set training.minutes=60
     python benchmarks/fine_tuning/run.py scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
 
+    cp -r runs/gfn2-without-so runs/gfn2-without-so-160   # once more, with a start model trained for longer
+    transip train runs/gfn2-without-so/recipe.yaml -o runs/gfn2-without-so-160 --set training.minutes=160 --resume
+    python benchmarks/fine_tuning/run.py replay --start runs/gfn2-without-so-160 --family data/fine-tuning-so.pack \\
+        --results benchmarks/fine_tuning/results/160-minutes
+
 `--known` holds every structure none of whose molecules matches the SMARTS pattern, `--family` some of those of neutral
 organics that do. Structures are matched by their SMILES, which campaigns store as `source`.
 """

@@ -152,7 +152,11 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "data-size": sized(
         OBJECTIVES, {size: PRESENT | change for size, change in structures(250, 1000, 4000, 8370).items()}
     ),
-    "model-size": sized(OBJECTIVES, {width: PRESENT | change for width, change in WIDTHS.items()}),
+    "model-size": sized(
+        OBJECTIVES,
+        {width: PRESENT | change for width, change in WIDTHS.items()}
+        | {192: PRESENT | {"model.width": 192, "model.heads": 12}},
+    ),
     # Many epochs of few structures: where is the peak of the validation error, and who moves it?
     "long": sized(
         OBJECTIVES,
