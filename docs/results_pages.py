@@ -47,15 +47,16 @@ few per cent. What was tried on the way, and failed, is in `benchmarks/speedrun/
 
 SPEED_INTRODUCTION = """# Throughput
 
-Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures, with
-random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20 atoms,
-training a step on 16 of them, or on all; the others are one molecule, or one ball of molecules packed at least 2.5 Å
-apart. The model is timed on a prepared batch, whose neighbours the peers are given; *calculator* is 20 atoms through
-`TransIPCalculator`; of these and the 20 atoms, ours are the fastest of three processes. Memory is the largest of the
-whole process over the cases; *share of peak* that of the core's float32 matrix-product peak, in useful operations of
-the model, the optimiser's time included. All one after another with the machine's other core idle, but for growth with
-the number of atoms, and AllScAIP, measured before with the other core busy. Each process has glibc's limits of freed
-memory raised; sizes as the presets are: XS and S, two blocks, angles of second degree.
+Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures,
+with random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20
+atoms, training a step on 16 of them, or on all, or that with products in bfloat16; the others are one molecule, or one
+ball of molecules packed at least 2.5 Å apart. The model is timed on a prepared batch, whose neighbours the peers are
+given; *calculator* is 20 atoms through `TransIPCalculator`; of these and the 20 atoms, ours are the fastest of three
+processes. Memory is the largest of the whole process over the cases; *share of peak* that of the core's float32
+matrix-product peak, in useful operations of the model, the optimiser's time included. All one after another with the
+machine's other core idle, but for growth with the number of atoms, and AllScAIP, measured before with the other core
+busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks, angles of
+second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
@@ -72,6 +73,7 @@ SPEED_COLUMNS = {  # column → case, key, digits
     "training, atoms/s": ("train", "atoms_per_second", 0),
     "share of peak, training": ("train", "matmul_peak_share", 2),
     "64 a step": ("train64", "matmul_peak_share", 2),
+    "… bfloat16": ("train64-bf16", "matmul_peak_share", 2),
 }
 
 
