@@ -79,7 +79,7 @@ def claimed(target: str | Path) -> Iterator[None]:
         InputError: another process is writing `target`, or its folder cannot be written.
     """
     target = Path(os.path.realpath(target))
-    if target.exists() and not (target.is_file() or target.is_dir()):
+    if not target.is_dir():
         regular(target)
     new = [folder for folder in target.parents if not folder.exists()]
     try:

@@ -35,8 +35,9 @@ def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, 
     periodic = cell.any(1)
     lattice = _complete(cell)
     inverse = np.linalg.inv(lattice)
-    outside = home(positions, cell)
-    fractions = positions @ inverse - outside
+    fractions = positions @ inverse
+    outside = _whole(fractions, cell)
+    fractions = fractions - outside
     margin = reach * np.linalg.norm(inverse, axis=0)  # in lattice planes
     most = np.where(periodic, np.ceil(margin), 0).astype(np.int64)
     grid = np.stack(np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij"), -1).reshape(-1, 1, 3)
@@ -50,7 +51,11 @@ def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, 
 
 def home(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "atoms 3"]:
     """Lattice vectors to subtract from each atom so that it lies in the cell; see `images`."""
-    return np.where(cell.any(1), np.floor(positions @ np.linalg.inv(_complete(cell))), 0).astype(np.int64)
+    return _whole(positions @ np.linalg.inv(_complete(cell)), cell)
+
+
+def _whole(fractions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "atoms 3"]:
+    return np.where(cell.any(1), np.floor(fractions), 0).astype(np.int64)
 
 
 def _complete(cell: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.store import Pack
+from transip.data.store import atoms_sha256
 from transip.errors import InputError, InputWarning
 from transip.files import PACKS, read_json
 from transip.structure import MAX_ATOMIC_NUMBER
@@ -69,7 +69,7 @@ def prepare_replay(settings: DataSettings) -> Dataset:
 
 def fingerprints(settings: DataSettings) -> dict[str, str]:
     """Which structures each pack of a recipe holds, in which order: a checksum of their atoms, by the pack's path."""
-    return {path: Pack.open(path).atoms_sha256 for path in (*settings.train, *settings.validation)}
+    return {path: atoms_sha256(path) for path in (*settings.train, *settings.validation)}
 
 
 def changed_packs(settings: DataSettings, run: Path) -> list[str]:

@@ -56,13 +56,6 @@ class Pack:
                 is not there.
         """
         path = Path(path)
-        if not (path / "meta.json").is_file():
-            problem = "is not a packed dataset" if path.exists() else "does not exist"
-            raise InputError(
-                problem,
-                where=str(path),
-                remedy="make one of files with `transip data pack`, or of a labelling recipe with `transip data build`",
-            )
         meta = _read_meta(path)
         arrays = {name: load_column(path, name) for name in column_names(meta["labelled"], meta["optional"])}
         _check_sizes(path, meta, arrays)
@@ -79,12 +72,6 @@ class Pack:
     def labelled(self) -> bool:
         """Whether every structure has an energy and forces; otherwise none has."""
         return self.meta["labelled"]
-
-    @property
-    def atoms_sha256(self) -> str:
-        """Checksum of which atoms each structure has; geometries and labels may change."""
-        parts = (str(self.meta["sha256"].get(f"{column}.npy")) for column in ("numbers", "offsets"))
-        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def domains(self) -> list[str]:
@@ -375,8 +362,25 @@ class _Meta(Settings):
     provenance: _Provenance = _Provenance()
 
 
+def atoms_sha256(path: str | Path) -> str:
+    """Checksum of which atoms each structure of the pack `path` has; geometries and labels may change.
+
+    Raises:
+        InputError: there is no pack, or its format is newer than this transip.
+    """
+    written = _read_meta(Path(path))["sha256"]
+    parts = (str(written.get(f"{column}.npy")) for column in ("numbers", "offsets"))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
+    if not file.is_file():
+        raise InputError(
+            "is not a packed dataset" if path.exists() else "does not exist",
+            where=str(path),
+            remedy="make one of files with `transip data pack`, or of a labelling recipe with `transip data build`",
+        )
     try:
         meta = read_json(file)
     except RecursionError:
