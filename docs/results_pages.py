@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from transip.files import atomic_path
@@ -20,14 +21,16 @@ from transip.files import atomic_path
 HERE = Path(__file__).parent
 PAGES, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks"
 RESULTS, SPEED = BENCHMARKS / "speedrun" / "results", BENCHMARKS / "throughput" / "results"
+FORCES = "force_mae_mev_per_angstrom"
 COLUMNS = {
-    "forces, meV/Å": ("force_mae_mev_per_angstrom", 1),
+    "forces, meV/Å": (FORCES, 1),
     "energy, meV/atom": ("energy_mae_mev_per_atom", 2),
     "force cosine": ("force_cosine", 4),
     "rotation error, meV/Å": ("force_rotation_error_mev_per_angstrom", 1),
     "forward passes": ("forward_passes", 0),
     "parameters": ("parameters", 0),
 }
+ERRORS = list(COLUMNS.values())[:2]
 INTRODUCTION = """# The speedrun
 
 The lowest force error after twelve minutes of training on one core: 8,370 structures of neutral organic molecules of at
@@ -45,6 +48,16 @@ few per cent. What was tried on the way, and failed, is in `benchmarks/speedrun/
 """
 
 
+SIZES_INTRODUCTION = """
+## Fewer structures
+
+The same twelve minutes on part of the structures: force error in meV/Å, energy error in meV/atom. α is the fitted
+exponent of force error ∝ structures^α. Few structures are seen hundreds of times.
+
+```console
+$ python benchmarks/speedrun/run.py organics esen --structures 1000
+```
+"""
 SPEED_INTRODUCTION = """# Throughput
 
 Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures,
@@ -81,7 +94,9 @@ def write() -> None:
     """Write the pages, the figures and the scaling plan's tables."""
     PAGES.mkdir(exist_ok=True)
     groups = entries()
-    write_page("speedrun", [INTRODUCTION, *table(groups)], figure(groups))
+    all_of_it = max(runs[0]["train_structures"] for runs in groups)
+    whole = [runs for runs in groups if runs[0]["train_structures"] == all_of_it]
+    write_page("speedrun", [INTRODUCTION, *table(whole), *size_table(groups)], figure(whole))
     rows = speed_rows()
     grown = [row for row in rows if row["case"] == "growth"]
     page = [SPEED_INTRODUCTION, *speed_table(rows), *start_table(rows), *growth_text(grown), *stream_text()]
@@ -101,13 +116,13 @@ def write_page(name: str, lines: list[str], drawing: Figure | None) -> None:
 
 
 def entries() -> list[list[dict[str, Any]]]:
-    """Results with a time budget, one list per entry (its seeds), the best first."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    """Results with a time budget, one list per entry and number of structures (its seeds), the best first."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         if result.get("budget_minutes"):
-            groups[result["entry"]].append(result)
-    return sorted(groups.values(), key=lambda runs: mean(run["force_mae_mev_per_angstrom"] for run in runs))
+            groups[result["entry"], result["train_structures"]].append(result)
+    return sorted(groups.values(), key=lambda runs: mean(run[FORCES] for run in runs))
 
 
 def table(groups: list[list[dict[str, Any]]]) -> list[str]:
@@ -117,6 +132,24 @@ def table(groups: list[list[dict[str, Any]]]) -> list[str]:
         cells = [spread([run[key] for run in runs], digits) for key, digits in COLUMNS.values()]
         rows.append(f"| {runs[0]['entry']} | {runs[0]['kind']} | {len(runs)} | {' | '.join(cells)} |")
     return rows
+
+
+def size_table(groups: list[list[dict[str, Any]]]) -> list[str]:
+    """Errors of the entries that were also given fewer structures, and how fast they fall."""
+    by_entry: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(dict)
+    for runs in groups:
+        by_entry[runs[0]["entry"]][runs[0]["train_structures"]] = runs
+    chosen = {entry: dict(sorted(sizes.items())) for entry, sizes in by_entry.items() if len(sizes) > 2}
+    if not chosen:
+        return []
+    sizes = sorted(set.intersection(*map(set, chosen.values())))
+    rows = [f"| entry | {' | '.join(f'{size:,}' for size in sizes)} | α |", "|---|" + "---|" * (len(sizes) + 1)]
+    for entry, of_entry in chosen.items():
+        cells = [", ".join(spread([run[key] for run in of_entry[n]], digits) for key, digits in ERRORS) for n in sizes]
+        errors = [mean(run[FORCES] for run in runs) for runs in of_entry.values()]
+        slope = np.polyfit(np.log(list(of_entry)), np.log(errors), 1)[0]
+        rows.append(f"| {entry} | {' | '.join(cells)} | {slope:.2f} |")
+    return [SIZES_INTRODUCTION, *rows]
 
 
 def spread(values: list[float], digits: int) -> str:

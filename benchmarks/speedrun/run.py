@@ -4,11 +4,13 @@
     python benchmarks/speedrun/run.py painn esen mace nequip allscaip pet --seeds 0 1 2
     python benchmarks/speedrun/run.py organics --set model.forces=direct --name=-direct
     python benchmarks/speedrun/run.py organics --steps 4800 --name=-4800-steps
+    python benchmarks/speedrun/run.py organics esen --structures 1000
 
 An entry is a recipe (recipes/NAME.yaml) or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
 environment by benchmarks/peers/train.py, on the same structures, with the same loss). The task is
 `recipes/data-organics.yaml`, built first, once, if it is not there. Only training counts towards the budget,
-evaluations do not. Each run leaves one JSON object in benchmarks/speedrun/results/.
+evaluations do not. Each run leaves one JSON object in benchmarks/speedrun/results/: ENTRY-seedK.json, or
+ENTRY@N-seedK.json where it was given N of the structures only.
 """
 
 import os
@@ -43,7 +45,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PEERS = HERE.parent / "peers"
 DATA = Path("data/organics.pack")
-EXPORT = Path("data/organics.npz")
+EXPORT = "data/organics{}.npz"
 
 
 def main() -> None:
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--minutes", type=float, default=12.0, help="budget of training")
     parser.add_argument("--steps", type=int, help="a budget of optimiser steps instead (recipes only)")
+    parser.add_argument("--structures", type=int, help="train on so many of the structures")
     parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings: a.b=c")
     parser.add_argument("--keep", type=Path, help="keep the runs, models included, in this folder")
     parser.add_argument("--name", default="", help="appended to the entry's name, to tell overrides apart")
@@ -59,11 +62,12 @@ def main() -> None:
     torch.set_num_threads(1)
     if not DATA.exists():
         build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
+    fewer = f"@{arguments.structures}" if arguments.structures else ""
     for entry in arguments.entries:
         for seed in arguments.seeds:
-            target = RESULTS / f"{entry}{arguments.name}-seed{seed}.json"
+            target = RESULTS / f"{entry}{arguments.name}{fewer}-seed{seed}.json"
             if (PEERS / "adapters" / f"{entry}.py").exists():
-                run_peer(entry, seed, arguments.minutes, target)
+                run_peer(entry, seed, arguments, target)
             else:
                 keep = arguments.keep and arguments.keep / target.stem
                 write_json(target, run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep))
@@ -75,6 +79,8 @@ def recipe_of(entry: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     budget = ["training.steps=null", f"training.minutes={arguments.minutes}"]
     if arguments.steps is not None:
         budget = ["training.minutes=null", f"training.steps={arguments.steps}"]
+    if arguments.structures is not None:
+        budget.append(f"data.max_train={arguments.structures}")
     return load(Recipe, f"recipes/{entry}.yaml", [*arguments.overrides, *budget, f"training.seed={seed}"])
 
 
@@ -112,21 +118,22 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
     }
 
 
-def run_peer(entry: str, seed: int, minutes: float, target: Path) -> None:
+def run_peer(entry: str, seed: int, arguments: argparse.Namespace, target: Path) -> None:
     """Train and evaluate a peer inside its own environment."""
-    if not EXPORT.exists():
-        export(EXPORT)
+    data = Path(EXPORT.format(f"-{arguments.structures}" if arguments.structures else ""))
+    if not data.exists():
+        export(data, arguments.structures)
     python = PEERS / ".venvs" / entry / "bin" / "python"
     if not python.exists():
         subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
-    options = {"data": EXPORT, "minutes": minutes, "seed": seed, "output": target}
+    options = {"data": data, "minutes": arguments.minutes, "seed": seed, "output": target}
     flags = [f"--{name}={value}" for name, value in options.items()]
     subprocess.run([python, PEERS / "train.py", entry, *flags], check=True)
 
 
-def export(path: Path) -> None:
+def export(path: Path, structures: int | None) -> None:
     """The task as plain arrays, for programs that know nothing of transip."""
-    train_data, validation = prepare(DataSettings(train=(str(DATA),)))
+    train_data, validation = prepare(DataSettings(train=(str(DATA),), max_train=structures))
     references = References.fit(train_data)
     scale = statistics(train_data, references)["force_rms"]
     arrays = _arrays("train", train_data) | _arrays("validation", validation)

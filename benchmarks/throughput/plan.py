@@ -132,7 +132,9 @@ def cost(size: str, atoms: int) -> Cost:
 
     with torch._subclasses.FakeTensorMode() as mode:
         model = Potential(
-            ModelSettings.model_validate({"size": size}), torch.zeros(MAX_ATOMIC_NUMBER + 1).double(), 1.0
+            ModelSettings.model_validate({"size": size, "forces": "direct"}),
+            torch.zeros(MAX_ATOMIC_NUMBER + 1).double(),
+            1.0,
         )
         batch = Batch.collate(STRUCTURES * [alike])
         batch = Batch(**{key: mode.from_tensor(x) if torch.is_tensor(x) else x for key, x in vars(batch).items()})

@@ -184,7 +184,8 @@ class ModelSettings(Settings):
     depth: PositiveInt = Field(default=2, description="attention blocks")
     heads: PositiveInt = Field(default=8, description="attention heads; width / heads must be even")
     forces: Literal["direct", "gradient"] = Field(
-        default="direct", description="direct: a head, fast; gradient: −∂E/∂x, energy-conserving"
+        default="gradient",
+        description="gradient: −∂E/∂x, more accurate, energy-conserving; direct: a head, twice as fast",
     )
     rotary_values: bool = Field(default=True, description="rotate values too, so that directions reach them")
     distance_bias: bool = Field(default=True, description="add a learned function of distance to the attention logits")
@@ -253,9 +254,10 @@ SIZES: dict[str, dict[str, int]] = {
     "M": {"width": 384, "depth": 12, "heads": 12},
     "L": {"width": 768, "depth": 16, "heads": 16},
 }
-PRESETS: dict[str, dict[str, bool | int]] = {
+PRESETS: dict[str, dict[str, bool | int | str]] = {
     "default": {},
     "paper": {
+        "forces": "direct",
         "rotary_values": False,
         "distance_bias": False,
         "convolutions": 0,

@@ -133,7 +133,7 @@ class TestWrongValues:
                 "",
                 "needs model.fixed_representation: true",
             ),
-            ({"objective": {"equigrad": 0.1}}, "", "needs model.forces: gradient"),
+            ({"objective": {"equigrad": 0.1}, "model": {"forces": "direct"}}, "", "needs model.forces: gradient"),
             (
                 {"objective": {"latent": {"weight": 1, "layers": [0, 2]}, "views": 2}, "model": {"size": "XS"}},
                 "",

@@ -205,10 +205,10 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 @pytest.mark.parametrize(
     ("preset", "size", "count"),
     [
-        ("default", "XS", 217_676),
-        ("default", "S", 620_756),
-        ("default", "M", 22_072_980),
-        ("default", "L", 115_498_884),
+        ("default", "XS", 204_233),
+        ("default", "S", 586_577),
+        ("default", "M", 21_873_937),
+        ("default", "L", 114_806_785),
         ("paper", "XS", 125_636),
         ("paper", "S", 478_532),
         ("paper", "M", 21_890_692),

@@ -21,7 +21,7 @@ SETTINGS = [
 
 def objective(preset: str = "default", forces: str = "direct") -> Objective:
     torch.manual_seed(0)
-    settings = ModelSettings.model_validate({"preset": preset, "forces": forces, **TINY})
+    settings = ModelSettings.model_validate({**TINY, "preset": preset, "forces": forces})
     latent = LatentSettings(weight=1.0, layers=(0, -1), hidden=16)
     potential = Potential(settings, torch.zeros(87, dtype=torch.float64), 1.0)
     return Objective(potential, ObjectiveSettings(views=2, latent=latent))
