@@ -12,6 +12,8 @@
     python benchmarks/fine_tuning/run.py replay --start runs/gfn2-without-so-160 --family data/fine-tuning-so.pack \\
         --results benchmarks/fine_tuning/results/160-minutes
 
+and likewise 255 minutes, from those of 160.
+
 `--known` holds every structure none of whose molecules matches the SMARTS pattern, `--family` some of those of neutral
 organics that do. Structures are matched by their SMILES, which campaigns store as `source`.
 """
