@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -96,7 +97,7 @@ def write() -> None:
     groups = entries()
     all_of_it = max(runs[0]["train_structures"] for runs in groups)
     whole = [runs for runs in groups if runs[0]["train_structures"] == all_of_it]
-    write_page("speedrun", [INTRODUCTION, *table(whole), *size_table(groups)], figure(whole))
+    write_page("speedrun", [INTRODUCTION, *table(whole)], figure(whole), size_table(groups))
     rows = speed_rows()
     grown = [row for row in rows if row["case"] == "growth"]
     page = [SPEED_INTRODUCTION, *speed_table(rows), *start_table(rows), *growth_text(grown), *stream_text()]
@@ -106,10 +107,10 @@ def write() -> None:
     (PAGES / "scaling-plan.txt").write_bytes(plan.stdout)
 
 
-def write_page(name: str, lines: list[str], drawing: Figure | None) -> None:
-    """A page that ends with its figure."""
+def write_page(name: str, lines: list[str], drawing: Figure | None, more: Sequence[str] = ()) -> None:
+    """A page with its figure below `lines`."""
     image = ["", f"```{{image}} {name}.svg", "```"] if drawing else []
-    (PAGES / f"{name}.md").write_text("\n".join([*lines, *image, ""]), encoding="utf-8")
+    (PAGES / f"{name}.md").write_text("\n".join([*lines, *image, *more, ""]), encoding="utf-8")
     if drawing:
         with atomic_path(PAGES / f"{name}.svg") as partial:
             drawing.savefig(partial, format="svg")
