@@ -68,8 +68,8 @@ ball of molecules packed at least 2.5 Å apart. The model is timed on a prepared
 given; *calculator* is 20 atoms through `TransIPCalculator`; of these and the 20 atoms, ours are the fastest of three
 processes. Memory is the largest of the whole process over the cases; *share of peak* that of the core's float32
 matrix-product peak, in useful operations of the model, the optimiser's time included. All one after another with the
-machine's other core idle, but for growth with the number of atoms, and AllScAIP, measured before with the other core
-busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks, angles of
+machine's other core idle, but for growth with the number of atoms, long files, and AllScAIP, measured with the other
+core busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks, angles of
 second degree.
 
 ```console
