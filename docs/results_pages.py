@@ -69,8 +69,8 @@ given; *calculator* is 20 atoms through `TransIPCalculator`; of these and the 20
 processes. Memory is the largest of the whole process over the cases; *share of peak* that of the core's float32
 matrix-product peak, in useful operations of the model, the optimiser's time included. All one after another with the
 machine's other core idle, but for growth with the number of atoms, long files, and AllScAIP, measured with the other
-core busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks, angles of
-second degree.
+core busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks,
+angles of second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
