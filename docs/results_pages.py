@@ -148,9 +148,13 @@ def size_table(groups: list[list[dict[str, Any]]]) -> list[str]:
     for entry, of_entry in chosen.items():
         cells = [", ".join(spread([run[key] for run in of_entry[n]], digits) for key, digits in ERRORS) for n in sizes]
         errors = [mean(run[FORCES] for run in runs) for runs in of_entry.values()]
-        slope = np.polyfit(np.log(list(of_entry)), np.log(errors), 1)[0]
-        rows.append(f"| {entry} | {' | '.join(cells)} | {slope:.2f} |")
+        rows.append(f"| {entry} | {' | '.join(cells)} | {exponent(list(of_entry), errors):.2f} |")
     return [SIZES_INTRODUCTION, *rows]
+
+
+def exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """α of y ∝ x^α, fitted."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def spread(values: list[float], digits: int) -> str:

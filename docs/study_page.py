@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results_pages import spread
+from results_pages import exponent, spread
 
 from transip.files import atomic_path
 
@@ -200,13 +200,11 @@ def compared(what: str, runs: Runs, reference: str) -> str:
     return f"{spread(found, 2)} × `{reference}`{doubt}"
 
 
-def exponent(points: Sequence[dict[int, Run]], key: str) -> list[float]:
-    """Slope of log(force error) against log(`key`), fitted for each seed that has every point."""
+def by_seed(points: Sequence[dict[int, Run]], key: str) -> list[float]:
+    """α of force error ∝ `key`^α, for each seed that has every point."""
     seeds = set.intersection(*(set(point) for point in points))
     rows = [[point[seed] for point in points] for seed in sorted(seeds)]
-    return [
-        float(np.polyfit(np.log([run[key] for run in row]), np.log([run[FORCES] for run in row]), 1)[0]) for row in rows
-    ]
+    return [exponent([run[key] for run in row], [run[FORCES] for run in row]) for row in rows]
 
 
 # ---------------------------------------------------------------------------------------------- text
@@ -259,7 +257,7 @@ def exponents(group: str, runs: Runs) -> Iterator[str]:
     for members in by_size(runs).values():
         for what, of_entry in members.items():
             points[what].append(of_entry)
-    fitted = {what: exponent(found, key) for what, found in points.items() if len(found) > 2}
+    fitted = {what: by_seed(found, key) for what, found in points.items() if len(found) > 2}
     parts = [f"`{what}` {spread(found, 2)}" for what, found in fitted.items() if found]
     if parts:
         yield f"Exponents of force error ∝ ({axis})^α, fitted: {', '.join(parts)}."

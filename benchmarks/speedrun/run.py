@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PEERS = HERE.parent / "peers"
 DATA = Path("data/organics.pack")
-EXPORT = "data/organics{}.npz"
+EXPORT = "data/organics{}.npz"  # with "@N" for N of the structures
 
 
 def main() -> None:
@@ -62,12 +62,15 @@ def main() -> None:
     torch.set_num_threads(1)
     if not DATA.exists():
         build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
-    fewer = f"@{arguments.structures}" if arguments.structures else ""
+    fewer = "" if arguments.structures is None else f"@{arguments.structures}"
     for entry in arguments.entries:
         for seed in arguments.seeds:
             target = RESULTS / f"{entry}{arguments.name}{fewer}-seed{seed}.json"
             if (PEERS / "adapters" / f"{entry}.py").exists():
-                run_peer(entry, seed, arguments, target)
+                data = Path(EXPORT.format(fewer))
+                if not data.exists():
+                    export(data, arguments.structures)
+                run_peer(entry, seed, arguments.minutes, data, target)
             else:
                 keep = arguments.keep and arguments.keep / target.stem
                 write_json(target, run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep))
@@ -118,15 +121,12 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
     }
 
 
-def run_peer(entry: str, seed: int, arguments: argparse.Namespace, target: Path) -> None:
+def run_peer(entry: str, seed: int, minutes: float, data: Path, target: Path) -> None:
     """Train and evaluate a peer inside its own environment."""
-    data = Path(EXPORT.format(f"-{arguments.structures}" if arguments.structures else ""))
-    if not data.exists():
-        export(data, arguments.structures)
     python = PEERS / ".venvs" / entry / "bin" / "python"
     if not python.exists():
         subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
-    options = {"data": data, "minutes": arguments.minutes, "seed": seed, "output": target}
+    options = {"data": data, "minutes": minutes, "seed": seed, "output": target}
     flags = [f"--{name}={value}" for name, value in options.items()]
     subprocess.run([python, PEERS / "train.py", entry, *flags], check=True)
 

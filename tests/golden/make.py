@@ -38,7 +38,7 @@ SMALL = {
     "training.checkpoint_every": 2,
     "training.evaluate_every": 2,
     "training.optimizer": {"name": "adamw"},
-    "model": {"width": 8, "depth": 1, "heads": 2, "convolutions": 1, "forces": "direct"},
+    "model": {"width": 8, "depth": 1, "heads": 2, "convolutions": 1},
     "objective.views": 2,
     "objective.latent": {"weight": 1.0, "hidden": 4},
 }

@@ -203,20 +203,24 @@ def test_far_fragments_do_not_add_up_in_the_paper_preset(make_model, make_struct
 
 
 @pytest.mark.parametrize(
-    ("preset", "size", "count"),
+    ("given", "size", "count"),
     [
-        ("default", "XS", 204_233),
-        ("default", "S", 586_577),
-        ("default", "M", 21_873_937),
-        ("default", "L", 114_806_785),
-        ("paper", "XS", 125_636),
-        ("paper", "S", 478_532),
-        ("paper", "M", 21_890_692),
-        ("paper", "L", 115_750_660),
+        ({}, "XS", 204_233),
+        ({}, "S", 586_577),
+        ({}, "M", 21_873_937),
+        ({}, "L", 114_806_785),
+        ({"forces": "direct"}, "XS", 217_676),
+        ({"forces": "direct"}, "S", 620_756),
+        ({"forces": "direct"}, "M", 22_072_980),
+        ({"forces": "direct"}, "L", 115_498_884),
+        ({"preset": "paper"}, "XS", 125_636),
+        ({"preset": "paper"}, "S", 478_532),
+        ({"preset": "paper"}, "M", 21_890_692),
+        ({"preset": "paper"}, "L", 115_750_660),
     ],
 )
-def test_parameter_counts_are_those_published(preset, size, count):
+def test_parameter_counts_are_those_published(given, size, count):
     with torch.device("meta"):
-        architecture = ModelSettings.model_validate({"preset": preset, "size": size})
+        architecture = ModelSettings.model_validate({"size": size, **given})
         model = Potential(architecture, torch.zeros(87, dtype=F64), 1.0)
     assert model.num_parameters == count
