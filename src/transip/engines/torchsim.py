@@ -85,7 +85,9 @@ class TransIPModel(ModelInterface):
         batch = self._batch(SimpleNamespace(**state) if isinstance(state, dict) else state)
         self._check(batch)
         with torch.no_grad():
-            prediction = self._predictor(self._near(batch).to(dtype=next(self.model.parameters()).dtype))
+            # About the origin: far from it, float32 could not tell atoms apart.
+            near = replace(batch, positions=centred(batch.positions, batch))
+            prediction = self._predictor(near.to(dtype=next(self.model.parameters()).dtype))
         if not (prediction.energy.isfinite().all() and prediction.forces.isfinite().all()):
             raise InputError(
                 "the model's energies or forces are not finite",
@@ -116,10 +118,6 @@ class TransIPModel(ModelInterface):
             largest=int(counts.max()),
             cell=cell,
         )
-
-    def _near(self, batch: Batch) -> Batch:
-        """Molecules about the origin: far from it, float32 could not tell their atoms apart."""
-        return batch if batch.cell is not None else replace(batch, positions=centred(batch.positions, batch))
 
     def _condition(self, state: Any, name: str, counts: Tensor) -> Tensor:
         """Charge or multiplicity of each molecule."""

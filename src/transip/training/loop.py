@@ -70,9 +70,9 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
         training.accelerator.wait_for_everyone()  # until all have looked at what is there
         if main:
-            values = recipe.model_dump(mode="json")
-            write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
             write_json(folder / PACKS, fingerprints(recipe.data))
+            values = recipe.model_dump(mode="json")  # last: what has a recipe is a run
+            write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
         return training.run(progress)
 
 
