@@ -44,7 +44,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # safetensors puts a file in its place that nobody else may read
-        with partial.open("rb") as handle:  # the rename must not overtake the data
+        with partial.open("r+b") as handle:  # the rename must not overtake the data; Windows syncs what may be written
             os.fsync(handle.fileno())
         os.replace(partial, target)
     except (OSError, SafetensorError) as error:  # a full disk, in Python's words and in those of safetensors

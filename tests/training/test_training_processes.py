@@ -55,12 +55,32 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(recipe: Path, folder: Path) -> subprocess.CompletedProcess:
-    """`transip train` on two processes, as a user starts it."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = ["--master-port", str(free_port()), "-m", "transip", "train", str(recipe), "-o", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True, timeout=120)
+def launch(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """A command on two processes, as a user starts it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    known = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [*torchrun, str(free_port()), *command], env=known, capture_output=True, text=True, timeout=120
+    )
+
+
+# A training that looks, before each evaluation, whether all processes have the same weights.
+ALIKE = """
+import sys
+import torch
+from transip.config import Recipe, load
+from transip.training import loop
+
+class Alike(loop.Training):
+    def _evaluate(self):
+        weights = torch.cat([p.detach().flatten() for p in self.objective.parameters()])
+        mine, others = self.accelerator.gather(weights[None])
+        assert torch.equal(mine, others), (mine - others).abs().max()
+        return super()._evaluate()
+
+loop.Training = Alike
+loop.train(load(Recipe, sys.argv[1]), sys.argv[2], progress=False)
+"""
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS.keys())
@@ -77,7 +97,9 @@ def test_two_processes_train_as_one(toy_packs, toy_pool, tmp_path, changes):
         changes["data.unlabelled"] = [str(toy_pool)]
     halves = toy_settings(toy_packs, {**changes, "training.batch.structures": 5})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(halves))
-    finished = launch(tmp_path / "recipe.yaml", tmp_path / "two")
+    launcher = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}  # not the recipe's
+    command = ("-m", "transip", "train", tmp_path / "recipe.yaml", "-o", tmp_path / "two")
+    finished = launch(*command, **launcher)
     assert finished.returncode == 0, finished.stderr
     whole = {**changes, "training.batch.structures": 10, "training.batch.unlabelled": 2 * of_pool}
     train(toy_recipe(toy_packs, whole), tmp_path / "one", progress=False)
@@ -86,6 +108,15 @@ def test_two_processes_train_as_one(toy_packs, toy_pool, tmp_path, changes):
     for found, expected in zip(two, one, strict=True):
         assert found.pop("kind") == expected.pop("kind")
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_processes_whose_clocks_differ_keep_the_same_weights(toy_packs, tmp_path):
+    settings = {"training.steps": None, "training.minutes": 0.05, "training.evaluate_every": 5}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, settings)))
+    (tmp_path / "alike.py").write_text(ALIKE)
+    finished = launch(tmp_path / "alike.py", tmp_path / "recipe.yaml", tmp_path / "run")
+    assert finished.returncode == 0, finished.stderr
+    assert read_metrics(tmp_path / "run")[-1]["step"] > 5
 
 
 # ------------------------------------------------------------------------------- the same, without processes

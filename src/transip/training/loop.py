@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -96,6 +97,10 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, resume: bool):
         self.recipe, self.settings, self.folder = recipe, recipe.training, folder
         self.accelerator = Accelerator(
+            # What accelerate's launcher would set for the whole network, the recipe sets where it does no harm.
+            mixed_precision="no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             cpu=_on_cpu(),
             log_with=list(self.settings.trackers) or None,
             project_dir=str(folder),
@@ -235,11 +240,11 @@ class Training:
     # ------------------------------------------------------------------------------------------ bookkeeping
 
     def _done(self) -> float:
-        """Share of the budget used, 0 … 1."""
+        """Share of the budget used, 0 … 1: the same in all processes, whose learning rates would differ otherwise."""
         if self.settings.steps is not None:
             return min(self.progress.step / self.settings.steps, 1.0)
         assert self.settings.minutes is not None
-        return min(self._seconds() / (60 * self.settings.minutes), 1.0)
+        return min(self._used / (60 * self.settings.minutes), 1.0)
 
     def _seconds(self) -> float:
         """Time spent on training; never less than at the last step, whatever the clock does."""
@@ -249,12 +254,13 @@ class Training:
         return now - self._clock
 
     def _finished(self) -> bool:
+        """Whether budget or patience is used up; the clocks are compared here, once a step."""
+        self._used = self._seconds()
+        if self.settings.minutes is not None and self.processes > 1:
+            self._used = self._summed(torch.tensor(self._used, device=self.device)).item() / self.processes
         patience = self.settings.patience
         out_of_patience = patience is not None and self.progress.evaluations_without_gain >= patience
-        done = torch.tensor(float(out_of_patience or self._done() >= 1.0))
-        if self.settings.minutes is not None and self.processes > 1:  # clocks differ: all stop when one does
-            done = self._summed(done.to(self.device))
-        return bool(done > 0)
+        return out_of_patience or self._done() >= 1.0
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over the processes."""
