@@ -95,6 +95,11 @@ class Batch:
 
         return replace(self, **{f.name: moved(f.name, getattr(self, f.name)) for f in fields(self)})
 
+    def clone(self) -> Batch:
+        """The same, in memory of its own."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
+
     @classmethod
     def collate(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> Batch:
         """Put structures into one batch; labels are kept if every structure has them.

@@ -190,10 +190,15 @@ def data_pack(
 
 
 @data_app.command("info")
-def data_info(path: Input) -> None:
+def data_info(
+    path: Input, verify: Annotated[bool, typer.Option("--verify", help="compare a pack's checksums first")] = False
+) -> None:
     """Say what a pack or a file of structures holds."""
     from transip.data.pack import describe
+    from transip.data.store import Pack
 
+    if verify:
+        Pack.open(path).verify()
     console.print(describe(path).table())
 
 

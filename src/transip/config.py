@@ -16,7 +16,7 @@ from transip.errors import InputError
 
 Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity", "liquids"]
 PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -94,7 +94,8 @@ class KeySettings(Settings):
     energy: str | None = Field(default=None, description="key of the total energy; usual: energy, REF_energy")
     forces: str | None = Field(default=None, description="key of the forces; usual: forces, REF_forces")
     stress: str | None = Field(
-        default=None, description="key of the stress, in periodic cells; usual: stress, REF_stress"
+        default=None,
+        description="key of the stress, in periodic cells, in units of energy / length³; usual: stress, REF_stress",
     )
     charge: str = Field(default="charge", description="key of the total charge in `atoms.info`")
     spin: str = Field(default="spin", description="key of the multiplicity 2S+1 in `atoms.info`")
@@ -128,7 +129,9 @@ class DataSettings(Settings):
         "its atoms, so that it stays on its side when packs are added: for models trained in stages, or on more data",
     )
     max_validation: PositiveInt = Field(
-        default=1000, description="structures used for evaluation during training, at most"
+        default=1000,
+        description="structures that training looks at in between, at most, to keep the best model; "
+        "`transip evaluate` looks at all that is held out",
     )
     max_train: int | None = Field(default=None, gt=0, description="train on a random subset of this many structures")
     unlabelled: tuple[str, ...] = Field(
@@ -148,12 +151,12 @@ class BatchSettings(Settings):
     """How structures are put into batches: whichever limit is met first closes a batch."""
 
     structures: PositiveInt = Field(default=16, description="structures in a batch, at most, per process")
-    unlabelled: Annotated[int, Field(ge=0)] = Field(
+    unlabelled: Count = Field(
         default=0,
         description="structures of `data.unlabelled` beside them, each in two views, at most, per process; "
         "the limits below hold for them too, apart from the labelled ones",
     )
-    replay: Annotated[int, Field(ge=0)] = Field(
+    replay: Count = Field(
         default=0,
         description="structures of `data.replay` beside them, at most, per process; in the losses each counts like one "
         "of `data.train`, and the limits below hold for them too, apart from the others",
@@ -161,7 +164,8 @@ class BatchSettings(Settings):
     atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
     pairs: PositiveInt = Field(
         default=1_000_000,
-        description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention",
+        description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention between "
+        "molecules' atoms, in crystals and liquids without the images, of which there may be ten times as many",
     )
     window: PositiveInt = Field(
         default=8,
@@ -189,13 +193,13 @@ class ModelSettings(Settings):
     )
     rotary_values: bool = Field(default=True, description="rotate values too, so that directions reach them")
     distance_bias: bool = Field(default=True, description="add a learned function of distance to the attention logits")
-    convolutions: Annotated[int, Field(ge=0)] = Field(
+    convolutions: Count = Field(
         default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
     )
     gaussians: Annotated[int, Field(ge=2)] = Field(
         default=12, description="Gaussians over which convolutions and pair forces spread a distance"
     )
-    angles: Annotated[int, Field(ge=0)] = Field(
+    angles: Count = Field(
         default=64, description="sums over the angles between neighbours, of each degree, that each convolution shows"
     )
     angle_degree: Literal[1, 2, 3] = Field(
@@ -423,7 +427,7 @@ class FineTuningSettings(Settings):
         description="keep the embedding and this many blocks, from the first on, as they are; elements, charges and "
         "multiplicities that the model has not seen are learned all the same; None: train everything",
     )
-    rank: Annotated[int, Field(ge=0)] = Field(
+    rank: Count = Field(
         default=0,
         description="low-rank adapters (LoRA): keep embedding and blocks as they are, but add a learned matrix of this "
         "rank to each matrix of attention and MLP of the blocks that are not frozen; merged when the model is saved; "
@@ -512,6 +516,17 @@ class Recipe(Settings):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which nothing is said twice: PyYAML would forget the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if name != "<<" and names.count(name) > 1:
+                raise ValueError(f"{name!r} stands there twice (line {node.start_mark.line + 1} and after)")
+        return super().construct_mapping(node, deep)
+
+
 def load(kind: type[AnySettings], path: str | Path, overrides: list[str] | None = None) -> AnySettings:
     """Read a YAML file as `kind`, with ``a.b=c`` overrides applied.
 
@@ -519,7 +534,7 @@ def load(kind: type[AnySettings], path: str | Path, overrides: list[str] | None 
         InputError: the file is missing or not YAML, a key is unknown, or a value does not fit.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
     except Exception as error:  # tags, dates and depth make PyYAML fail in many ways; none of them is a defect of ours

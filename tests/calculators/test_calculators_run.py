@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -15,10 +16,12 @@ from ase.build import molecule
 from transip.calculators import inference
 from transip.calculators.ase import TransIPCalculator
 from transip.calculators.md import draw_velocities, energy_drift, md_file
-from transip.calculators.predict import predict_file
+from transip.calculators.predict import frame_text, predict_file
 from transip.calculators.relax import OPTIMIZERS, relax_file
+from transip.data.read import read_structures
 from transip.errors import InputError, InputWarning
 from transip.model.files import save_model
+from transip.structure import Structure
 
 
 def only_inputs(folder) -> bool:
@@ -285,6 +288,17 @@ def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.xyz", "model", "o.xyz"]
     md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "same.xyz", **run)
     assert (tmp_path / "same.xyz").read_text() == (tmp_path / "o.xyz").read_text()
+
+
+def test_names_in_a_trajectory_are_those_of_the_molecule(model_folder, water, tmp_path):
+    name = 'C/C=C\\C "x" y'
+    known = replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)), source=name, domain=name)
+    (tmp_path / "in.xyz").write_text(frame_text(known), encoding="utf-8")
+    md_file(
+        TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", steps=2, interval=1, progress=False
+    )
+    found = [(s.source, s.domain) for s in read_structures(tmp_path / "o.xyz", labels="ignored")]
+    assert found == 3 * [(name, name)]
 
 
 def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(

@@ -124,6 +124,8 @@ def test_the_file_says_all_there_is(model_folder, tmp_path):
         assert row.items() <= detail.items()
         assert np.shape(detail["hessian"]) == (9, 9) and np.shape(detail["modes"])[1:] == (3, 3)
         assert row["energy"] == pytest.approx(calculator.get_potential_energy(one), abs=1e-9)
+        weighted = np.array(detail["modes"]) * np.sqrt(one.get_masses())[:, None]  # the file's unit is 1/√amu
+        np.testing.assert_allclose(np.square(weighted).sum((1, 2)), 1, rtol=1e-6)
         assert row["hessian_asymmetry"] < 1e-3
     assert written["units"]["frequencies"] == "cm⁻¹" and written["model"] == str(model_folder)
 

@@ -234,6 +234,8 @@ class TestFiles:
             ("", "is not a recipe"),
             ("a: [", "is not YAML"),
             (b"\xff\xfe\x00", "is not YAML"),
+            ("training: {seed: 7}\ntraining: {steps: 3}", "is not YAML: 'training' stands there twice"),
+            ("data: {train: [a]}\ntraining:\n  steps: 3\n  steps: 4", r"is not YAML: 'steps' .* \(line 3 and after\)"),
         ],
     )
     def test_that_are_no_recipes_are_named(self, tmp_path, content, message):

@@ -13,7 +13,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from transip.calculators.predict import frame_text
-from transip.config import UnitSettings
+from transip.config import KeySettings, UnitSettings
 from transip.data.dataset import Dataset
 from transip.data.pack import pack_files
 from transip.data.read import read_structures
@@ -128,6 +128,18 @@ def test_files_are_packed_with_their_cells(salt, tmp_path):
     report = pack_files([tmp_path / "a.extxyz"], tmp_path / "a.pack", level_of_theory="x")
     assert report.keys["stress"] == ["stress"]
     np.testing.assert_allclose(Pack.open(tmp_path / "a.pack").structure(2).stress, STRESS, rtol=1e-6)
+
+
+def test_a_stress_is_found_as_other_labels_are(salt, tmp_path):
+    atoms = as_atoms(salt)
+    atoms.info["REF_stress"] = 2 * STRESS
+    ase.io.write(tmp_path / "x.extxyz", atoms)
+    with pytest.raises(InputError, match="stress is ambiguous: 'stress' and 'REF_stress' differ"):
+        list(read_structures(tmp_path / "x.extxyz"))
+    with pytest.raises(InputError, match=r"has no stress: there is no 'REF_sterss'(.|\n)*keys that exist.*REF_stress"):
+        list(read_structures(tmp_path / "x.extxyz", KeySettings(stress="REF_sterss")))
+    (found,) = read_structures(tmp_path / "x.extxyz", KeySettings(stress="REF_stress"))
+    np.testing.assert_allclose(found.stress, 2 * STRESS)
 
 
 def test_a_stress_of_odd_shape_is_an_error(salt, tmp_path):

@@ -176,6 +176,19 @@ def test_unlabelled_pack(tmp_path):
 # ---------------------------------------------------------------------------------------------- bad structures
 
 
+@pytest.mark.parametrize("name", ["x.extxyz", "x.pack"])
+def test_charge_and_spin_that_are_given_come_first(tmp_path, name):
+    structures = [replace(structure, charge=0, spin=1) for structure in real(3)]
+    if name == "x.pack":
+        write_pack(tmp_path / name, structures, level_of_theory="test")
+    else:
+        ase.io.write(tmp_path / name, [to_labelled_atoms(s) for s in structures], format="extxyz")
+    found = list(read_structures(tmp_path / name, charge=-2, spin=3))
+    assert [(s.charge, s.spin) for s in found] == 3 * [(-2, 3)]
+    with pytest.raises(InputError, match="cannot have multiplicity 2"):
+        list(read_structures(tmp_path / name, spin=2))
+
+
 def spoil(atoms, **info):
     atoms.info.update(info)
     return atoms

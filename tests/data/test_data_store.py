@@ -72,6 +72,14 @@ def test_compositions_agree_iff_formulas_do(structures):
         assert [ids[i] == ids[j] for j in range(len(ids))] == [f == formulas[i] for f in formulas]
 
 
+def test_structures_are_counted_from_the_end_as_in_a_list(pack):
+    assert_same(pack.structure(-1), pack.structure(len(pack) - 1))
+    assert pack.source(-len(pack)) == pack.source(0)
+    for beyond in (len(pack), -len(pack) - 1):
+        with pytest.raises(IndexError):
+            pack.structure(beyond)
+
+
 def test_readable_with_numpy_alone(pack):
     meta = json.loads((pack.path / "meta.json").read_text())
     positions = np.load(pack.path / "positions.npy", allow_pickle=False)

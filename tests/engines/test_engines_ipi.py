@@ -5,12 +5,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
-from ase.calculators.socketio import SocketServer
+from ase.calculators.socketio import SocketClosed, SocketServer
 from ase.units import Hartree
 
 from transip.calculators.ase import TransIPCalculator
@@ -60,6 +61,29 @@ def test_of_cells_the_virial_is_sent(periodic_model, crystal, tmp_path):
     np.testing.assert_allclose(found["forces"], crystal.get_forces(), rtol=0, atol=1e-5)
     stress = -found["virial"] / crystal.get_volume()
     np.testing.assert_allclose(stress, crystal.get_stress(voigt=False), rtol=0, atol=1e-7)
+
+
+def test_a_cell_that_changes_needs_a_stress(make_model, crystal):
+    """Without one a barostat would be told that there is no pressure."""
+    calculator = TransIPCalculator(make_model(forces="direct", cutoff=4.5), charge=0, spin=1, unseen="ignore")
+    name = f"transip-test-{os.getpid()}"
+    problems = []
+
+    def client() -> None:
+        with pytest.raises(InputError, match="the cell changes, and there is no stress") as caught:
+            serve(crystal, calculator, socket=name)
+        problems.append(caught)
+
+    with SocketServer(unixsocket=name, timeout=120) as server:
+        thread = threading.Thread(target=client)
+        thread.start()
+        server.calculate(crystal)
+        larger = crystal.copy()
+        larger.set_cell(1.1 * crystal.cell, scale_atoms=True)
+        with pytest.raises((OSError, SocketClosed)):
+            server.calculate(larger)
+    thread.join(60)
+    assert problems
 
 
 def test_what_cannot_be_is_named(gentle_model):

@@ -60,6 +60,17 @@ def test_the_card_says_what_the_model_is(folder):
     assert "318,804 parameters" in text and "direct forces" in text
 
 
+@pytest.mark.parametrize("saved", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_networks_come_back_at_least_in_float32(folder, saved):
+    model = load_model(folder).to(saved)
+    save_model(model, folder)
+    found = load_model(folder)
+    assert {p.dtype for p in found.parameters()} == {torch.promote_types(saved, torch.float32)}
+    torch.testing.assert_close(
+        found.embed.element.weight, model.embed.element.weight.to(torch.promote_types(saved, torch.float32))
+    )
+
+
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(InputError) as caught:
         load_model(path)

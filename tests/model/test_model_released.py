@@ -92,7 +92,8 @@ def hub(tmp_path, monkeypatch) -> Hub:
 
 
 def assert_same(model: Potential, other: Potential) -> None:
-    assert model.scale == other.scale and model.settings == other.settings and model.card == other.card
+    assert model.scale == other.scale and model.settings == other.settings
+    assert model.card | {"name": ""} == other.card | {"name": ""}  # what has been published knows its name
     torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
@@ -226,6 +227,19 @@ class TestCard:
         text = model_card(model)
         assert "| elytes | 1.23 | 45.6 |" in text and "| reactivity | 1.23 | 200 |" in text
         assert "NVE at 300 K: 0.3 meV/atom/ps" in text and "- reaction barriers." in text
+
+    def test_says_under_which_name_to_load_it(self, model, tmp_path):
+        text = (release(model, tmp_path / "released", "someone/toy") / "README.md").read_text(encoding="utf-8")
+        assert "# someone/toy\n" in text and 'TransIPCalculator("someone/toy")' in text
+
+    def test_says_what_errors_were_measured_on(self, model, make_model):
+        assert "whose compositions were held out of training." in model_card(model)
+        model.card |= {"data": {"validation_trained_on": 12}, "started_from": "another"}
+        assert "12 have a composition that was also trained on. The model that it started from" in model_card(model)
+
+    def test_speaks_of_periodic_systems_where_there_is_no_cutoff(self, model, make_model):
+        assert "- periodic systems" in model_card(model)
+        assert "periodic" not in model_card(make_model(cutoff=4.5))
 
     def test_of_a_model_of_which_nothing_is_known(self, make_model):
         assert "level of theory: unknown" in model_card(make_model())

@@ -150,6 +150,19 @@ class TestEveryModel:
         if len(positions) == 1:
             close(prediction.forces, torch.zeros(2, 3, dtype=F64))
 
+    def test_the_same_in_inference_mode(self, make_model, make_structure, kind):
+        model, structures = make_model(*kind), [make_structure(4, 0), make_structure(3, 1)]
+        with torch.no_grad():
+            expected = model(collate(*structures), (0,))
+        outside = collate(*structures)
+        with torch.inference_mode():
+            for batch in (outside, collate(*structures)):
+                found = model(batch, (0,))
+                close(found.energy, expected.energy)
+                close(found.forces, expected.forces)
+                close(found.latents[0], expected.latents[0])
+        assert not found.forces.requires_grad
+
 
 @pytest.mark.parametrize("kind", GRADIENT)
 class TestGradientForces:

@@ -113,12 +113,25 @@ def test_orientations_do_not_depend_on_how_structures_fall_into_batches(make_str
     structures = [make_structure(4, seed) for seed in range(12)]
     whole = measure_symmetry(Toy(0.3), [Batch.collate(structures, F64)])
     parts = measure_symmetry(Toy(0.3), [Batch.collate(structures[i : i + 5], F64) for i in (0, 5, 10)])
-    del whole["layers"], parts["layers"]
+    assert whole.pop("layers") == parts.pop("layers") == []
     assert parts == pytest.approx(whole, rel=1e-12)
     assert (
         measure_symmetry(Toy(0.3), [Batch.collate(structures, F64)], seed=1)["force_rotation_error"]
         != whole["force_rotation_error"]
     )
+
+
+@pytest.mark.parametrize("level", ["atoms", "pooled"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_what_layers_hold_does_not_depend_on_it_either(make_structure, level, size):
+    structures = [make_structure(4, seed) for seed in range(12)]
+    torch.manual_seed(0)
+    latent = LatentEquivariance(LatentSettings(level=level, layers=(0,), hidden=8), width=12).double()
+    options = {"layers": (0,), "latent": latent}
+    whole = measure_symmetry(Toy(encoder=direction), [Batch.collate(structures, F64)], **options)
+    batches = [Batch.collate(structures[i : i + size], F64) for i in range(0, 12, size)]
+    (found,), (expected,) = measure_symmetry(Toy(encoder=direction), batches, **options)["layers"], whole["layers"]
+    assert found == pytest.approx(expected, rel=1e-9) and expected["latent_error"] > 0
 
 
 class TestInvariantShare:

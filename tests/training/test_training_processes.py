@@ -55,8 +55,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
-    """A command on two processes, as a user starts it."""
+def launch(recipe: Path, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """`transip train` on two processes, as a user starts it."""
+    return twice("-m", "transip", "train", recipe, "-o", folder, **environment)
+
+
+def twice(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """A command on two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
     known = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
@@ -98,8 +103,7 @@ def test_two_processes_train_as_one(toy_packs, toy_pool, tmp_path, changes):
     halves = toy_settings(toy_packs, {**changes, "training.batch.structures": 5})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(halves))
     launcher = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}  # not the recipe's
-    command = ("-m", "transip", "train", tmp_path / "recipe.yaml", "-o", tmp_path / "two")
-    finished = launch(*command, **launcher)
+    finished = launch(tmp_path / "recipe.yaml", tmp_path / "two", **launcher)
     assert finished.returncode == 0, finished.stderr
     whole = {**changes, "training.batch.structures": 10, "training.batch.unlabelled": 2 * of_pool}
     train(toy_recipe(toy_packs, whole), tmp_path / "one", progress=False)
@@ -114,7 +118,7 @@ def test_processes_whose_clocks_differ_keep_the_same_weights(toy_packs, tmp_path
     settings = {"training.steps": None, "training.minutes": 0.05, "training.evaluate_every": 5}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, settings)))
     (tmp_path / "alike.py").write_text(ALIKE)
-    finished = launch(tmp_path / "alike.py", tmp_path / "recipe.yaml", tmp_path / "run")
+    finished = twice(tmp_path / "alike.py", tmp_path / "recipe.yaml", tmp_path / "run")
     assert finished.returncode == 0, finished.stderr
     assert read_metrics(tmp_path / "run")[-1]["step"] > 5
 

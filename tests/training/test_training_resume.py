@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from toy import read_metrics, toy_recipe, toy_settings, write_toy_pack
 from transip.config import Recipe
+from transip.data.read import read_structures
+from transip.data.store import Pack, write_pack
 from transip.errors import InputError, InputWarning
 from transip.evaluation.evaluate import held_out
 from transip.training import loop
@@ -243,10 +245,34 @@ class TestFolderOfARun:
             held_out(tmp_path / "run")
         shutil.rmtree(first)
         shutil.copytree(second, first)
-        with pytest.raises(InputError, match=r"other structures in .*40\.pack"):
+        with pytest.raises(InputError, match=r"before a change of .*40\.pack"):
             train(recipe, tmp_path / "run", resume=True, progress=False)
         with pytest.warns(InputWarning, match=r"40\.pack: not the structures"):
             held_out(tmp_path / "run")
+
+    @pytest.mark.parametrize("which", ["train", "replay", "unlabelled"])
+    def test_is_refused_with_other_labels_replay_or_geometries(self, toy_packs, finished, tmp_path, which):
+        first, pack = (write_toy_pack(tmp_path / f"{name}.pack", 40) for name in ("first", "x"))
+        data = {"train": [str(first)], "validation": [], "validation_fraction": 0.3} | {which: [str(pack)]}
+        more = {
+            "train": {},
+            "replay": {"training.batch.replay": 2, "start": str(finished)},
+            "unlabelled": {"training.batch.unlabelled": 2, "objective.consistency": 1.0},
+        }[which]
+        recipe = toy_recipe(toy_packs, {"data": data, "training.steps": 2, **more})
+        train(recipe, tmp_path / "run", progress=False)
+        if which == "train":
+            doubled = [replace(s, energy=2 * s.energy, forces=2 * s.forces) for s in read_structures(pack)]
+        else:
+            doubled = list(read_structures(pack))[1:]
+        write_pack(pack, doubled, level_of_theory=Pack.open(pack).meta["level_of_theory"], overwrite=True)
+        with pytest.raises(
+            InputError, match=rf"before a change of {'labels of ' if which == 'train' else ''}.*x\.pack"
+        ):
+            train(recipe, tmp_path / "run", resume=True, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InputWarning)
+            held_out(tmp_path / "run")  # what it is evaluated on is as it was
 
     def test_goes_on_with_a_larger_budget(self, toy_packs, finished, tmp_path):
         folder = copy(finished, tmp_path / "run")

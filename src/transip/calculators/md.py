@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
 from transip.calculators.inference import warn_if_direct
-from transip.calculators.predict import check_extxyz, counted
+from transip.calculators.predict import check_extxyz, counted, escaped
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
@@ -217,7 +217,8 @@ def energy_drift(energies: Float64[np.ndarray, "steps"], timestep: float, atoms:
 
 def _frame(atoms: ase.Atoms, calculator: TransIPCalculator, time: float) -> ase.Atoms:
     frame = attach(atoms.copy(), calculator.labelled(atoms))
-    frame.info["time"] = time
+    names = {key: escaped(frame.info[key]) for key in ("data_id", "source") if key in frame.info}
+    frame.info |= names | {"time": time}
     return frame
 
 

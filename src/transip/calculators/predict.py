@@ -86,7 +86,7 @@ def frame_text(labelled: Structure) -> str:
     """One frame of extxyz, the same as ASE writes of a molecule with a calculator, in a fraction of the time."""
     assert labelled.forces is not None
     atoms = {"charge": labelled.charge, "spin": labelled.spin, "data_id": labelled.domain, "source": labelled.source}
-    info: dict[str, Any] = {key: _escaped(value) for key, value in atoms.items() if value != ""}  # or garbled
+    info: dict[str, Any] = {key: escaped(value) for key, value in atoms.items() if value != ""}  # or garbled
     columns, values = "species:S:1:pos:R:3", [labelled.positions]
     if isinstance(labelled, AveragedStructure):
         of_structure, of_atoms = labelled.spreads
@@ -105,7 +105,7 @@ def frame_text(labelled: Structure) -> str:
     return f"{len(labelled)}\nProperties={columns}:forces:R:3 {key_val_dict_to_str(info)}\n{rows}"
 
 
-def _escaped(value: int | str) -> int | str:
+def escaped(value: int | str) -> int | str:
     """With the backslashes of SMILES doubled: extxyz takes one for the mark that the next character is text."""
     return value.replace("\\", "\\\\") if isinstance(value, str) else value
 

@@ -35,7 +35,8 @@ class NormalModes:
 
     Attributes:
         frequencies: in cm⁻¹, ascending, imaginary ones as negative numbers, (modes,).
-        displacements: of the atoms in each mode, in Å √amu: orthonormal when weighted with √mass, (modes, atoms, 3).
+        displacements: of the atoms in each mode per unit of its normal coordinate (Å √amu), hence in 1/√amu:
+            orthonormal when weighted with √mass, (modes, atoms, 3).
     """
 
     frequencies: Float64[np.ndarray, "modes"]
@@ -152,7 +153,7 @@ def vibrations_file(
             if rows[-1]["fmax"] > FMAX:
                 warnings.warn(_no_minimum(rows[-1]), InputWarning, stacklevel=2)
         units_used = {"energy": "eV", "fmax": "eV/Å", "frequencies": "cm⁻¹", "zero_point_energy": "eV"}
-        units_used |= {"modes": "Å √amu", "hessian": "eV/Å²"}
+        units_used |= {"modes": "amu^-1/2", "hessian": "eV/Å²"}
         write_json(output, {"model": calculator.origin, "step": step, "units": units_used, "structures": details})
     return rows
 

@@ -91,7 +91,7 @@ def read_structures(
         keys: where labels, charge and spin are stored; not used for packs.
         units: in which the file is written; not used for packs.
         labels: whether a structure without energy or forces is an error; ignored: structures come without labels.
-        charge: total charge of every structure, in place of what the file says; not used for packs.
+        charge: total charge of every structure, in place of what the file says.
         spin: multiplicity of every structure, likewise.
         when_missing: how users of the caller can supply the ``{name}`` (charge or spin) that a file does not hold.
 
@@ -102,7 +102,8 @@ def read_structures(
     """
     path = Path(path)
     if is_pack(path):
-        yield from _from_pack(Pack.open(path), path, labels)
+        given = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
+        yield from _from_pack(Pack.open(path), path, labels, given)
         return
     given = {key: value for key, value in ((keys.charge, charge), (keys.spin, spin)) if value is not None}
     records = _records(path)
@@ -196,9 +197,24 @@ def _whole_number(record: Record, name: str, keys: tuple[str, ...], when_missing
 def _label(
     record: Record, key: str | None, label: str, shape: tuple[int, ...], labels: Labels, where: str
 ) -> np.ndarray | None:
+    found = _value(record, key, label, labels == "optional", where)
+    if found is None:
+        return None
+    try:
+        return np.array(found[1], dtype=np.float64).reshape(shape)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"{label} ({found[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
+            where=where,
+            remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
+        ) from None
+
+
+def _value(record: Record, key: str | None, label: str, optional: bool, where: str) -> tuple[str, Any] | None:
+    """Key and value of `label` as it stands there; None if it is `optional`, has no `key` of its own and is missing."""
     found = record.values(key, label)
     if not found:
-        if labels == "optional" and key is None:
+        if optional and key is None:
             return None
         raise InputError(
             f"has no {label}: there is no {' or '.join(map(repr, (key,) if key else USUAL_KEYS[label]))}",
@@ -211,27 +227,20 @@ def _label(
             where=where,
             remedy=f"say which one to use (--{label}-key, keys.{label}), or remove one of equal name",
         )
-    try:
-        return np.array(found[0][1], dtype=np.float64).reshape(shape)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(
-            f"{label} ({found[0][0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
-            where=where,
-            remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(record)}",
-        ) from None
+    return found[0]
 
 
 def _stress(record: Record, keys: KeySettings, units: UnitSettings, where: str) -> np.ndarray | None:
     """As a matrix in eV/Å³, from six (xx, yy, zz, yz, xz, xy) or nine numbers; None if there is none."""
-    found = record.values(keys.stress, "stress")
-    if not found:
+    found = _value(record, keys.stress, "stress", True, where)
+    if found is None:
         return None
     try:
-        values = np.array(found[0][1], dtype=np.float64).ravel()
+        values = np.array(found[1], dtype=np.float64).ravel()
         matrix = voigt_6_to_full_3x3_stress(values) if values.size == 6 else values.reshape(3, 3)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"stress ({found[0][0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
+            f"stress ({found[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
         ) from None
     return (matrix + matrix.T) / 2 * ENERGY[units.energy] / LENGTH[units.length] ** 3
 
@@ -240,13 +249,14 @@ def _listing(record: Record) -> str:
     return printable(", ".join(map(str, record.keys)))[:LONGEST] or "none"
 
 
-def _from_pack(pack: Pack, path: Path, labels: Labels) -> Iterator[Structure]:
+def _from_pack(pack: Pack, path: Path, labels: Labels, given: dict[str, int]) -> Iterator[Structure]:
     if labels == "required" and not pack.labelled:
         raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
     for i in range(len(pack)):
-        structure = pack.structure(i).check(f"{path}, structure {i}")
+        structure = pack.structure(i)
         without = {"energy": None, "forces": None, "stress": None} if labels == "ignored" else {}
-        yield replace(structure, source=printable(structure.source), **without)
+        changed = replace(structure, source=printable(structure.source), **given, **without)
+        yield changed.check(f"{path}, structure {i}")
 
 
 # ---------------------------------------------------------------------------------------------- files

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float64, Int64
 
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.store import atoms_sha256
+from transip.data.store import checksum
 from transip.errors import InputError, InputWarning
 from transip.files import PACKS, read_json
 from transip.structure import MAX_ATOMIC_NUMBER
 
+ATOMS, LABELS = ("numbers", "offsets"), ("energy", "forces", "stress")  # columns of a pack
 Present = Bool[np.ndarray, "compositions elements"]
 
 
@@ -29,6 +30,15 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
         InputError: a pack cannot be used, packs do not fit together, they are unlabelled, or nothing is left
             to train on or to validate with.
     """
+    train, validation = prepare_all(settings)
+    return (
+        _subset(train, settings.max_train, settings.seed),
+        _subset(validation, settings.max_validation, settings.seed),
+    )
+
+
+def prepare_all(settings: DataSettings) -> tuple[Dataset, Dataset]:
+    """`prepare` without `max_train` and `max_validation`: everything to train on, and everything held out."""
     train, validation = _split(settings)
     if settings.validation:
         _warn_of_overlap(train, validation)
@@ -39,10 +49,7 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
                 where=", ".join(settings.train),
                 remedy="choose data.validation_fraction between 0 and 1, or give data.validation",
             )
-    return (
-        _subset(train, settings.max_train, settings.seed),
-        _subset(validation, settings.max_validation, settings.seed),
-    )
+    return train, validation
 
 
 def prepare_unlabelled(settings: DataSettings) -> Dataset:
@@ -68,16 +75,19 @@ def prepare_replay(settings: DataSettings) -> Dataset:
 
 
 def fingerprints(settings: DataSettings) -> dict[str, str]:
-    """Which structures each pack of a recipe holds, in which order: a checksum of their atoms, by the pack's path."""
-    return {path: atoms_sha256(path) for path in (*settings.train, *settings.validation)}
+    """Which structures each pack of a recipe holds, in which order: a checksum of their atoms, by the pack's path, and
+    one of the labels that are learned."""
+    learned = (*settings.train, *settings.replay)
+    atoms = {path: checksum(path, ATOMS) for path in (*learned, *settings.validation, *settings.unlabelled)}
+    return atoms | {f"labels of {path}": checksum(path, LABELS) for path in learned}
 
 
 def changed_packs(settings: DataSettings, run: Path) -> list[str]:
-    """Packs of the recipe of a run that do not hold what they held when it began: another split would come out."""
+    """Packs, and "labels of" packs, of the recipe of a run that do not hold what they held when it began."""
     if not (run / PACKS).is_file():  # of before it was written
         return []
     known = read_json(run / PACKS)
-    return [path for path, found in fingerprints(settings).items() if known.get(path, found) != found]
+    return [name for name, found in fingerprints(settings).items() if known.get(name, found) != found]
 
 
 def _apart(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:

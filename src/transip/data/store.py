@@ -94,8 +94,8 @@ class Pack:
         return self._arrays["spin"]
 
     def structure(self, i: int) -> Structure:
-        """Structure number `i`; positions and forces have float32 precision."""
-        arrays = self._arrays
+        """Structure number `i`, from the end if negative; positions and forces have float32 precision."""
+        i, arrays = range(len(self))[i], self._arrays
         atoms = slice(arrays["offsets"][i], arrays["offsets"][i + 1])
         return Structure(
             numbers=arrays["numbers"][atoms].astype(np.int64),
@@ -115,8 +115,8 @@ class Pack:
         return {name: unless_missing(name, matrix) for name, matrix in found}
 
     def source(self, i: int) -> str:
-        """Identifier of structure `i`."""
-        ends = self._arrays["source_ends"]
+        """Identifier of structure `i`, from the end if negative."""
+        i, ends = range(len(self))[i], self._arrays["source_ends"]
         return self._arrays["source"][ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-8", "replace")
 
     def batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
@@ -362,14 +362,14 @@ class _Meta(Settings):
     provenance: _Provenance = _Provenance()
 
 
-def atoms_sha256(path: str | Path) -> str:
-    """Checksum of which atoms each structure of the pack `path` has; geometries and labels may change.
+def checksum(path: str | Path, columns: Sequence[str]) -> str:
+    """Of these columns of the pack `path`, whether it has them or not, by what was written down of them.
 
     Raises:
         InputError: there is no pack, or its format is newer than this transip.
     """
     written = _read_meta(Path(path))["sha256"]
-    parts = (str(written.get(f"{column}.npy")) for column in ("numbers", "offsets"))
+    parts = (str(written.get(f"{column}.npy")) for column in columns)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

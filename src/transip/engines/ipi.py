@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import ase
+import numpy as np
 from ase.calculators.socketio import SocketClient
 
 from transip.calculators.ase import TransIPCalculator
@@ -38,13 +39,21 @@ def serve(
         patience: seconds to wait for i-PI to start.
 
     Raises:
-        InputError: i-PI cannot be reached, or the atoms cannot be used.
+        InputError: i-PI cannot be reached, the atoms cannot be used, or the cell changes and there is no stress.
     """
     atoms = atoms.copy()
     atoms.calc = calculator
     calculator.structure(atoms)  # what cannot be used is said before i-PI waits for it
     use_stress = bool(atoms.pbc.all()) and calculator.has_stress
-    _connected(patience, unixsocket=socket, host=host, port=port).run(atoms, use_stress=use_stress)
+    first = None
+    for _ in _connected(patience, unixsocket=socket, host=host, port=port).irun(atoms, use_stress=use_stress):
+        first = atoms.cell.array.copy() if first is None else first
+        if not use_stress and atoms.pbc.any() and not np.allclose(atoms.cell.array, first, rtol=0, atol=1e-6):
+            raise InputError(
+                "the cell changes, and there is no stress to change it with",
+                where="i-PI",
+                remedy="use a model of gradient forces and a cell that is periodic in all directions, or keep the cell",
+            )
 
 
 def _connected(patience: float, **address: Any) -> SocketClient:

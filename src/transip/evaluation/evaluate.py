@@ -22,7 +22,7 @@ from transip.calculators.inference import prepare as prepare_models
 from transip.config import BatchSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
-from transip.data.split import changed_packs, prepare
+from transip.data.split import changed_packs, prepare_all
 from transip.data.store import UNKNOWN, atoms_of
 from transip.errors import InputError, InputWarning
 from transip.evaluation.metrics import TERMS, Metrics, error_terms, metrics_from
@@ -252,7 +252,7 @@ def evaluate_saved(
 
 
 def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
-    """`packs`, or, if there are none, what the recipe of the run `model` held out.
+    """`packs`, or, if there are none, all that the recipe of the run `model` held out.
 
     Warns (`InputWarning`) if `packs` were labelled at another level of theory than `model` was trained on, or if the
     packs of the recipe have changed since.
@@ -273,14 +273,15 @@ def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
     if not (recipe := Path(model) / RECIPE).is_file():
         raise InputError("is not a run folder", where=str(model), remedy="name the packs to evaluate on")
     settings = load(Recipe, recipe).data
-    if changed := changed_packs(settings, Path(model)):
+    split = (*settings.train, *settings.validation)
+    if changed := [path for path in changed_packs(settings, Path(model)) if path in split]:
         warnings.warn(
             f"{', '.join(changed)}: not the structures that {model} was trained on: among what would be held out "
             "today are some that it has learned",
             InputWarning,
             stacklevel=2,
         )
-    return prepare(settings)[1]
+    return prepare_all(settings)[1]
 
 
 def budget_for(data: Dataset) -> BatchSettings:

@@ -56,20 +56,25 @@ class Run:
     @property
     def objective(self) -> str:
         """What the run was trained with, in a few words: the method, or which control."""
-        objective = _group(self.recipe, "objective")
-        latent = _group(objective, "latent")
-        if not objective:
-            return ""
-        pool = ", unlabelled geometries" if _group(self.recipe, "data").get("unlabelled") else ""
-        if latent.get("weight"):
-            return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
-        if objective.get("consistency"):
-            return f"control: consistent outputs, weight {objective['consistency']}{pool}"
-        if objective.get("equigrad"):
-            return f"equigrad, weight {objective['equigrad']}"
-        if not objective.get("augment", True):
-            return "control: raw orientation"
-        return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
+        return objective_of(self.recipe)
+
+
+def objective_of(recipe: dict[str, Any]) -> str:
+    """What a recipe's run is trained with, in a few words."""
+    objective = _group(recipe, "objective")
+    latent = _group(objective, "latent")
+    if not objective:
+        return ""
+    pool = ", unlabelled geometries" if _group(recipe, "data").get("unlabelled") else ""
+    if latent.get("weight"):
+        return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
+    if objective.get("consistency"):
+        return f"control: consistent outputs, weight {objective['consistency']}{pool}"
+    if objective.get("equigrad"):
+        return f"equigrad, weight {objective['equigrad']}"
+    if not objective.get("augment", True):
+        return "control: raw orientation"
+    return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:

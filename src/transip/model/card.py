@@ -34,14 +34,15 @@ SYMMETRY = {
 def model_card(model: Potential) -> str:
     """Markdown with YAML front matter, as the Hugging Face Hub reads it.
 
-    Read from ``model.card``: `level_of_theory`, `elements`, `charges`, `spins`, `data`, `training`, `started_from`,
-    `sizes` (least and largest number of atoms), `validation` (metrics and rotation errors in eV and Å), and, if they
-    are there, `domains` (domain → metrics), `calibrations` (see `transip.model.calibration`),
-    `conservation` (what was measured → figure with its unit) and `not_for` (uses to warn of).
+    Read from ``model.card``: `name` (under which it is loaded), `level_of_theory`, `elements`, `charges`, `spins`,
+    `data`, `training`, `started_from`, `sizes` (least and largest number of atoms), `validation` (metrics and rotation
+    errors in eV and Å), and, if they are there, `domains` (domain → metrics), `calibrations` (see
+    `transip.model.calibration`), `conservation` (what was measured → figure with its unit) and `not_for` (uses to warn
+    of).
     """
     card = model.card
     parts = [FRONT_MATTER, _overview(model), _errors(card), _uncertainties(card), _symmetry(model), _training(card)]
-    return "\n\n".join(part for part in [*parts, _use(card)] if part) + "\n"
+    return "\n\n".join(part for part in [*parts, _use(model)] if part) + "\n"
 
 
 def shipped_table() -> Table:
@@ -85,7 +86,7 @@ def listed(values: Any) -> str:
 def _overview(model: Potential) -> str:
     card, settings = model.card, model.settings
     lines = [
-        "# A transip potential",
+        f"# {card.get('name') or 'A transip potential'}",
         "",
         f"- {model.num_parameters:,} parameters (width {settings.width}, depth {settings.depth}, "
         f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
@@ -109,7 +110,17 @@ def _errors(card: dict[str, Any]) -> str:
         cells = ["–" if value is None else f"{value * factor:.4g}" for value, factor in found]
         rows.append([domain or "–", *cells])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"## Errors\n\nOn molecules whose compositions were held out of training.\n\n{table}"
+    return f"## Errors\n\n{_seen(card)}\n\n{table}"
+
+
+def _seen(card: dict[str, Any]) -> str:
+    """What the structures that errors were measured on have to do with training."""
+    known = card.get("data", {}).get("validation_trained_on", 0)
+    held_out = "On structures whose compositions were held out of training."
+    if known:
+        held_out = f"Of the structures in validation {known:,} have a composition that was also trained on."
+    start = " The model that it started from may have learned some of them." if "started_from" in card else ""
+    return held_out + start
 
 
 def _uncertainties(card: dict[str, Any]) -> str:
@@ -144,6 +155,7 @@ def _training(card: dict[str, Any]) -> str:
     training, data = card.get("training", {}), card.get("data", {})
     lines = [
         f"- {data['structures']:,} structures" if "structures" in data else "",
+        f"- objective: {training['objective']}" if "objective" in training else "",
         f"- {training['step']:,} steps, {training['forward_passes']:,.0f} forward passes" if "step" in training else "",
         f"- started from `{card['started_from']}`" if "started_from" in card else "",
     ]
@@ -151,13 +163,14 @@ def _training(card: dict[str, Any]) -> str:
     return f"## Training\n\n{found}" if found else ""
 
 
-def _use(card: dict[str, Any]) -> str:
+def _use(model: Potential) -> str:
     warnings = [
         "elements, charges, multiplicities or sizes that it has not seen (the calculator warns of them)",
-        "periodic systems",
+        *(["periodic systems"] if model.settings.cutoff is None else []),
         "geometries far from those of its training data, without a check against the level of theory",
-        *card.get("not_for", []),
+        *model.card.get("not_for", []),
     ]
+    name = model.card.get("name") or "this folder, or owner/name on the Hub"
     return "\n".join(
         [
             "## Use",
@@ -165,7 +178,7 @@ def _use(card: dict[str, Any]) -> str:
             "```python",
             "from transip import TransIPCalculator",
             "",
-            'atoms.calc = TransIPCalculator("this folder, or owner/name on the Hub")',
+            f'atoms.calc = TransIPCalculator("{name}")',
             "```",
             "",
             "or `transip predict`, `relax`, `md`. It must not be used for",

@@ -109,7 +109,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     tensors = load_tensors(folder / WEIGHTS)
     _check_tensors(architecture, tensors, folder / WEIGHTS)
     model = Potential(architecture, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), scale, config)
-    model.to(tensors["embed.element.weight"].dtype)  # a model saved in float64 stays one
+    saved = tensors["embed.element.weight"].dtype
+    model.to(torch.promote_types(saved, torch.float32))  # a model saved in float64 stays one, half a precision does not
     load_state(model, tensors, folder / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
 
@@ -137,6 +138,7 @@ class _Card(Settings):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
+    name: str = ""
     level_of_theory: str = ""
     started_from: str = ""
     elements: list[Literal[tuple(ELEMENTS[1 : MAX_ATOMIC_NUMBER + 1])]] = Field(default=[])  # pyright: ignore[reportInvalidTypeForm]

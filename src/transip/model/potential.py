@@ -64,7 +64,8 @@ class Potential(nn.Module):
         """Predict energies (eV) and forces (eV/Å); also embeddings after the `layers` asked for.
 
         Embeddings are normed to unit root mean square, so that they compare across layers. Under
-        ``torch.no_grad()`` gradient forces (and stress) are computed all the same and everything comes back detached.
+        ``torch.no_grad()`` and ``torch.inference_mode()`` gradient forces (and stress) are computed all the same and
+        everything comes back detached.
 
         Raises:
             InputError: a structure is periodic and the model has no cutoff.
@@ -73,6 +74,9 @@ class Potential(nn.Module):
 
     def __call__(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
         """`forward`, as `compile_network` made it if it was called and the batch is fit for it."""
+        if self.force_head is None and torch.is_inference_mode_enabled():  # in which no derivative can be taken
+            with torch.inference_mode(False), torch.no_grad():
+                return self(batch.clone(), layers)
         run: Callable[..., Any] = super().__call__ if self._compilable(batch) else self._call_impl
         return run(batch, layers)
 

@@ -22,7 +22,6 @@ from transip.model.pairs import EveryPair, PairFeatures, Pairs
 from transip.model.rotary import Phases, RotaryCoordinates, all_phases, turn, turn_back
 
 Hidden = Float[Tensor, "B N D"]
-Logits = Float[Tensor, "B H n N"]
 
 
 class Transformer(nn.Module):

@@ -117,7 +117,8 @@ class _Moments:
         self.count, self.rotations = 0, 2
         self.total: Tensor | float = 0.0
         self.square = self.within = 0.0
-        self.action_error, self.action_spread = 0.0, 0.0
+        self.compared, self.action_error, self.found_square = 0, 0.0, 0.0
+        self.found: Tensor | float = 0.0
 
     def add(self, embeddings: Float[Tensor, "rotations atoms width"]) -> None:
         """Count the embeddings of one batch."""
@@ -140,8 +141,11 @@ class _Moments:
             predicted = latent.actions[index](first, relative)
         else:
             predicted = latent.actions[index](first, relative[batch.structure])
-        self.action_error += float((predicted - second).square().sum())
-        self.action_spread += float((second - second.mean(0)).square().sum())
+        second = second.double()
+        self.action_error += float((predicted.double() - second).square().sum())
+        self.compared += len(second)
+        self.found = self.found + second.sum(0)
+        self.found_square += float(second.square().sum())
 
     def result(self) -> dict[str, float | None]:
         """Invariant share and latent error."""
@@ -150,5 +154,11 @@ class _Moments:
         # The variance of means over a few orientations still holds 1/rotations of the variance within.
         between = self.square / self.count - float(mean.square().sum()) - within / self.rotations
         share = max(between, 0.0) / max(between + within, 1e-30)
-        error = self.action_error / self.action_spread if self.action_spread > 0 else None
-        return {"invariant_share": share, "latent_error": error}
+        return {"invariant_share": share, "latent_error": self._latent_error()}
+
+    def _latent_error(self) -> float | None:
+        """Squared error of the action over that of the mean of all embeddings; None where these do not differ."""
+        if self.compared < 2:
+            return None
+        spread = self.found_square - float(torch.as_tensor(self.found).square().sum()) / self.compared
+        return self.action_error / spread if spread > 1e-12 * self.found_square else None

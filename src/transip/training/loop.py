@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
@@ -26,6 +27,7 @@ from transip.data.sampler import check_budget
 from transip.data.split import changed_packs, fingerprints, prepare, prepare_replay, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.evaluation.evaluate import metrics_on
+from transip.evaluation.runs import objective_of
 from transip.files import LOG, PACKS, RECIPE, claimed, clear, write_json, write_text
 from transip.memory import keep_freed_memory
 from transip.model.compiled import compile_network
@@ -117,6 +119,8 @@ class Training:
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, *(data for data in (self.data, replay) if data is not None))
             self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
+        shared = np.isin(self.validation.compositions(), self.data.compositions()).sum()
+        potential.card["data"]["validation_trained_on"] = int(shared)
         if any(data.periodic for data in (self.data, self.validation, pool, replay) if data is not None):
             check_periodic(recipe, potential)
         self.objective.to(self.device)
@@ -330,7 +334,9 @@ class Training:
         potential = self.potential
         summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_seen")}
         known = {key: value for key, value in line.items() if key not in summary and key != "kind"}
-        potential.card |= {"training": {"name": self.recipe.name, **summary}, "validation": known}
+        objective = objective_of(self.recipe.model_dump()).removeprefix("control: ")
+        training = {"name": self.recipe.name, "objective": objective, **summary}
+        potential.card |= {"training": training, "validation": known}
         save_model(merged(potential), self.folder / "model")
         if self.objective.latent is not None:
             save_latent(self.objective.latent, self.folder / "model")
@@ -414,7 +420,7 @@ def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
         )
     if changed := changed_packs(recipe.data, folder):
         raise InputError(
-            f"was started with other structures in {', '.join(changed)}",
+            f"was started before a change of {', '.join(changed)}",
             where=str(folder),
             remedy="put the packs back that it was started with, or begin a new run",
         )
