@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,13 +22,30 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="transip",
-    help="Train, evaluate and use inter-atomic potentials whose rotation symmetry is learned.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Make and inspect packed datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(version("transip"))
+        raise typer.Exit
+    return wanted
+
+
+@app.callback(epilog="Try: transip relax transip-s-gfn2 examples/fluorotoluene.extxyz -o relaxed.extxyz")
+def about(
+    _: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, evaluate and use inter-atomic potentials whose rotation symmetry is learned."""
+
+
 console = Console()
 
 Model = Annotated[
@@ -210,7 +228,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="YAML: data, model, objective, training")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder  [default: runs/NAME]")] = None,
     overrides: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the last checkpoint; begin, if there is none")
+    ] = False,
 ) -> None:
     """Train a potential. Start with `torchrun --nproc-per-node N -m transip train …` for several processes."""
     from transip.config import Recipe, load
@@ -377,7 +397,10 @@ def relax(
     fmax: Annotated[float, typer.Option(help="converged when no atom's force is larger, eV/Å")] = 0.05,
     steps: Annotated[int, typer.Option(help="per structure, at most")] = 500,
     optimizer: Annotated[Relaxer | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")] = None,
-    cell: Annotated[bool, typer.Option("--cell", help="relax lattice vectors, too, to zero pressure")] = False,
+    cell: Annotated[
+        bool,
+        typer.Option("--cell", help="relax lattice vectors, too, to zero pressure; needs gradient forces and a cutoff"),
+    ] = False,
     charge: Charge = None,
     spin: Spin = None,
     unseen: Unseen = UnseenChoice.WARN,

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import ase.io
 import numpy as np
@@ -25,6 +26,21 @@ VERBS = ["train", "evaluate", "symmetry", "report", "predict", "relax", "md", "i
 def test_help_says_what_a_verb_does(verb, capsys):
     assert call(*verb, "--help") == 0
     assert "Usage" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert call("--version") == 0
+    assert capsys.readouterr().out.strip() == version("transip")
+
+
+def test_a_pack_is_verified_on_request(tmp_path, capsys):
+    write_pack(tmp_path / "x.pack", map(toy_structure, range(8)), level_of_theory="toy")
+    assert call("data", "info", tmp_path / "x.pack", "--verify") == 0
+    charges = tmp_path / "x.pack" / "charge.npy"
+    charges.write_bytes(charges.read_bytes()[:-1] + b"\1")
+    assert call("data", "info", tmp_path / "x.pack") == 0
+    assert call("data", "info", tmp_path / "x.pack", "--verify") == 2
+    assert "does not have the checksum" in capsys.readouterr().err
 
 
 def test_python_dash_m_is_the_same_command():

@@ -13,7 +13,7 @@ from random_molecules import real
 from transip.batch import Batch
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.split import prepare, prepare_unlabelled, split_by_composition
+from transip.data.split import prepare, prepare_all, prepare_unlabelled, split_by_composition
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 
@@ -84,6 +84,13 @@ def test_prepare_splits_and_cuts(paths):
     other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7, seed=1))
     sources = [[part.structure(i).source for i in range(20)] for part in (train, again, other)]
     assert sources[0] == sources[1] != sources[2]
+
+
+def test_nothing_is_cut_from_what_is_held_out_when_all_is_asked_for(paths):
+    settings = DataSettings(train=paths, validation_fraction=0.3)
+    cut = settings.model_copy(update={"max_train": 20, "max_validation": 7})
+    assert [len(part) for part in prepare_all(cut)] == [len(part) for part in prepare(settings)]
+    assert len(prepare_all(cut)[1]) > 7
 
 
 def test_prepare_warns_of_shared_compositions(paths):

@@ -206,6 +206,12 @@ class TestHub:
         with pytest.raises(InputError, match=r"someone/toy: is no transip model(.|\n)*no model\.safetensors"):
             load_model("someone/toy")
 
+    @pytest.mark.parametrize("name", ["runs/organics", "demo/model"])
+    def test_a_run_that_is_not_there_is_not_asked_for(self, hub, name):
+        with pytest.raises(InputError, match="no transip model"):
+            load_model(name)
+        assert hub.downloads == 0
+
     def test_what_the_hub_refuses_is_said(self, hub, model):
         with pytest.raises(InputError, match=r"nobody: cannot be published(.|\n)*no owner"):
             push_to_hub(model, "nobody")

@@ -26,6 +26,7 @@ from transip.batch import Batch, sum_by_structure
 from transip.calculators.ase import TransIPCalculator, attach
 from transip.calculators.inference import warn_if_direct
 from transip.calculators.predict import check_extxyz, counted, escaped
+from transip.calculators.torque import NoTorque
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
@@ -65,7 +66,8 @@ def md_file(
         steps: of the integration.
         temperature: K; velocities are drawn from it, and ``nvt`` keeps it.
         timestep: fs.
-        ensemble: ``nve`` (velocity Verlet) or ``nvt`` (Langevin).
+        ensemble: ``nve`` (velocity Verlet; a molecule's forces without their net torque, see `NoTorque`) or ``nvt``
+            (Langevin).
         interval: steps between frames.
         seed: of velocities and thermostat.
         keys: where charge and spin are stored in `source`.
@@ -86,6 +88,8 @@ def md_file(
     atoms.get_forces()  # a structure that the model refuses is no breakdown of the simulation
     generator = np.random.default_rng(seed)
     draw_velocities(atoms, temperature, generator)
+    if ensemble == "nve" and not atoms.pbc.any():
+        atoms.set_constraint(NoTorque(atoms.get_masses()))
     dynamics = _integrator(atoms, ensemble, timestep, temperature, generator)
     energies = np.empty((steps + 1, 2))  # potential, kinetic
     frames = 0
@@ -219,6 +223,7 @@ def _frame(atoms: ase.Atoms, calculator: TransIPCalculator, time: float) -> ase.
     frame = attach(atoms.copy(), calculator.labelled(atoms))
     names = {key: escaped(frame.info[key]) for key in ("data_id", "source") if key in frame.info}
     frame.info |= names | {"time": time}
+    frame.set_constraint()
     return frame
 
 

@@ -10,18 +10,18 @@ from typing import Any, Literal
 import ase
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
-from ase.constraints import FixConstraint
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE, LBFGS
 
 from transip.calculators.ase import TransIPCalculator
 from transip.calculators.inference import has_direct_forces, warn_if_direct
 from transip.calculators.predict import check_extxyz, counted, write_frame
+from transip.calculators.torque import NoTorque
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import atomic_path, claimed
-from transip.structure import Structure, rigid_motions
+from transip.structure import Structure
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}
 
@@ -92,9 +92,8 @@ def relax(
     """Relax one structure; with `cell` its lattice vectors, too, where `fmax` also bounds the pull on these
     (`ase.filters.FrechetCellFilter`: V σ divided by the number of atoms, eV/Å).
 
-    Where the model fails on the way (atoms collapse, energy not finite), the last sound geometry is kept. Direct
-    forces are followed, and measured against `fmax`, without the net torque that they have and true forces have not:
-    it would turn the molecule for ever.
+    Where the model fails on the way (atoms collapse, energy not finite), the last sound geometry is kept. Forces on a
+    molecule are followed, and measured against `fmax`, without their net torque: see `NoTorque`.
 
     Returns:
         The final structure with its labels, and ``source``, ``formula``, ``atoms``, ``initial_energy`` and
@@ -105,8 +104,8 @@ def relax(
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
-    if has_direct_forces(calculator.model):
-        atoms.set_constraint(_NoTorque())
+    if not atoms.pbc.any() or has_direct_forces(calculator.model):
+        atoms.set_constraint(NoTorque())
     if cell:
         _check_stress(atoms, structure)
     moved = FrechetCellFilter(atoms) if cell else atoms
@@ -140,18 +139,6 @@ def _unconverged(row: dict[str, Any], optimizer: str, fmax: float) -> str:
         f"{row['source'] or row['formula']}: not converged after {row['steps']} steps of {optimizer}: "
         f"largest force {row['final_fmax']:.3f} eV/Å ({reason})"
     )
-
-
-class _NoTorque(FixConstraint):
-    """Takes the net force and torque out of the forces."""
-
-    def adjust_positions(self, atoms: ase.Atoms, new: np.ndarray) -> None:
-        """Positions are free."""
-
-    def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
-        """Project the rigid motions out of `forces`, in place."""
-        rigid = rigid_motions(atoms.positions, periodic=bool(atoms.pbc.any()))
-        forces -= (rigid @ (rigid.T @ forces.ravel())).reshape(-1, 3)
 
 
 def _check_stress(atoms: ase.Atoms, structure: Structure) -> None:

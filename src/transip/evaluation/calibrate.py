@@ -101,7 +101,7 @@ def calibrate(
         )
     if not Path(model).exists():
         raise InputError(
-            "is not a folder of yours, and what is found is kept with the model",
+            "is not a folder of yours (a model of the package or the Hub?), and what is found is kept with the model",
             where=str(model),
             remedy="copy the model's folder and name the copy",
         )

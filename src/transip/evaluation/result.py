@@ -20,6 +20,7 @@ FORMAT = 1
 METRICS_FILE, PREDICTIONS_FILE = "evaluation.json", "predictions.npz"
 SECTIONS = ("overall", "domains", "symmetry", "cost")  # of evaluation.json
 NO_DOMAIN = "(no domain)"
+EFWT = "EFwT: share of structures whose energy is within 20 meV and each force component within 30 meV/Å."
 ROTATION_ERRORS = ("energy_rotation_spread", "energy_rotation_spread_per_atom", "force_rotation_error")
 
 
@@ -86,7 +87,7 @@ class Evaluation:
     def _caption(self) -> str:
         stress = self.overall.get("stress_mae")
         line = "" if stress is None else f"\nStress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa)."
-        return self._symmetry_line() + line
+        return f"{self._symmetry_line()}\n{EFWT}{line}"
 
     def _symmetry_line(self) -> str:
         if self.symmetry is None:

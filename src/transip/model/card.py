@@ -47,11 +47,13 @@ def model_card(model: Potential) -> str:
 
 def shipped_table() -> Table:
     """The models inside the package, for a terminal of 80 columns: what each is, and its errors, a line per domain."""
-    table = Table(title="Shipped models", caption="errors on molecules not seen; more: transip info MODEL")
+    table = Table(
+        title="Shipped models", caption="mean absolute errors on molecules not seen; more: transip info MODEL"
+    )
     table.add_column("model", no_wrap=True)
     table.add_column("domain", no_wrap=True)
-    for unit in ("meV/Å", "meV/atom"):
-        table.add_column(unit, no_wrap=True, justify="right")
+    for heading in ("forces\nmeV/Å", "energy\nmeV/atom"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for name, config in shipped().items():
         kind = [
             f"[bold]{name}[/bold]",

@@ -20,6 +20,7 @@ SHIPPED = Path(str(files("transip").joinpath("models")))
 WEIGHTS, CONFIG, CARD, CHECKSUMS = "model.safetensors", "config.json", "README.md", "sha256.json"
 REPOSITORY = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>\S+))?", re.ASCII)
 HUB = "huggingface_hub"
+OURS = ("runs", "demo")  # where our commands leave models: a run that is not there yet is not asked for on the Hub
 
 
 def shipped() -> dict[str, dict[str, Any]]:
@@ -46,7 +47,8 @@ def find_released(name: str | Path) -> Path | None:
             raise InputError("no model of this name", where=name, remedy=f"did you mean {near[0]!r}?")
         return None
     repository = REPOSITORY.fullmatch(name)
-    if repository is None or Path(name.partition("/")[0]).exists():
+    owner = name.partition("/")[0]
+    if repository is None or Path(owner).exists() or owner in OURS:
         return None
     folder = _downloaded(repository["id"], repository["revision"], name)
     return check_files(folder, name, remedy="delete it from the cache (`hf cache`) and download it again")
