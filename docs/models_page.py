@@ -24,8 +24,9 @@ its likes say how, and on which data. They are there to begin with at once, to t
 ```
 
 Which one? For geometries, dynamics and vibrations `transip-s-gfn2`, or `transip-xs-gfn2` where speed counts more.
-`transip-s-gfn2-direct` costs half and is closer to GFN2-xTB's forces on metal complexes and electrolytes, but its forces
-are no gradient: for single points. All three were trained without the latent loss, on one random orientation a step.
+`transip-s-gfn2-direct` costs half and is closer to GFN2-xTB's forces on metal complexes and electrolytes, but its
+forces are no gradient: for single points. All three were trained without the latent loss, on one random orientation a
+step.
 
 `transip models` lists them; each has a card, in the package beside its weights, that says what it is not for.
 Errors are those on compositions that were held out of training. *Neutral organics at 300 K* were drawn apart from the

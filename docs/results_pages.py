@@ -45,7 +45,9 @@ $ python benchmarks/speedrun/run.py organics painn --seeds 0 1 2
 ```
 
 Mean over seeds, ± their standard deviation where there are several; one seed alone says nothing about differences of a
-few per cent. What was tried on the way, and failed, is in `benchmarks/speedrun/log.md`.
+few per cent. What was tried on the way, and failed, is in `benchmarks/speedrun/log.md`. Ours are timed by the wall,
+peers by the processor; one machine's speed differs by a fifth from day to day: `organics-beside-controls` is `organics`
+once more, on the day of the controls.
 """
 
 
@@ -61,16 +63,16 @@ $ python benchmarks/speedrun/run.py organics esen --structures 1000
 """
 SPEED_INTRODUCTION = """# Throughput
 
-Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures,
-with random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20
-atoms, training a step on 16 of them, or on all, or that with products in bfloat16; the others are one molecule, or one
-ball of molecules packed at least 2.5 Å apart. The model is timed on a prepared batch, whose neighbours the peers are
-given; *calculator* is 20 atoms through `TransIPCalculator`; of these and the 20 atoms, ours are the fastest of three
-processes. Memory is the largest of the whole process over the cases; *share of peak* that of the core's float32
-matrix-product peak, in useful operations of the model, the optimiser's time included. All one after another with the
-machine's other core idle, but for growth with the number of atoms, long files, and AllScAIP, measured with the other
-core busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS and S, two blocks,
-angles of second degree.
+Energies and forces, and a training step, on one core: ours, the peers and GFN2-xTB itself, on the same structures, with
+random weights. Processor time of one thread, the shortest of up to 30 repeats. The batch is 64 molecules of 20 atoms,
+training a step on 16 of them, or on all, or that with products in bfloat16; the others are one molecule, or one ball of
+molecules packed at least 2.5 Å apart. The model is timed on a prepared batch, whose neighbours the peers are given;
+*calculator* is 20 atoms through `TransIPCalculator`; of these and the 20 atoms, those of S are the fastest of three
+processes, those of XS and the peers of one. Memory is the largest of the whole process over the cases; *share of peak*
+that of the core's float32 matrix-product peak, in useful operations of the model, the optimiser's time included. All
+one after another with the machine's other core idle, but for growth with the number of atoms, long files, and AllScAIP,
+measured with the other core busy. Each process has glibc's limits of freed memory raised; sizes as the presets are: XS
+and S, two blocks, angles of second degree.
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip

@@ -69,12 +69,12 @@ TITLES = {  # of the groups, in the order of the page, and what they are
         "axis predicts that (`benchmarks/study/infinitesimal.py`). Of two views of 8 structures, labels are learned "
         "from the first alone.",
     ),
-    "data-size": ("Data size", "The default model as it is now, of two blocks and with angles, at size XS."),
-    "model-size": ("Model size", "The default model as it is now, width 32, 64 (XS), 128 (S) and 192."),
+    "data-size": ("Data size", "The default model as it is now, but with direct forces: two blocks, angles, size XS."),
+    "model-size": ("Model size", "The same model, width 32, 64 (XS), 128 (S) and 192."),
     "long": (
         "Long training on few structures",
-        "250 structures, 3,200 steps, width 32, 64 and 128 of the default model as it is now: does the validation "
-        "error rise again, and what moves it?",
+        "250 structures, 3,200 steps, width 32, 64 and 128 of the same model: does the validation error rise again, "
+        "and what moves it?",
     ),
     "second-backbone": (
         "A second backbone",

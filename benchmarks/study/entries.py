@@ -51,7 +51,8 @@ def structures(*numbers: int) -> dict[int, Overrides]:
 
 CONTROLS = {"augment-1-view": ONE_VIEW, "augment-2-views": TWO_VIEWS}
 OBJECTIVES = {**CONTROLS, "atoms-latent": TWO_VIEWS | latent(0.2)}
-# Likewise with the default model as it is now: base.yaml has the one that most of the study was made with.
+# Likewise with the default model as it is now, but for direct forces: base.yaml has the one that most of the study was
+# made with.
 PRESENT = {"model.depth": 2, "model.angles": 64, "model.gaussians": 12}
 PRESENT_OBJECTIVES = {name: PRESENT | entry for name, entry in OBJECTIVES.items()}
 WIDTHS: dict[int, Overrides] = {  # 64 is the base

@@ -1,0 +1,94 @@
+"""What the net torque of a learned energy does: relaxation and dynamics with and without it.
+
+    python benchmarks/simulation/torque.py transip-s-gfn2
+
+Small molecules of ASE's collection, neutral singlets. Relaxations: LBFGS to 0.001 eV/Å. Dynamics: from the relaxed
+geometry, 2 ps at constant energy in steps of 0.5 fs, velocities of 300 K without angular momentum. Leaves torque.json
+in --output (benchmarks/simulation/results).
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase import units
+from ase.build import molecule
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import LBFGS
+from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from hardware import processor
+from transip.calculators.ase import TransIPCalculator
+from transip.calculators.md import draw_velocities, energy_drift
+from transip.calculators.torque import NoTorque
+from transip.files import write_json
+
+MOLECULES = ("CH3OH", "CH3CH2OH", "C6H6", "CH3COOH", "CH3CONH2", "C3H8")
+MOST = 1000  # steps of a relaxation
+STEPS, TIMESTEP, TEMPERATURE, SEED = 4000, 0.5, 300.0, 0  # fs, K
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    calculator = TransIPCalculator(arguments.model, charge=0, spin=1, dtype="float64")
+    rows = [measured(name, calculator, free) for name in track(MOLECULES, "torque") for free in (False, True)]
+    result = {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": f"{processor()}, 1 thread",
+        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
+        "model": arguments.model,
+        "seed": SEED,
+        "molecules": rows,
+    }
+    write_json(arguments.output / "torque.json", result)
+    print(json.dumps(rows, indent=1))
+
+
+def measured(name: str, calculator: TransIPCalculator, free: bool) -> dict[str, Any]:
+    """One molecule, `free` of torque or not."""
+    steps = {f"steps_to_{fmax}": relax(molecule(name), calculator, fmax, free)[1] for fmax in (0.01, 0.001)}
+    start, _ = relax(molecule(name), calculator, 0.01, True)
+    return {"molecule": name, "torque": not free, **steps, **simulated(start, free)}
+
+
+def relax(atoms: ase.Atoms, calculator: TransIPCalculator, fmax: float, free: bool) -> tuple[ase.Atoms, int | None]:
+    """`atoms` relaxed, in place, and in how many steps; None if in too many."""
+    atoms.calc = calculator
+    atoms.set_constraint(NoTorque() if free else None)
+    optimizer = LBFGS(atoms, logfile=None)
+    settled = optimizer.run(fmax=fmax, steps=MOST)
+    return atoms, optimizer.nsteps if settled else None
+
+
+def simulated(atoms: ase.Atoms, free: bool) -> dict[str, Any]:
+    """Energy drift, and the temperature of rotation at the end."""
+    atoms.set_constraint()
+    draw_velocities(atoms, TEMPERATURE, np.random.default_rng(SEED))
+    atoms.set_constraint(NoTorque(atoms.get_masses()) if free else None)
+    energies = [atoms.get_total_energy() for _ in VelocityVerlet(atoms, TIMESTEP * units.fs).irun(STEPS)]
+    momentum, arms = atoms.get_angular_momentum(), atoms.positions - atoms.get_center_of_mass()
+    squares = np.einsum("a,ai,aj->ij", atoms.get_masses(), arms, arms)
+    inertia = np.trace(squares) * np.eye(3) - squares
+    rotation = momentum @ np.linalg.solve(inertia, momentum) / 2
+    return {
+        "rotational_temperature_k": float(2 * rotation / (3 * units.kB)),
+        "drift_mev_per_atom_per_ps": energy_drift(np.array(energies), TIMESTEP, len(atoms)),
+    }
+
+
+if __name__ == "__main__":
+    main()
