@@ -517,7 +517,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which nothing is said twice: PyYAML would forget the first."""
+    """Safe YAML in which nothing is said twice: PyYAML would forget the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -534,7 +534,7 @@ def load(kind: type[AnySettings], path: str | Path, overrides: list[str] | None 
         InputError: the file is missing or not YAML, a key is unknown, or a value does not fit.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        values = _Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
     except Exception as error:  # tags, dates and depth make PyYAML fail in many ways; none of them is a defect of ours
