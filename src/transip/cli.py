@@ -438,7 +438,9 @@ def md(
     steps: Annotated[int, typer.Option(help="of the integration")] = 1000,
     temperature: Annotated[float, typer.Option(help="K")] = 300.0,
     timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
-    ensemble: Annotated[Ensemble, typer.Option(help="nve: velocity Verlet; nvt: Langevin thermostat")] = Ensemble.NVT,
+    ensemble: Annotated[
+        Ensemble, typer.Option(help="nve: velocity Verlet; nvt: Langevin, friction 0.01/fs")
+    ] = Ensemble.NVT,
     interval: Annotated[int, typer.Option(help="steps between frames")] = 10,
     seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
     charge: Charge = None,
