@@ -20,6 +20,7 @@ from transip.files import atomic_path
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 RESULTS, AVERAGING = BENCHMARKS / "study" / "results", BENCHMARKS / "averaging" / "results" / "averaging.json"
+PEER = BENCHMARKS / "speedrun" / "results"  # eSEN, the strongest peer, of several widths
 PAGES = HERE / "results"
 
 Run = dict[str, Any]
@@ -125,7 +126,32 @@ def section(group: str, runs: Runs) -> list[str]:
         lines += [f"```{{image}} {name}.svg", "```", ""]
     seeds = sorted({seed for of_entry in runs.values() for seed in of_entry})
     command = f"$ python benchmarks/study/run.py {group} --seeds {' '.join(map(str, seeds))}"
-    return [*lines, "```console", command, "```"]
+    return [*lines, "```console", command, "```", *(peer() if group == "model-size" else [])]
+
+
+def peer() -> list[str]:
+    """How the strongest peer's error falls with its size."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in PEER.glob("esen-w*-1000-steps-seed*.json")]
+    found.sort(key=lambda run: (run["width"], run["seed"]))
+    sizes, errors = [run["parameters"] for run in found], [run[FORCES] for run in found]
+    return [
+        "",
+        "The strongest peer on the same data and as many passes, 1,000 steps of 16, at three widths (direct forces, "
+        "the rate that was best at width 64, one seed). Fitted: force error ∝ (parameters)^α with "
+        f"α = {exponent(sizes, errors):.2f}. Core seconds are of another environment and day than ours.",
+        "",
+        "| eSEN of width | parameters | forces, meV/Å | energy, meV/atom | passes | core seconds |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {run['width']} | {run['parameters']:,} | {run[FORCES]:.1f} | {run['energy_mae_mev_per_atom']:.2f} | "
+            f"{run['forward_passes']:,} | {run['seconds']:,.0f} |"
+            for run in found
+        ),
+        "",
+        "```console",
+        *(f"$ {run['command']}" for run in found),
+        "```",
+    ]
 
 
 def averaging() -> list[str]:

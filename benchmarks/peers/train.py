@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("peer", choices=["painn", "esen", "allscaip", "mace", "nequip", "pet"])
     parser.add_argument("--data", type=Path, required=True, help="the packed task as .npz (benchmarks/speedrun)")
     parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--steps", type=int, help="train for so many steps instead")
+    parser.add_argument("--width", type=int, help="channels, where the adapter can (eSEN) (default: the adapter's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16, help="structures in a step")
     parser.add_argument("--learning-rate", type=float, help="peak (default: the adapter's)")
@@ -51,17 +53,19 @@ def main() -> None:
     adapter = import_module(f"adapters.{arguments.peer}")
     arrays = np.load(arguments.data)
     train, validation = (Molecules(arrays, name) for name in ("train", "validation"))
-    model = adapter.build(train.elements, train.neighbours)
+    width = {} if arguments.width is None else {"width": arguments.width}
+    model = adapter.build(train.elements, train.neighbours, **width)
     rate = {} if arguments.learning_rate is None else {"lr": arguments.learning_rate}
     optimizer = adapter.OPTIMIZER(model.parameters(), **rate)
-    run = Run(model, optimizer, float(arrays["scale"]), arguments.minutes, arguments.seed)
+    run = Run(model, optimizer, float(arrays["scale"]), arguments.minutes, arguments.steps, arguments.seed)
     run.train(train, validation, arguments.batch)
     result = {
         "entry": arguments.peer,
         "kind": "peer",
         "track": "cpu-1core",
         "seed": arguments.seed,
-        "budget_minutes": arguments.minutes,
+        **({"budget_minutes": arguments.minutes} if arguments.steps is None else {"budget_steps": arguments.steps}),
+        **width,
         "train_structures": len(train),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         **run.evaluate(validation),
@@ -84,12 +88,18 @@ class Run:
     """One training run; its clock stops while it is evaluated."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scale: float, minutes: float, seed: int
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scale: float,
+        minutes: float,
+        steps: int | None,
+        seed: int,
     ):
         self.model, self.optimizer, self.scale = model, optimizer, scale
         self.average = deepcopy(model).eval().requires_grad_(False)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        self.budget = 60.0 * minutes
+        self.budget, self.last_step = 60.0 * minutes, steps
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = self.structures_seen = self.atoms_seen = 0
         self.seconds = 0.0
@@ -106,11 +116,15 @@ class Run:
             batch = batch.rotated(random_rotations(size, self.generator))
             self._step(batch)
             self.seconds += time.process_time() - began
-            if self.seconds >= self.budget * (len(self.curve) + 1) / POINTS:
+            if self._done() >= (len(self.curve) + 1) / POINTS:
                 errors = [(self.predict(sample)[1] - sample.forces).abs() for sample in samples]
                 self.curve.append((self.seconds, 1e3 * float(torch.cat(errors).mean())))
-            if self.seconds >= self.budget:
+            if self._done() >= 1:
                 return
+
+    def _done(self) -> float:
+        """Share of the budget used."""
+        return self.seconds / self.budget if self.last_step is None else self.steps / self.last_step
 
     def _warm_up(self, batch: Batch) -> None:
         """A step that changes nothing: late imports and compilation are off the clock."""
@@ -124,7 +138,7 @@ class Run:
 
     def _step(self, batch: Batch) -> None:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self._rate(self.seconds / self.budget)
+            group["lr"] = peak * self._rate(self._done())
         energy, forces = self.model(batch)
         energy_error = (self.scale * energy - batch.energy).abs() / batch.counts
         force_error = torch.linalg.vector_norm(self.scale * forces - batch.forces, dim=-1)

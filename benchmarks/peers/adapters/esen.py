@@ -38,12 +38,12 @@ def atomic_data(batch: Batch) -> AtomicData:
 
 
 class ESEN(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.backbone = eSCNMDBackbone(
-            sphere_channels=64,
-            hidden_channels=64,
-            edge_channels=64,
+            sphere_channels=width,
+            hidden_channels=width,
+            edge_channels=width,
             lmax=2,
             mmax=2,
             num_layers=2,
@@ -64,5 +64,5 @@ class ESEN(torch.nn.Module):
         return self.energy(data, embedding)["energy"].float(), self.forces(data, embedding)["forces"]
 
 
-def build(elements: list[int], neighbours: float) -> torch.nn.Module:
-    return ESEN()
+def build(elements: list[int], neighbours: float, width: int = 64) -> torch.nn.Module:
+    return ESEN(width)
