@@ -138,7 +138,8 @@ def peer() -> list[str]:
         "",
         "The strongest peer on the same data and as many passes, 1,000 steps of 16, at three widths (direct forces, "
         "the rate that was best at width 64, one seed). Fitted: force error ∝ (parameters)^α with "
-        f"α = {exponent(sizes, errors):.2f}. Core seconds are of another environment and day than ours.",
+        f"α = {exponent(sizes, errors):.2f}. A pass costs it several times what it costs ours; core seconds are of "
+        "another day, beside other work.",
         "",
         "| eSEN of width | parameters | forces, meV/Å | energy, meV/atom | passes | core seconds |",
         "|---|---|---|---|---|---|",
