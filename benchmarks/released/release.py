@@ -70,9 +70,16 @@ def main() -> None:
     test = test.select(np.flatnonzero(~np.isin(test.compositions(), train.compositions())))
     domains, symmetry = errors(model, {"": validation, AT_300_K: test})
     conserved = conservation(arguments.conservation, arguments.run) if arguments.conservation else {}
-    folder = release(model, arguments.into / arguments.name, arguments.name)
+    folder = release(model, arguments.into / arguments.name)
     validation = model.card["validation"] | symmetry[HELD_OUT]  # of more structures than training looked at
-    amend_card(folder, domains=domains, validation=validation, conservation=conserved, not_for=NOT_FOR)
+    amend_card(
+        folder,
+        name=arguments.name,
+        domains=domains,
+        validation=validation,
+        conservation=conserved,
+        not_for=NOT_FOR,
+    )
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "hardware": f"one core of {processor()}",

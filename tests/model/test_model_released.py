@@ -16,6 +16,7 @@ from transip import TransIPCalculator, from_pretrained, load_model, push_to_hub
 from transip.errors import InputError, InputWarning
 from transip.model import released
 from transip.model.card import model_card
+from transip.model.files import amend_card
 from transip.model.hub import release
 from transip.model.potential import Potential
 
@@ -235,7 +236,8 @@ class TestCard:
         assert "NVE at 300 K: 0.3 meV/atom/ps" in text and "- reaction barriers." in text
 
     def test_says_under_which_name_to_load_it(self, model, tmp_path):
-        text = (release(model, tmp_path / "released", "someone/toy") / "README.md").read_text(encoding="utf-8")
+        amend_card(release(model, tmp_path / "released"), name="someone/toy")
+        text = (tmp_path / "released" / "README.md").read_text(encoding="utf-8")
         assert "# someone/toy\n" in text and 'TransIPCalculator("someone/toy")' in text
 
     def test_says_what_errors_were_measured_on(self, model, make_model):

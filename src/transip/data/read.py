@@ -101,14 +101,14 @@ def read_structures(
             be right.
     """
     path = Path(path)
+    given = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
     if is_pack(path):
-        given = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
         yield from _from_pack(Pack.open(path), path, labels, given)
         return
-    given = {key: value for key, value in ((keys.charge, charge), (keys.spin, spin)) if value is not None}
     records = _records(path)
     if given:
-        records = ((where, replace(record, info=record.info | given)) for where, record in records)
+        said = {getattr(keys, name): value for name, value in given.items()}
+        records = ((where, replace(record, info=record.info | said)) for where, record in records)
     structures = (_structure(record, keys, units, labels, when_missing, where) for where, record in records)
     sample = list(islice(structures, SAMPLE))
     if labels == "ignored":

@@ -50,7 +50,7 @@ def push_to_hub(
     """
     hub = need("huggingface_hub", "hub")
     with tempfile.TemporaryDirectory() as temporary:
-        release(model, Path(temporary), repository)
+        amend_card(release(model, Path(temporary)), name=repository)
         api = hub.HfApi(token=token)
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)
@@ -64,13 +64,11 @@ def push_to_hub(
     return str(address)
 
 
-def release(model: Potential | str | Path, folder: Path, name: str = "") -> Path:
-    """Write a model to `folder` with checksums and a card that says under which `name` to load it.
+def release(model: Potential | str | Path, folder: Path) -> Path:
+    """Write a model to `folder` with card and checksums.
 
     Into ``released.SHIPPED / NAME`` of a source checkout, that ships it: the next installation knows it by NAME.
     """
     save_model(model if isinstance(model, Potential) else load_model(model), folder)
     released.write_checksums(folder)
-    if name:
-        amend_card(folder, name=name)
     return folder

@@ -119,8 +119,9 @@ class Training:
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, *(data for data in (self.data, replay) if data is not None))
             self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
-        shared = np.isin(self.validation.compositions(), self.data.compositions()).sum()
-        potential.card["data"]["validation_trained_on"] = int(shared)
+        if recipe.data.validation:  # otherwise compositions were split, and looking at all of them again says nothing
+            shared = np.isin(self.validation.compositions(), self.data.compositions()).sum()
+            potential.card["data"]["validation_trained_on"] = int(shared)
         if any(data.periodic for data in (self.data, self.validation, pool, replay) if data is not None):
             check_periodic(recipe, potential)
         self.objective.to(self.device)
