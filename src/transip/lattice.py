@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 
-class Images(NamedTuple):
+class Surroundings(NamedTuple):
     """What surrounds the atoms of one cell.
 
     Attributes:
@@ -22,7 +22,7 @@ class Images(NamedTuple):
     steps: Int64[np.ndarray, "images 3"]
 
 
-def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"], reach: float) -> Images:
+def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"], reach: float) -> Surroundings:
     """Images closer than `reach` (Å) to an atom in the cell, whose own atoms are none of them.
 
     Args:
@@ -46,7 +46,7 @@ def images(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, 
     shift, origin = np.nonzero(near)
     distance, _ = KDTree(fractions @ lattice).query(found[shift, origin] @ lattice, distance_upper_bound=reach)
     close = np.isfinite(distance)
-    return Images(outside, origin[close], grid[shift[close], 0])
+    return Surroundings(outside, origin[close], grid[shift[close], 0])
 
 
 def home(positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"]) -> Int64[np.ndarray, "atoms 3"]:

@@ -104,8 +104,7 @@ def relax(
     """
     atoms = structure.to_atoms()
     atoms.calc = calculator
-    if not atoms.pbc.any() or has_direct_forces(calculator.model):
-        atoms.set_constraint(NoTorque())
+    atoms.set_constraint(NoTorque())
     if cell:
         _check_stress(atoms, structure)
     moved = FrechetCellFilter(atoms) if cell else atoms

@@ -8,22 +8,21 @@ from rich.table import Table
 from rich.text import Text
 
 from transip.evaluation.runs import Run
+from transip.quantities import (
+    ATOMS_SEEN,
+    ENERGY_MAE,
+    FORCE_COSINE,
+    FORCE_MAE,
+    MINUTES,
+    PASSES,
+    ROTATION_ERROR,
+    ROTATION_SPREAD,
+    STEPS,
+)
 
-ERRORS = (  # label, key, factor, format
-    ("force MAE, meV/Å", "force_mae", 1e3, ".1f"),
-    ("energy MAE, meV/atom", "energy_mae_per_atom", 1e3, ".2f"),
-    ("force cosine", "force_cosine", 1.0, ".3f"),
-)
-SYMMETRY = (
-    ("force rotation error, meV/Å", "force_rotation_error", 1e3, ".1f"),
-    ("energy rotation spread, meV/atom", "energy_rotation_spread_per_atom", 1e3, ".2f"),
-)
-COST = (
-    ("steps", "step", 1.0, ",.0f"),
-    ("forward passes", "forward_passes", 1.0, ",.0f"),
-    ("atoms seen", "atoms_seen", 1.0, ",.0f"),
-    ("training minutes", "time_s", 1 / 60, ".1f"),
-)
+ERRORS = (FORCE_MAE, ENERGY_MAE, FORCE_COSINE)
+SYMMETRY = (ROTATION_ERROR, ROTATION_SPREAD)
+COST = (STEPS, PASSES, ATOMS_SEEN, MINUTES)
 
 
 def comparison(runs: Sequence[Run]) -> Table:
@@ -34,11 +33,7 @@ def comparison(runs: Sequence[Run]) -> Table:
         table.add_column(Text(f"{run.name}\n{run.objective}"), justify="right")
     metrics, compute = [run.metrics for run in runs], [run.compute for run in runs]
     for rows, values in ((ERRORS, metrics), (SYMMETRY, metrics), (COST, compute)):
-        for label, key, factor, form in rows:
-            table.add_row(label, *(_cell(value.get(key), factor, form) for value in values))
+        for quantity in rows:
+            table.add_row(quantity.heading, *(quantity.text(value) for value in values))
         table.add_section()
     return table
-
-
-def _cell(value: float | int | None, factor: float, form: str) -> str:
-    return "–" if value is None else format(value * factor, form)

@@ -12,12 +12,7 @@ from rich.table import Table
 
 from transip.extras import extras
 from transip.model.files import load_model
-
-MEASURED = {  # row → key of the validation metrics, factor to its unit, unit
-    "force MAE": ("force_mae", 1e3, "meV/Å (validation)"),
-    "energy MAE": ("energy_mae_per_atom", 1e3, "meV/atom (validation)"),
-    "force rotation error": ("force_rotation_error", 1e3, "meV/Å"),
-}
+from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
 
 
 def describe_model(path: str | Path) -> Table:
@@ -38,12 +33,11 @@ def describe_model(path: str | Path) -> Table:
     table.add_row("multiplicities seen", " ".join(map(str, card.get("spins", ["unknown"]))))
     table.add_row("atoms per molecule", " to ".join(map(str, card.get("sizes", ["unknown"]))))
     validation = card.get("validation", {})
-    for name, (key, factor, unit) in MEASURED.items():
-        if key in validation:
-            table.add_row(name, f"{factor * validation[key]:.4g} {unit}")
+    for quantity in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR):
+        if quantity.key in validation:
+            table.add_row(quantity.name, f"{quantity.with_unit(validation)} (validation)")
     for domain, found in card.get("domains", {}).items():
-        errors = f"{1e3 * found['force_mae']:.1f} meV/Å, {1e3 * found['energy_mae_per_atom']:.2f} meV/atom"
-        table.add_row(escape(domain), errors)
+        table.add_row(escape(domain), f"{FORCE_MAE.with_unit(found)}, {ENERGY_MAE.with_unit(found)}")
     return table
 
 

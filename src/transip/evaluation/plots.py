@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -18,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from transip.evaluation.result import NO_DOMAIN, Evaluation
 from transip.evaluation.runs import Line, Run, evaluated
+from transip.quantities import FORCE_MAE, ROTATION_ERROR, Quantity
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
 PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
@@ -43,29 +43,6 @@ STYLE: dict[Any, Any] = {
 }
 PER_ATOM = ("forces", "reference_forces", "numbers", "positions")
 BINS = 8  # of molecule sizes
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number in a log or an evaluation, and how it is shown: value × factor, in `unit`."""
-
-    key: str
-    name: str
-    unit: str = ""
-    factor: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """Name and unit, for an axis."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-STEPS = Quantity("step", "Optimiser steps")
-PASSES = Quantity("forward_passes", "Forward passes", "structures")
-MINUTES = Quantity("time_s", "Training time", "min", 1 / 60)
-FORCE_MAE = Quantity("force_mae", "Force MAE", "meV/Å", 1e3)
-ENERGY_MAE = Quantity("energy_mae_per_atom", "Energy MAE", "meV/atom", 1e3)
-ROTATION_ERROR = Quantity("force_rotation_error", "Force rotation error", "meV/Å", 1e3)
 
 
 def colour_of(run: int) -> str:
@@ -160,13 +137,12 @@ def rotation_errors(runs: Sequence[Run]) -> str:
 
     def draw(axes: Axes) -> None:
         for row, run in enumerate(runs):
-            mae, rotation = (run.metrics.get(q.key) for q in (FORCE_MAE, ROTATION_ERROR))
+            mae, rotation = (quantity.of(run.metrics) for quantity in (FORCE_MAE, ROTATION_ERROR))
             if mae is None or rotation is None:
                 continue
-            ends = [1e3 * rotation, 1e3 * mae]
-            axes.plot(ends, [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
-            axes.plot(ends[0], row, "o", color=colour_of(row), markersize=8)
-            axes.plot(ends[1], row, "o", color=colour_of(row), markersize=8, fillstyle="none", markeredgewidth=1.6)
+            axes.plot([rotation, mae], [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
+            axes.plot(rotation, row, "o", color=colour_of(row), markersize=8)
+            axes.plot(mae, row, "o", color=colour_of(row), markersize=8, fillstyle="none", markeredgewidth=1.6)
         _name_rows(axes, [run.name for run in runs], "● rotation error, ○ MAE (meV/Å)")
 
     return _figure(draw, size=(4.1, 1.2 + 0.42 * len(runs)))
@@ -177,7 +153,7 @@ def layer_profile(runs: Sequence[Run], y: Quantity) -> str:
 
     def draw(axes: Axes) -> None:
         for k, evaluation in evaluated(runs):
-            points = _series((evaluation.symmetry or {}).get("layers", ()), Quantity("layer", "Layer"), y)
+            points = _series((evaluation.symmetry or {}).get("layers", ()), Quantity("layer", "layer"), y)
             if len(points):
                 axes.plot(points[:, 0] + 1, points[:, 1], **_line_style(k), marker="o", markersize=5)
         axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))

@@ -10,22 +10,22 @@ from pathlib import Path
 from string import Template
 
 from transip.evaluation import plots, tables
-from transip.evaluation.plots import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
 from transip.evaluation.runs import Run, evaluated, read_runs
 from transip.evaluation.viewer import safe_json, viewer_data
 from transip.files import write_text
+from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
 
 LOSSES = (
-    Quantity("loss", "Training loss"),
-    Quantity("energy_loss", "Energy loss"),
-    Quantity("force_loss", "Force loss"),
-    Quantity("stress_loss", "Stress loss"),
-    Quantity("latent_loss", "Latent loss"),
-    Quantity("equigrad_loss", "Equigrad loss"),
-    Quantity("consistency_loss", "Consistency loss"),
+    Quantity("loss", "training loss"),
+    Quantity("energy_loss", "energy loss"),
+    Quantity("force_loss", "force loss"),
+    Quantity("stress_loss", "stress loss"),
+    Quantity("latent_loss", "latent loss"),
+    Quantity("equigrad_loss", "equigrad loss"),
+    Quantity("consistency_loss", "consistency loss"),
 )
-INVARIANT_SHARE = Quantity("invariant_share", "Invariant share")
-LATENT_ERROR = Quantity("latent_error", "Latent error, relative")
+INVARIANT_SHARE = Quantity("invariant_share", "invariant share")
+LATENT_ERROR = Quantity("latent_error", "latent error, relative")
 SHOWN_STRUCTURES = 20_000  # at most this many, evenly spaced, make up a parity plot
 
 

@@ -15,12 +15,22 @@ from rich.text import Text
 from transip.errors import InputError
 from transip.evaluation.metrics import METRICS, Metrics
 from transip.files import atomic_path, read_json, write_json
+from transip.quantities import (
+    EFWT,
+    ENERGY_MAE,
+    FORCE_COSINE,
+    FORCE_MAE,
+    ROTATION_ERROR,
+    ROTATION_SPREAD,
+    STRUCTURES,
+)
 
 FORMAT = 1
 METRICS_FILE, PREDICTIONS_FILE = "evaluation.json", "predictions.npz"
 SECTIONS = ("overall", "domains", "symmetry", "cost")  # of evaluation.json
 NO_DOMAIN = "(no domain)"
-EFWT = "EFwT: share of structures whose energy is within 20 meV and each force component within 30 meV/Å."
+EFWT_IS = "EFwT: share of structures whose energy is within 20 meV and each force component within 30 meV/Å."
+COLUMNS = (STRUCTURES, ENERGY_MAE, FORCE_MAE, FORCE_COSINE, EFWT)
 ROTATION_ERRORS = ("energy_rotation_spread", "energy_rotation_spread_per_atom", "force_rotation_error")
 
 
@@ -76,8 +86,8 @@ class Evaluation:
         """A table for the terminal: a row per domain in meV/atom and meV/Å, the rotation errors below it."""
         table = Table(title="Errors", caption=self._caption(), caption_justify="left")
         table.add_column("domain", no_wrap=True)
-        for heading in ("structures", "energy MAE\nmeV/atom", "force MAE\nmeV/Å", "force\ncosine", "EFwT\n%"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        for quantity in COLUMNS:
+            table.add_column(f"{quantity.name}\n{quantity.unit}".rstrip(), justify="right", no_wrap=True)
         for domain, metrics in self.domains.items():
             table.add_row(Text(domain or NO_DOMAIN), *_cells(metrics))
         table.add_section()
@@ -87,7 +97,7 @@ class Evaluation:
     def _caption(self) -> str:
         stress = self.overall.get("stress_mae")
         line = "" if stress is None else f"\nStress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa)."
-        return f"{self._symmetry_line()}\n{EFWT}{line}"
+        return f"{self._symmetry_line()}\n{EFWT_IS}{line}"
 
     def _symmetry_line(self) -> str:
         if self.symmetry is None:
@@ -95,19 +105,13 @@ class Evaluation:
         relative = self.relative_rotation_error
         share = "" if relative is None else f" ({relative:.2f} × the force MAE)"
         return (
-            f"Force rotation error {1e3 * self.symmetry['force_rotation_error']:.1f} meV/Å{share}; "
-            f"energy rotation spread {1e3 * self.symmetry['energy_rotation_spread_per_atom']:.2f} meV/atom."
+            f"Force rotation error {ROTATION_ERROR.with_unit(self.symmetry)}{share}; "
+            f"energy rotation spread {ROTATION_SPREAD.with_unit(self.symmetry)}."
         )
 
 
 def _cells(metrics: Metrics) -> list[str]:
-    return [
-        f"{metrics['structures']:,}",
-        f"{1e3 * metrics['energy_mae_per_atom']:.2f}",
-        f"{1e3 * metrics['force_mae']:.1f}",
-        f"{metrics['force_cosine']:.3f}",
-        f"{100 * metrics['efwt']:.1f}",
-    ]
+    return [quantity.text(metrics) for quantity in COLUMNS]
 
 
 def _check_sections(values: Any, source: Path) -> None:

@@ -17,6 +17,7 @@ from transip.evaluation.evaluate import budget_for
 from transip.files import write_json
 from transip.model.files import model_folder
 from transip.model.potential import Potential
+from transip.quantities import ROTATION_ERROR, ROTATION_SPREAD
 from transip.symmetry.latent import load_latent
 from transip.symmetry.measure import measure_symmetry
 
@@ -32,8 +33,8 @@ class SymmetryFindings:
         values = self.values
         table = Table(
             title="Rotation symmetry",
-            caption=f"Force rotation error {1e3 * values['force_rotation_error']:.1f} meV/Å; energy rotation spread "
-            f"{1e3 * values['energy_rotation_spread_per_atom']:.2f} meV/atom ({values['structures']} structures × "
+            caption=f"Force rotation error {ROTATION_ERROR.with_unit(values)}; energy rotation spread "
+            f"{ROTATION_SPREAD.with_unit(values)} ({values['structures']} structures × "
             f"{values['rotations']} orientations). Invariant share 1: a layer that carries no direction.",
             caption_justify="left",
         )

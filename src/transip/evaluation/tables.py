@@ -6,26 +6,39 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
-from transip.evaluation.plots import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity, colour_of
+from transip.evaluation.plots import colour_of
 from transip.evaluation.result import NO_DOMAIN
 from transip.evaluation.runs import Run
+from transip.quantities import (
+    ATOMS_SEEN,
+    EFWT,
+    ENERGY_MAE,
+    FORCE_COSINE,
+    FORCE_MAE,
+    MINUTES,
+    MISSING,
+    PASSES,
+    ROTATION_ERROR,
+    ROTATION_SPREAD,
+    STEPS,
+    Quantity,
+)
 
 ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (FORCE_MAE, "low"),
-    (Quantity("force_rmse", "Force RMSE", "meV/Å", 1e3), "low"),
-    (Quantity("force_cosine", "Force cosine"), "high"),
+    (Quantity("force_rmse", "force RMSE", "meV/Å", 1e3), "low"),
+    (FORCE_COSINE, "high"),
     (ENERGY_MAE, "low"),
-    (Quantity("energy_rmse_per_atom", "Energy RMSE", "meV/atom", 1e3), "low"),
-    (Quantity("energy_mae", "Energy MAE, total", "meV", 1e3), "low"),
-    (Quantity("efwt", "EFwT", "%", 100.0), "high"),
+    (Quantity("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3), "low"),
+    (Quantity("energy_mae", "energy MAE, total", "meV", 1e3), "low"),
+    (EFWT, "high"),
 )
 SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (ROTATION_ERROR, "low"),
-    (Quantity("relative_rotation_error", "Rotation error / force MAE"), "low"),
-    (Quantity("energy_rotation_spread_per_atom", "Energy rotation spread", "meV/atom", 1e3), "low"),
+    (Quantity("relative_rotation_error", "rotation error / force MAE"), "low"),
+    (ROTATION_SPREAD, "low"),
 )
-COST = (STEPS, PASSES, Quantity("atoms_seen", "Atoms seen"), MINUTES)
-MISSING = "–"
+COST = (STEPS, PASSES, ATOMS_SEEN, MINUTES)
 Row = tuple[str, list[str]]  # label, and a cell of HTML per run
 UNEQUAL = 1.05  # forward passes that differ by more than this factor are not equal compute
 
@@ -33,7 +46,7 @@ UNEQUAL = 1.05  # forward passes that differ by more than this factor are not eq
 def summary_table(runs: Sequence[Run]) -> str:
     """Errors, symmetry and cost, a column per run; the best error of each row in bold."""
     memory = [max((line.get("memory_mb") or 0 for line in run.training), default=0) for run in runs]
-    cost = [(quantity.label, [_cost(run, quantity) for run in runs]) for quantity in COST]
+    cost = [(quantity.label, [quantity.text(run.compute) for run in runs]) for quantity in COST]
     cost.append(("Training speed (atoms/s)", [_speed(run) for run in runs]))
     cost.append(("Peak memory (MB)", [f"{value:,.0f}" if value else MISSING for value in memory]))
     groups = {
@@ -52,7 +65,7 @@ def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
     for domain in sorted(set().union(*by_run)):
         values = [domains.get(domain, {}) for domains in by_run]
         structures = max(value.get("structures", 0) for value in values)
-        cells = _best_in_bold([_scaled(value, quantity) for value in values], "low", runs)
+        cells = _best_in_bold([quantity.of(value) for value in values], "low", runs)
         rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
     return _table(runs, rows, quantity.label) if rows else ""
 
@@ -142,18 +155,13 @@ def _row(label: str, cells: Sequence[str], note: str = "") -> str:
 
 
 def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> Row:
-    values = [_scaled(run.metrics, quantity) for run in runs]
+    values = [quantity.of(run.metrics) for run in runs]
     return quantity.label, _best_in_bold(values, best, runs)
 
 
 def _comparable(runs: Sequence[Run]) -> list[Run]:
     """Evaluated runs; a validation during training, on other structures, does not compete with them."""
     return [run for run in runs if run.evaluation is not None] or list(runs)
-
-
-def _scaled(values: dict[str, Any], quantity: Quantity) -> float | None:
-    value = values.get(quantity.key)
-    return quantity.factor * value if isinstance(value, int | float) else None
 
 
 def _best_in_bold(values: Sequence[float | None], best: Literal["low", "high"], runs: Sequence[Run]) -> list[str]:
@@ -172,11 +180,6 @@ def _decimals(largest: float) -> int:
     """Decimals that leave a row's largest number about four digits."""
     magnitude = abs(largest)
     return 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 1.5 else 3
-
-
-def _cost(run: Run, quantity: Quantity) -> str:
-    value = _scaled(run.compute, quantity)
-    return MISSING if value is None else f"{value:,.1f}" if quantity is MINUTES else f"{value:,.0f}"
 
 
 def _speed(run: Run) -> str:

@@ -10,6 +10,15 @@ from rich.table import Table
 from transip.model.calibration import LEVELS, Calibration
 from transip.model.potential import Potential
 from transip.model.released import shipped
+from transip.quantities import (
+    ENERGY_MAE,
+    FORCE_COSINE,
+    FORCE_MAE,
+    MISSING,
+    ROTATION_ERROR,
+    ROTATION_SPREAD,
+    STRUCTURES,
+)
 
 FRONT_MATTER = """---
 library_name: transip
@@ -19,16 +28,8 @@ tags:
 - molecular-dynamics
 - force-field
 ---"""
-ERRORS = {  # key of the metrics: heading, factor to the heading's unit
-    "energy_mae_per_atom": ("energy MAE, meV/atom", 1e3),
-    "force_mae": ("force MAE, meV/Å", 1e3),
-    "force_cosine": ("force cosine", 1.0),
-    "structures": ("structures", 1),
-}
-SYMMETRY = {
-    "force_rotation_error": ("forces", "meV/Å"),
-    "energy_rotation_spread_per_atom": ("energy", "meV/atom"),
-}
+ERRORS = (ENERGY_MAE, FORCE_MAE, FORCE_COSINE, STRUCTURES)
+SYMMETRY = {"forces": ROTATION_ERROR, "energy": ROTATION_SPREAD}
 
 
 def model_card(model: Potential) -> str:
@@ -63,7 +64,7 @@ def shipped_table() -> Table:
             f"{config['parameters']:,} parameters",
         ]
         errors = [
-            (domain, f"{1e3 * metrics['force_mae']:.1f}", f"{1e3 * metrics['energy_mae_per_atom']:.2f}")
+            (domain, FORCE_MAE.text(metrics), ENERGY_MAE.text(metrics))
             for domain, metrics in errors_by_domain(config).items()
         ]
         for line, error in zip_longest(kind, errors, fillvalue=""):
@@ -105,12 +106,11 @@ def _errors(card: dict[str, Any]) -> str:
     domains = errors_by_domain(card)
     if not domains:
         return ""
-    headings = ["domain", *(heading for heading, _ in ERRORS.values())]
+    headings = ["domain", *(quantity.heading for quantity in ERRORS)]
     rows = [headings, ["---"] * len(headings)]
     for domain, metrics in domains.items():
-        found = ((metrics.get(key), factor) for key, (_, factor) in ERRORS.items())
-        cells = ["–" if value is None else f"{value * factor:.4g}" for value, factor in found]
-        rows.append([domain or "–", *cells])
+        found = [quantity.of(metrics) for quantity in ERRORS]
+        rows.append([domain or MISSING, *(MISSING if value is None else f"{value:.4g}" for value in found)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"## Errors\n\n{_seen(card)}\n\n{table}"
 
@@ -140,7 +140,8 @@ def _uncertainties(card: dict[str, Any]) -> str:
 
 def _symmetry(model: Potential) -> str:
     known = model.card.get("validation", {})
-    errors = [f"{of} {1e3 * known[key]:.3g} {unit}" for key, (of, unit) in SYMMETRY.items() if key in known]
+    found = {of: (quantity.of(known), quantity.unit) for of, quantity in SYMMETRY.items()}
+    errors = [f"{of} {value:.3g} {unit}" for of, (value, unit) in found.items() if value is not None]
     turned = f" When a molecule is turned, predictions change by: {', '.join(errors)}." if errors else ""
     if model.settings.forces == "gradient":
         forces = "Forces are the exact derivative of the energy."

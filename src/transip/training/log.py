@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from transip.files import unwritable, write_all, write_text
+from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
 
 
 class MetricsFile:
@@ -111,11 +112,10 @@ class Live:
 
     def evaluated(self, line: dict[str, Any]) -> None:
         """Remember the newest force error for the status, and print it where no bar is drawn."""
-        self._force_mae = f"  F {1000 * line['force_mae']:.0f} meV/Å"
+        self._force_mae = f"  F {FORCE_MAE.with_unit(line)}"
         self._progress.console.print(
-            f"step {line['step']:>7}  forces {1000 * line['force_mae']:7.1f} meV/Å  energy "
-            f"{1000 * line['energy_mae_per_atom']:6.2f} meV/atom  rotation error "
-            f"{1000 * line['force_rotation_error']:7.1f} meV/Å",
+            f"step {line['step']:>7}  forces {FORCE_MAE.with_unit(line):>13}  energy {ENERGY_MAE.with_unit(line):>15}  "
+            f"rotation error {ROTATION_ERROR.with_unit(line):>13}",
             highlight=False,
         ) if not self._progress.disable else None
 

@@ -60,7 +60,7 @@ class Twice(NamedTuple):
     turns: Turns
 
 
-class Pairs(NamedTuple):
+class TwoViews(NamedTuple):
     """The structures seen in two views: the first `paired` of the labelled ones, and the pool.
 
     Attributes:
@@ -76,7 +76,7 @@ class Pairs(NamedTuple):
     atoms: tuple[int, ...]
 
     @classmethod
-    def of(cls, batch: Batch, paired: Twice | None, pool: Twice | None) -> Pairs:
+    def of(cls, batch: Batch, paired: Twice | None, pool: Twice | None) -> TwoViews:
         """The pairs among the labelled structures `batch` and in the pool; there is at least one."""
         parts = [part for part in (paired, pool) if part is not None]
         each = (batch, paired and paired.batch, pool and pool.batch)
@@ -137,7 +137,7 @@ class Objective(nn.Module):
             others, embedded = self._see(unlabelled)
         energy, forces, stress = self._task_losses(views, prediction, share)
         latent = consistency = equigrad = energy.new_zeros(())
-        pairs = Pairs.of(batch, again, pool) if self.settings.comparison else None
+        pairs = TwoViews.of(batch, again, pool) if self.settings.comparison else None
         if pairs is not None and self.latent is not None:
             weight = self.settings.latent.weight * warm(progress, self.settings.latent.warmup)
             latents = zip(prediction.latents, *embedded, strict=True)
@@ -174,7 +174,7 @@ class Objective(nn.Module):
             stress = settings.stress * stress_error(batch, prediction.stress).sum() / scale / share.structures
         return energy.to(force_error.dtype), settings.forces * force_error.sum() / share.atoms, stress
 
-    def _distance(self, pairs: Pairs, predictions: list[Prediction], share: Share) -> Tensor:
+    def _distance(self, pairs: TwoViews, predictions: list[Prediction], share: Share) -> Tensor:
         """The task losses with the first view's prediction, turned, in the place of the second's labels."""
         energy, found_energy = pairs.split((p.energy for p in predictions), pairs.structures)
         forces, found_forces = pairs.split((p.forces for p in predictions), pairs.atoms)

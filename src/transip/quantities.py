@@ -1,0 +1,66 @@
+"""What is measured of a potential: under which key it is stored, in eV and Å, and how people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number in a log, an evaluation or a model's card.
+
+    Attributes:
+        key: under which it is stored.
+        name: for people.
+        unit: in which it is shown; empty: none.
+        factor: of what is shown to what is stored.
+        digits: decimals of `text`.
+    """
+
+    key: str
+    name: str
+    unit: str = ""
+    factor: float = 1.0
+    digits: int = 0
+
+    @property
+    def label(self) -> str:
+        """Of an axis, or of a row: ``Force MAE (meV/Å)``."""
+        name = self.name[:1].upper() + self.name[1:]
+        return f"{name} ({self.unit})" if self.unit else name
+
+    @property
+    def heading(self) -> str:
+        """Of a column: ``force MAE, meV/Å``."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    def of(self, stored: Mapping[str, Any]) -> float | None:
+        """The number in `unit`; None if it is not among what is `stored`."""
+        value = stored.get(self.key)
+        return self.factor * value if isinstance(value, int | float) else None
+
+    def text(self, stored: Mapping[str, Any]) -> str:
+        """The number without its unit; a dash if it is not there."""
+        value = self.of(stored)
+        return MISSING if value is None else f"{value:,.{self.digits}f}"
+
+    def with_unit(self, stored: Mapping[str, Any]) -> str:
+        """The number and its unit: ``36.7 meV/Å``."""
+        return f"{self.text(stored)} {self.unit}".rstrip()
+
+
+FORCE_MAE = Quantity("force_mae", "force MAE", "meV/Å", 1e3, 1)
+ENERGY_MAE = Quantity("energy_mae_per_atom", "energy MAE", "meV/atom", 1e3, 2)
+FORCE_COSINE = Quantity("force_cosine", "force cosine", digits=3)
+EFWT = Quantity("efwt", "EFwT", "%", 100.0, 1)
+ROTATION_ERROR = Quantity("force_rotation_error", "force rotation error", "meV/Å", 1e3, 1)
+ROTATION_SPREAD = Quantity("energy_rotation_spread_per_atom", "energy rotation spread", "meV/atom", 1e3, 2)
+STRUCTURES = Quantity("structures", "structures")
+STEPS = Quantity("step", "optimiser steps")
+PASSES = Quantity("forward_passes", "forward passes", "structures")
+ATOMS_SEEN = Quantity("atoms_seen", "atoms seen")
+MINUTES = Quantity("time_s", "training time", "min", 1 / 60, 1)
