@@ -26,7 +26,6 @@ from structures import Batch, Molecules, random_rotations
 from torch import Tensor
 from torch.nn import functional
 
-ENERGY_WEIGHT = 8.0  # of |ΔE|/N beside ‖ΔF‖, both over the forces' RMS; Å
 EMA_DECAY = 0.99
 CLIP = 10.0  # norm of the gradient
 WARM_UP = 0.02  # of the budget
@@ -41,10 +40,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the packed task as .npz (benchmarks/speedrun)")
     parser.add_argument("--minutes", type=float, default=12.0)
     parser.add_argument("--steps", type=int, help="train for so many steps instead")
-    parser.add_argument("--width", type=int, help="channels, where the adapter can (eSEN) (default: the adapter's)")
+    parser.add_argument("--width", type=int, help="channels (default: the adapter's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16, help="structures in a step")
+    parser.add_argument("--energy-weight", type=float, default=2.0, help="of |ΔE|/N beside ‖ΔF‖ in the loss, in Å")
     parser.add_argument("--learning-rate", type=float, help="peak (default: the adapter's)")
+    parser.add_argument("--name", default="", help="appended to the entry's name, to tell options apart")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -52,15 +53,15 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     adapter = import_module(f"adapters.{arguments.peer}")
     arrays = np.load(arguments.data)
-    train, validation = (Molecules(arrays, name) for name in ("train", "validation"))
+    train, validation, test = (Molecules(arrays, name) for name in ("train", "validation", "test"))
     width = {} if arguments.width is None else {"width": arguments.width}
     model = adapter.build(train.elements, train.neighbours, **width)
     rate = {} if arguments.learning_rate is None else {"lr": arguments.learning_rate}
     optimizer = adapter.OPTIMIZER(model.parameters(), **rate)
-    run = Run(model, optimizer, float(arrays["scale"]), arguments.minutes, arguments.steps, arguments.seed)
+    run = Run(model, optimizer, float(arrays["scale"]), arguments)
     run.train(train, validation, arguments.batch)
     result = {
-        "entry": arguments.peer,
+        "entry": arguments.peer + arguments.name,
         "kind": "peer",
         "track": "cpu-1core",
         "seed": arguments.seed,
@@ -69,13 +70,14 @@ def main() -> None:
         "train_structures": len(train),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         **run.evaluate(validation),
-        "structures_evaluated": len(validation),
+        "test": run.evaluate(test),
         "forward_passes": run.structures_seen,
         "steps": run.steps,
         "batch": arguments.batch,
         "atoms_seen": run.atoms_seen,
         "seconds": run.seconds,
         "learning_rate": run.peaks[0],
+        "energy_weight": run.energy_weight,
         "forces": adapter.FORCES,
         "curve": run.curve,
         **provenance(adapter.PACKAGE),
@@ -92,15 +94,14 @@ class Run:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         scale: float,
-        minutes: float,
-        steps: int | None,
-        seed: int,
+        arguments: argparse.Namespace,
     ):
         self.model, self.optimizer, self.scale = model, optimizer, scale
         self.average = deepcopy(model).eval().requires_grad_(False)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        self.budget, self.last_step = 60.0 * minutes, steps
-        self.generator = torch.Generator().manual_seed(seed)
+        self.budget, self.last_step = 60.0 * arguments.minutes, arguments.steps
+        self.energy_weight = arguments.energy_weight
+        self.generator = torch.Generator().manual_seed(arguments.seed)
         self.steps = self.structures_seen = self.atoms_seen = 0
         self.seconds = 0.0
         self.curve: list[tuple[float, float]] = []
@@ -142,7 +143,7 @@ class Run:
         energy, forces = self.model(batch)
         energy_error = (self.scale * energy - batch.energy).abs() / batch.counts
         force_error = torch.linalg.vector_norm(self.scale * forces - batch.forces, dim=-1)
-        loss = (ENERGY_WEIGHT * energy_error.mean() + force_error.mean()) / self.scale
+        loss = (self.energy_weight * energy_error.mean() + force_error.mean()) / self.scale
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -171,11 +172,11 @@ class Run:
         energy, forces = self.average(batch)
         return self.scale * energy.detach(), self.scale * forces.detach()
 
-    def evaluate(self, validation: Molecules, size: int = 64) -> dict[str, float]:
+    def evaluate(self, molecules: Molecules, size: int = 64) -> dict[str, float]:
         sums = torch.zeros(4, dtype=torch.float64)
         generator = torch.Generator().manual_seed(0)
-        for start in range(0, len(validation), size):
-            batch = validation.batch(range(start, min(start + size, len(validation))))
+        for start in range(0, len(molecules), size):
+            batch = molecules.batch(range(start, min(start + size, len(molecules))))
             energy, forces = self.predict(batch)
             rotations = random_rotations(len(batch.counts), generator)
             _, turned = self.predict(batch.rotated(rotations))
@@ -189,12 +190,13 @@ class Run:
                 ]
             )
         force, cosine, rotation, energy_error = sums.tolist()
-        atoms, structures = len(validation.numbers), len(validation)
+        atoms, structures = len(molecules.numbers), len(molecules)
         return {
             "force_mae_mev_per_angstrom": 1e3 * force / atoms,
             "energy_mae_mev_per_atom": 1e3 * energy_error / structures,
             "force_cosine": cosine / atoms,
             "force_rotation_error_mev_per_angstrom": 1e3 * rotation / atoms,
+            "structures_evaluated": structures,
         }
 
 

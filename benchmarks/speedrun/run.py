@@ -4,13 +4,16 @@
     python benchmarks/speedrun/run.py painn esen mace nequip allscaip pet --seeds 0 1 2
     python benchmarks/speedrun/run.py organics --set model.forces=direct --name=-direct
     python benchmarks/speedrun/run.py organics --steps 4800 --name=-4800-steps
+    python benchmarks/speedrun/run.py esen --width 32 --name=-32-channels
     python benchmarks/speedrun/run.py organics esen --structures 1000
 
 An entry is a recipe (recipes/NAME.yaml) or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
 environment by benchmarks/peers/train.py, on the same structures, with the same loss). The task is
-`recipes/data-organics.yaml`, built first, once, if it is not there. Only training counts towards the budget,
-evaluations do not. Each run leaves one JSON object in benchmarks/speedrun/results/: ENTRY-seedK.json, or
-ENTRY@N-seedK.json where it was given N of the structures only.
+`recipes/data-organics.yaml`, built first, once, if it is not there. Errors are those on the compositions that it holds
+out, by which settings are chosen, and, under "test", on the molecules of the same list that have one or two atoms more
+than the task's, by which nothing is. Only training counts towards the budget, evaluations do not. Each run leaves one
+JSON object in benchmarks/speedrun/results/: ENTRY-seedK.json, or ENTRY@N-seedK.json where it was given N of the
+structures only.
 """
 
 import os
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +40,19 @@ from transip.config import DataSettings, LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.split import prepare
-from transip.evaluation.evaluate import evaluate_saved
+from transip.evaluation.evaluate import Evaluation, evaluate_saved
 from transip.files import write_json
 from transip.labels.campaign import build
+from transip.labels.organics import small
 from transip.training.loop import train
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PEERS = HERE.parent / "peers"
-DATA = Path("data/organics.pack")
+DATA, TEST = Path("data/organics.pack"), Path("data/organics-test.pack")
+TEST_STRUCTURES = 930  # as many as are held out
+LABELS = "recipes/data-organics.yaml"
+CHOICES = ("name", "width", "learning-rate", "energy-weight")  # what train.py lets one choose of a peer
 EXPORT = "data/organics{}.npz"  # with "@N" for N of the structures
 
 
@@ -55,13 +63,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12.0, help="budget of training")
     parser.add_argument("--steps", type=int, help="a budget of optimiser steps instead (recipes only)")
     parser.add_argument("--structures", type=int, help="train on so many of the structures")
-    parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings: a.b=c")
+    parser.add_argument("--set", nargs="+", default=[], dest="overrides", help="override settings of recipes: a.b=c")
+    parser.add_argument("--width", type=int, help="channels of a peer (default: its adapter's)")
+    parser.add_argument("--learning-rate", type=float, help="peak rate of a peer (default: its adapter's)")
+    parser.add_argument("--energy-weight", type=float, help="of a peer's loss, in Å (default: 2)")
     parser.add_argument("--keep", type=Path, help="keep the runs, models included, in this folder")
     parser.add_argument("--name", default="", help="appended to the entry's name, to tell overrides apart")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not DATA.exists():
-        build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
+        build(load(LabelSettings, LABELS), DATA)
+    if not TEST.exists():
+        build_test()
     fewer = "" if arguments.structures is None else f"@{arguments.structures}"
     for entry in arguments.entries:
         for seed in arguments.seeds:
@@ -70,7 +83,8 @@ def main() -> None:
                 data = Path(EXPORT.format(fewer))
                 if not data.exists():
                     export(data, arguments.structures)
-                run_peer(entry, seed, arguments.minutes, data, target)
+                chosen = {name: getattr(arguments, name.replace("-", "_")) for name in CHOICES}
+                run_peer(entry, seed, arguments.minutes, data, target, chosen)
             else:
                 keep = arguments.keep and arguments.keep / target.stem
                 write_json(target, run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep))
@@ -92,7 +106,7 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
     with tempfile.TemporaryDirectory() as temporary:
         folder = train(recipe, Path(temporary) / "run").parent
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        found = evaluate_saved(folder)
+        validation, test = evaluate_saved(folder), evaluate_saved(folder, [TEST])
         config = json.loads((folder / "model" / "config.json").read_text())
         if keep is not None:
             shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("checkpoints"))
@@ -105,11 +119,8 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
         "train_structures": config["data"]["structures"],
         "parameters": config["parameters"],
         "forward_passes": lines[-1]["forward_passes"],
-        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
-        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
-        "force_cosine": found.overall["force_cosine"],
-        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
-        "structures_evaluated": found.overall["structures"],
+        **errors(validation),
+        "test": errors(test),
         "steps": lines[-1]["step"],
         "seconds": lines[-1]["time_s"],
         "atoms_seen": lines[-1]["atoms_seen"],
@@ -121,14 +132,41 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
     }
 
 
-def run_peer(entry: str, seed: int, minutes: float, data: Path, target: Path) -> None:
-    """Train and evaluate a peer inside its own environment."""
+def errors(found: Evaluation) -> dict[str, float]:
+    """What is reported of a model on a set of structures."""
+    return {
+        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
+        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
+        "force_cosine": found.overall["force_cosine"],
+        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
+        "structures_evaluated": found.overall["structures"],
+    }
+
+
+def run_peer(
+    entry: str, seed: int, minutes: float, data: Path, target: Path, more: dict[str, str | float | None]
+) -> None:
+    """Train and evaluate a peer inside its own environment; `more` options of train.py, None for its own choice."""
     python = PEERS / ".venvs" / entry / "bin" / "python"
     if not python.exists():
         subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
-    options = {"data": data, "minutes": minutes, "seed": seed, "output": target}
-    flags = [f"--{name}={value}" for name, value in options.items()]
+    options = {"data": data, "minutes": minutes, "seed": seed, "output": target} | more
+    flags = [f"--{name}={value}" for name, value in options.items() if value not in (None, "")]
     subprocess.run([python, PEERS / "train.py", entry, *flags], check=True)
+
+
+def build_test() -> None:
+    """Structures of the molecules that are one or two atoms larger than any of the task's, made in the same way."""
+    settings, known = load(LabelSettings, LABELS), Dataset.open([DATA]).elements()
+    (domain,) = settings.domains
+    sizes = range(domain.max_atoms + 1, domain.max_atoms + 3)
+    smiles = tuple(
+        smiles
+        for smiles, bonds in small(sizes[-1])
+        if bonds.GetNumAtoms() in sizes and all(atom.GetAtomicNum() in known for atom in bonds.GetAtoms())
+    )
+    larger = {"smiles": smiles, "max_atoms": sizes[-1], "structures": TEST_STRUCTURES}
+    build(settings.model_copy(update={"domains": (domain.model_copy(update=larger),)}), TEST)
 
 
 def export(path: Path, structures: int | None) -> None:
@@ -136,8 +174,9 @@ def export(path: Path, structures: int | None) -> None:
     train_data, validation = prepare(DataSettings(train=(str(DATA),), max_train=structures))
     references = References.fit(train_data)
     scale = statistics(train_data, references)["force_rms"]
-    arrays = _arrays("train", train_data) | _arrays("validation", validation)
-    np.savez(path, references=references.values, scale=scale, **arrays)
+    splits = {"train": train_data, "validation": validation, "test": Dataset.open([TEST])}
+    arrays = [_arrays(name, data).items() for name, data in splits.items()]
+    np.savez(path, references=references.values, scale=scale, **dict(chain(*arrays)))
 
 
 def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """eSEN / eSCN-MD of fairchem-core: forces are an output.
 
-The package's direct-force OMol configuration (K4L2, AdamW 8e-4) with half its layers and channels, a size for a CPU.
+The package's direct-force OMol configuration (K4L2, AdamW 8e-4) with half its layers and a quarter of its channels, a
+size for a CPU, and the rate that is best for it in twelve minutes.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ from structures import CUTOFF, Batch
 
 PACKAGE = "fairchem-core"
 FORCES = "direct"
-OPTIMIZER = partial(torch.optim.AdamW, lr=2e-3, weight_decay=1e-3)
+OPTIMIZER = partial(torch.optim.AdamW, lr=8e-3, weight_decay=1e-3)
 
 
 def atomic_data(batch: Batch) -> AtomicData:
@@ -64,5 +65,5 @@ class ESEN(torch.nn.Module):
         return self.energy(data, embedding)["energy"].float(), self.forces(data, embedding)["forces"]
 
 
-def build(elements: list[int], neighbours: float, width: int = 64) -> torch.nn.Module:
+def build(elements: list[int], neighbours: float, width: int = 32) -> torch.nn.Module:
     return ESEN(width)

@@ -18,7 +18,7 @@ OPTIMIZER = partial(torch.optim.Adam, lr=0.01, amsgrad=True, weight_decay=5e-7)
 
 
 class MACE(torch.nn.Module):
-    def __init__(self, elements: list[int], neighbours: float) -> None:
+    def __init__(self, elements: list[int], neighbours: float, width: int) -> None:
         super().__init__()
         self.register_buffer("elements", torch.tensor(elements))
         self.model = ScaleShiftMACE(
@@ -30,7 +30,7 @@ class MACE(torch.nn.Module):
             interaction_cls_first=RealAgnosticResidualInteractionBlock,
             num_interactions=2,
             num_elements=len(elements),
-            hidden_irreps=o3.Irreps("64x0e + 64x1o"),
+            hidden_irreps=o3.Irreps(f"{width}x0e + {width}x1o"),
             MLP_irreps=o3.Irreps("16x0e"),
             atomic_energies=np.zeros(len(elements)),
             avg_num_neighbors=neighbours,
@@ -58,5 +58,5 @@ class MACE(torch.nn.Module):
         return results["energy"], results["forces"]
 
 
-def build(elements: list[int], neighbours: float) -> torch.nn.Module:
-    return MACE(elements, neighbours)
+def build(elements: list[int], neighbours: float, width: int = 64) -> torch.nn.Module:
+    return MACE(elements, neighbours, width)

@@ -17,7 +17,7 @@ OPTIMIZER = partial(torch.optim.Adam, lr=0.01)
 
 
 class NequIP(torch.nn.Module):
-    def __init__(self, elements: list[int], neighbours: float, compile_mode: str) -> None:
+    def __init__(self, elements: list[int], neighbours: float, width: int, compile_mode: str) -> None:
         super().__init__()
         self.register_buffer("elements", torch.tensor(elements))
         self.model = NequIPGNNModel(
@@ -27,7 +27,7 @@ class NequIP(torch.nn.Module):
             r_max=CUTOFF,
             num_layers=3,
             l_max=1,
-            num_features=32,
+            num_features=width,
             avg_num_neighbors=neighbours,
             per_type_energy_scales=1.0,
             per_type_energy_shifts=0.0,
@@ -47,6 +47,6 @@ class NequIP(torch.nn.Module):
         return results[AtomicDataDict.TOTAL_ENERGY_KEY].squeeze(-1), results[AtomicDataDict.FORCE_KEY]
 
 
-def build(elements: list[int], neighbours: float, compile_mode: str = "eager") -> torch.nn.Module:
+def build(elements: list[int], neighbours: float, width: int = 32, compile_mode: str = "eager") -> torch.nn.Module:
     set_global_state()
-    return NequIP(elements, neighbours, compile_mode)
+    return NequIP(elements, neighbours, width, compile_mode)

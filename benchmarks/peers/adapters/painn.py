@@ -25,15 +25,15 @@ OPTIMIZER = partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.01)
 
 
 class PaiNN(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         representation = schnetpack.representation.PaiNN(
-            n_atom_basis=128,
+            n_atom_basis=width,
             n_interactions=3,
             radial_basis=GaussianRBF(n_rbf=20, cutoff=CUTOFF),
             cutoff_fn=CosineCutoff(CUTOFF),
         )
-        heads = [Atomwise(n_in=128, output_key="energy"), Forces()]
+        heads = [Atomwise(n_in=width, output_key="energy"), Forces()]
         self.model = NeuralNetworkPotential(representation, [PairwiseDistances()], heads)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,5 +51,5 @@ class PaiNN(torch.nn.Module):
         return results["energy"], results["forces"]
 
 
-def build(elements: list[int], neighbours: float) -> torch.nn.Module:
-    return PaiNN()
+def build(elements: list[int], neighbours: float, width: int = 128) -> torch.nn.Module:
+    return PaiNN(width)
