@@ -3,7 +3,8 @@
 An entry is called WHAT or, in groups that repeat the same entries at several sizes, WHAT@SIZE. `augment-1-view` and
 `augment-2-views` are the controls. Every step makes 16 forward passes of a structure through the network, or, where a
 second view needs only the first blocks, as much work; `passes` counts them, and run.py refuses an entry with another
-number. The exception is `paper-comparison`, which compares equal epochs because the paper did.
+number. Exceptions are `paper-comparison`, which compares equal epochs because the paper did, and `HALF`: as many labels
+as an entry learns from that spends its other passes on views without labels.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ Overrides = dict[str, Any]  # settings in the words of a recipe
 
 PASSES = 16
 UNEQUAL = ("paper-comparison",)  # groups that may make another number of passes a step
+HALF = "augment-1-view-half"  # and an entry that may
 SECOND_BACKBONE = ("second-backbone",)  # groups trained on backbone.py instead of transip's model
 INFINITESIMAL = ("infinitesimal",)  # groups in which infinitesimal.py's loss stands for the latent one
 
 ONE_VIEW: Overrides = {}
 TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.structures": 8}
 RAW: Overrides = {"objective.augment": False}
+HALF_BATCH: Overrides = {"training.batch.structures": 8}
+QUARTER: Overrides = {"objective.views": 2, "objective.second_view": 0.25, "training.batch.structures": 13}
 CONSISTENCY: Overrides = {"objective.consistency": 0.5}
 POOLED = {"objective.latent.level": "pooled"}
 # The paper's backbone, and the locality and the rotated values without which it finds no forces in this budget.
@@ -72,12 +76,16 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         "mid-layer-latent": TWO_VIEWS | latent(0.2, layers=[1]),
         "infonce": TWO_VIEWS | latent(0.05, distance="infonce"),
         "cosine": TWO_VIEWS | latent(0.4, distance="cosine"),  # 1 − cos is half the squared distance
+        # A fixed representation has no pair forces: controls without the loss, and without pair forces alone.
         "fixed-representation": TWO_VIEWS | latent(0.2, action="fixed") | {"model.fixed_representation": True},
+        "fixed-representation-no-loss": TWO_VIEWS | {"model.fixed_representation": True},
+        "no-pair-forces-2-views": TWO_VIEWS | {"model.pair_forces": False},
         "consistency": TWO_VIEWS | CONSISTENCY,
+        "consistency-0.1": TWO_VIEWS | {"objective.consistency": 0.1},
+        "consistency-0.02": TWO_VIEWS | {"objective.consistency": 0.02},
         # 13 structures, 3 of them in a second view
-        "quarter-second-view": TWO_VIEWS
-        | latent(0.2)
-        | {"objective.second_view": 0.25, "training.batch.structures": 13},
+        "quarter-second-view": QUARTER | latent(0.2),
+        "quarter-second-view-no-loss": QUARTER,
         # 11 structures and half of the blocks for 10 second views
         "shallow-second-view": TWO_VIEWS
         | latent(0.2, layers=[1])
@@ -101,6 +109,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "paper-comparison": sized(
         {
             "augment-1-view": PLAIN,
+            "augment-1-view-twice": PLAIN | {"training.batch.structures": 32},  # as many passes as two views
             "augment-2-views": PLAIN | {"objective.views": 2},
             "pooled-latent": PLAIN | {"objective.views": 2} | POOLED | latent(1.0),
         },
@@ -116,6 +125,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "few-labels": sized(
         {
             **OBJECTIVES,
+            HALF: HALF_BATCH,
             "atoms-latent-pool": WITH_POOL | latent(0.2),
             "consistency-pool": WITH_POOL | CONSISTENCY,
         },
@@ -143,9 +153,10 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         "gradient-angles-64": {"model.forces": "gradient", "model.angles": 64},
         "gradient-equigrad": {"model.forces": "gradient", "objective.equigrad": 0.01},
     },
-    # The tangent of a structure costs a second pass, and no labels are learned from it.
+    # The tangent of a structure counts as a second pass, takes longer than one, and no labels are learned from it.
     "infinitesimal": {
         **CONTROLS,
+        HALF: HALF_BATCH,
         **{
             f"generator-{weight}": TWO_VIEWS | latent(weight) | {"objective.second_view_labels": False}
             for weight in (0.05, 0.5)
@@ -168,6 +179,11 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         "atoms-latent-1": TWO_VIEWS | latent(1.0, layers=[2]),
     },
 }
+
+
+def counted(group: str, entry: str) -> bool:
+    """Whether a step of the entry has to make `PASSES` passes."""
+    return group not in UNEQUAL and entry.partition("@")[0] != HALF
 
 
 def passes(recipe: Recipe) -> Fraction:

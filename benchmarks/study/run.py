@@ -23,7 +23,9 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,16 +36,19 @@ import entries
 import infinitesimal
 import numpy as np
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import transip
 from hardware import processor
+from transip.batch import Batch, Prediction
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.evaluation.evaluate import budget_for, evaluate, metrics_on
 from transip.files import write_json
 from transip.labels.campaign import build
+from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.measure import measure_symmetry
 from transip.training import loop
 
@@ -121,6 +126,7 @@ def run(group: str, entry: str, seed: int, arguments: argparse.Namespace) -> Res
             return {**found, **identity, "command": command, "copied_from": f"{found['group']}/{found['entry']}"}
     return {
         **identity,
+        "settings": recipe.model_dump(mode="json"),
         "passes_per_step": float(entries.passes(recipe)),
         **train(recipe, replaced),
         "command": command,
@@ -140,9 +146,22 @@ def recipe_of(group: str, entry: str, seed: int, steps: int | None = None) -> Re
     if steps:
         settings |= {"training.steps": steps, "training.evaluate_every": steps}
     recipe = load(Recipe, BASE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-    if group not in entries.UNEQUAL and (made := entries.passes(recipe)) != entries.PASSES:
+    if entries.counted(group, entry) and (made := entries.passes(recipe)) != entries.PASSES:
         raise InputError(f"makes {float(made):g} forward passes a step, not {entries.PASSES}", where=f"{group}/{entry}")
     return recipe
+
+
+class Turned(nn.Module):
+    """A potential that is shown every structure in a random orientation: those of one program all lie alike."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.random = model, torch.Generator().manual_seed(0)
+
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
+        turns = random_rotations(len(batch), self.random, batch.positions.dtype)
+        found = self.model(rotate(batch, turns), layers)
+        return replace(found, forces=rotate_vectors(found.forces, turns.mT, batch))
 
 
 class Observed(loop.Training):
@@ -194,6 +213,7 @@ def train(recipe: Recipe, replaced: dict[str, Any]) -> Result:
 def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str, Any]]) -> Result:
     """What a run leaves behind: the errors of `model`, its symmetry layer by layer, and its log in a few numbers."""
     found = evaluate(model, validation, batch=budget_for(validation), latent=latent, progress=False)
+    turned = evaluate(Turned(model), validation, batch=budget_for(validation), symmetry=False, progress=False)
     assert found.symmetry is not None
     looked = [line for line in lines if line["kind"] == "evaluation"]
     logged = [line for line in lines if line["kind"] == "train"]
@@ -204,6 +224,7 @@ def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str,
         "atoms_seen": last["atoms_seen"],
         "seconds": last["time_s"],
         "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
+        "force_mae_turned_mev_per_angstrom": 1e3 * turned.overall["force_mae"],
         "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
         "force_cosine": found.overall["force_cosine"],
         "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],

@@ -162,7 +162,7 @@ def test_every_entry_is_a_recipe_of_equally_many_passes(entries):
         f"{group}/{name}": entries.passes(recipe(overrides))
         for group, members in entries.GROUPS.items()
         for name, overrides in members.items()
-        if group not in entries.UNEQUAL
+        if entries.counted(group, name)
     }
     assert len(made) > 50
     assert set(made.values()) == {entries.PASSES}
