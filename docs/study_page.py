@@ -23,6 +23,7 @@ from transip.files import atomic_path
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
 RESULTS, AVERAGING = BENCHMARKS / "study" / "results", BENCHMARKS / "averaging" / "results" / "averaging.json"
+DISTILLED = AVERAGING.with_name("distill.json")
 PEER = BENCHMARKS / "speedrun" / "results"  # eSEN, the strongest peer, of several widths
 PAGES = HERE / "results"
 
@@ -126,6 +127,12 @@ SIZES = {  # what WHAT@SIZE varies: the result's field, the axis
     "model-size": ("parameters", "parameters"),
     "long": ("parameters", "parameters"),
 }
+DISTILLED_ROWS = {  # its rows
+    "as it is": "as it is",
+    "averaged": "averaged",
+    "labels": "… continued with the labels",
+    "average": "… continued with the average",
+}
 FORCES, TURNED = "force_mae_mev_per_angstrom", "force_mae_turned_mev_per_angstrom"
 ALONE = ("ingredients", "forces", "paper-backbone")  # groups that are not about losses between views
 
@@ -141,6 +148,7 @@ def write() -> None:
             lines += [*where_symmetry_lives(groups[group]), ""]
     PAGES.mkdir(exist_ok=True)
     lines += averaging() if AVERAGING.exists() else []
+    lines += distillation() if DISTILLED.exists() else []
     (PAGES / "study.md").write_text("\n".join([*lines, *provenance(groups)]) + "\n", encoding="utf-8")
 
 
@@ -263,6 +271,34 @@ def averaging() -> list[str]:
         )
     (PAGES / "averaging.png").write_bytes(AVERAGING.with_suffix(".png").read_bytes())
     return [*lines, "", "```{image} averaging.png", "```", "", "```console", f"$ {found['command']}", "```", ""]
+
+
+def distillation() -> list[str]:
+    """What a model becomes that learns its own mean over rotations."""
+    found = json.loads(DISTILLED.read_text(encoding="utf-8"))
+    steps, seeds = found["steps"], len({row["seed"] for row in found["rows"] if "seed" in row})
+    return [
+        "## Distilling the average",
+        "",
+        f"The speedrun's model goes on for {steps:,} steps with an eighth of the learning rates: with the labels, and "
+        "with the mean of its own predictions over 12 rotations in their place "
+        f"({seeds} seed{'s' if seeds > 1 else ''}).",
+        "",
+        "| model | forces, meV/Å | energy, meV/atom | rotation error, meV/Å |",
+        "|---|---|---|---|",
+        *(
+            f"| {DISTILLED_ROWS[row['way']]} | {row[FORCES]:.1f} | {row['energy_mae_mev_per_atom']:.2f} | "
+            f"{row['force_rotation_error_mev_per_angstrom']:.1f} |"
+            for row in found["rows"]
+        ),
+        "",
+        "```console",
+        "$ python benchmarks/speedrun/run.py organics --seeds 1 --set training.compile=true --name=-compiled "
+        "--keep runs",
+        f"$ {found['command']}",
+        "```",
+        "",
+    ]
 
 
 def provenance(groups: dict[str, Runs]) -> list[str]:
