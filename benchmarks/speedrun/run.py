@@ -28,7 +28,6 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -174,9 +173,9 @@ def export(path: Path, structures: int | None) -> None:
     train_data, validation = prepare(DataSettings(train=(str(DATA),), max_train=structures))
     references = References.fit(train_data)
     scale = statistics(train_data, references)["force_rms"]
-    splits = {"train": train_data, "validation": validation, "test": Dataset.open([TEST])}
-    arrays = [_arrays(name, data).items() for name, data in splits.items()]
-    np.savez(path, references=references.values, scale=scale, **dict(chain(*arrays)))
+    test = Dataset.open([TEST])
+    arrays = _arrays("train", train_data) | _arrays("validation", validation) | _arrays("test", test)
+    np.savez(path, references=references.values, scale=scale, **arrays)
 
 
 def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:
