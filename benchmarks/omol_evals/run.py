@@ -29,11 +29,11 @@ from rich.progress import track
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tasks import TASKS, Calculation, calculations, described, nested, read_inputs
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import predict
 from transip.data.read import read_structures
 from transip.errors import InputError
 from transip.files import atomic_path, write_text
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import predict
 from transip.labels.methods import gfn2_xtb
 from transip.structure import Structure
 

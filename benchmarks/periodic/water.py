@@ -26,14 +26,14 @@ from ase.units import GPa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import prepare
-from transip.calculators.md import batched_nve, energy_drift
-from transip.calculators.predict import counted
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
 from transip.evaluation.evaluate import evaluate, held_out
 from transip.files import read_json, write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import prepare
+from transip.inference.md import batched_nve, energy_drift
+from transip.inference.predict import counted
 from transip.labels.methods import gfn2_xtb
 from transip.structure import Structure
 

@@ -26,12 +26,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import measure, processor
-from transip.calculators.inference import predict_batch
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare_all
 from transip.evaluation.evaluate import budget_for, evaluate
 from transip.files import read_json, write_json
+from transip.inference.inference import predict_batch
 from transip.labels.campaign import build
 from transip.labels.methods import GFN2
 from transip.model.files import amend_card, load_model

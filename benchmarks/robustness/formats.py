@@ -39,9 +39,6 @@ sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
 from toy import toy_crystal, toy_structure  # noqa: E402
 from transip.batch import Batch  # noqa: E402
-from transip.calculators.inference import predict  # noqa: E402
-from transip.calculators.predict import frame_text  # noqa: E402
-from transip.calculators.scope import Scope  # noqa: E402
 from transip.config import LabelSettings, Recipe, load  # noqa: E402
 from transip.data.dataset import Dataset  # noqa: E402
 from transip.data.pack import describe, pack_files  # noqa: E402
@@ -50,6 +47,9 @@ from transip.data.references import References, statistics  # noqa: E402
 from transip.data.split import split_by_composition  # noqa: E402
 from transip.data.store import Pack, write_pack  # noqa: E402
 from transip.evaluation.describe import describe_model  # noqa: E402
+from transip.inference.inference import predict  # noqa: E402
+from transip.inference.predict import frame_text  # noqa: E402
+from transip.inference.scope import Scope  # noqa: E402
 from transip.model.files import load_model, model_card  # noqa: E402
 from transip.model.potential import Potential  # noqa: E402
 from transip.structure import Structure  # noqa: E402

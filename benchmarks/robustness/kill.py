@@ -37,11 +37,11 @@ import torch._dynamo  # optimisers do, when they are made
 from verbs import Contents, Verb, contents, fresh, verbs, visible, write_inputs
 
 from hardware import processor
-from transip.calculators import md, relax
 from transip.cli import main as command_line
 from transip.config import LabelSettings, load
 from transip.data import pack
 from transip.files import read_json, write_json
+from transip.inference import md, relax
 from transip.labels.campaign import need
 from transip.labels.chunks import label_chunk
 from transip.training import loop

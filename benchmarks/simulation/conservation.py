@@ -33,14 +33,14 @@ from ase.optimize import LBFGS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import prepare
-from transip.calculators.md import batched_nve, draw_velocities, energy_drift
-from transip.calculators.predict import counted
-from transip.calculators.relax import relax
 from transip.data.dataset import Dataset
 from transip.evaluation.evaluate import held_out
 from transip.files import read_json, write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import prepare
+from transip.inference.md import batched_nve, draw_velocities, energy_drift
+from transip.inference.predict import counted
+from transip.inference.relax import relax
 from transip.structure import Structure
 
 MOLECULES, SEED, TIMESTEP, INTERVAL = 10, 0, 0.5, 10  # number; of choice and velocities; fs; steps between frames

@@ -29,10 +29,10 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import draw_velocities, energy_drift
-from transip.calculators.torque import NoTorque
 from transip.files import write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import draw_velocities, energy_drift
+from transip.inference.torque import NoTorque
 
 MOLECULES = ("CH3OH", "CH3CH2OH", "C6H6", "CH3COOH", "CH3CONH2", "C3H8")
 MOST = 1000  # steps of a relaxation

@@ -32,11 +32,11 @@ from tblite.ase import TBLite
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.relax import relax
-from transip.calculators.vibrations import asymmetry, finite_difference_hessian, hessian, normal_modes
 from transip.evaluation.evaluate import held_out
 from transip.files import write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.relax import relax
+from transip.inference.vibrations import asymmetry, finite_difference_hessian, hessian, normal_modes
 from transip.structure import Structure
 
 FMAX, STEPS, STEP = 0.01, 500, 0.005  # eV/Å; of the relaxations; Å

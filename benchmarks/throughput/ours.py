@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hardware import measure
 from transip.batch import Batch
-from transip.calculators.ase import TransIPCalculator
 from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
+from transip.inference.ase import TransIPCalculator
 from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.rotations import random_rotations

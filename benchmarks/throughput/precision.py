@@ -25,8 +25,8 @@ from cases import FILE, export, structures_of
 
 from hardware import measure, processor
 from transip.batch import Batch, Prediction
-from transip.calculators.inference import prepare
 from transip.files import write_json
+from transip.inference.inference import prepare
 from transip.memory import keep_freed_memory
 
 RESULT = Path(__file__).parent / "results" / "precision.json"

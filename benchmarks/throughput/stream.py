@@ -33,13 +33,13 @@ from ours import model_of
 
 from hardware import memory_mb, processor
 from transip.batch import Batch
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import CHUNK, INFERENCE
-from transip.calculators.predict import predict_file
 from transip.config import KeySettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.files import read_json, write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import CHUNK, INFERENCE
+from transip.inference.predict import predict_file
 from transip.memory import keep_freed_memory
 from transip.model.files import save_model
 from transip.model.potential import Potential

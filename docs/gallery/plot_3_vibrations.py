@@ -14,7 +14,7 @@ from ase.optimize import LBFGS
 from tblite.ase import TBLite
 
 from transip import TransIPCalculator
-from transip.calculators.vibrations import finite_difference_hessian, normal_modes
+from transip.inference.vibrations import finite_difference_hessian, normal_modes
 
 calculators = {
     "GFN2-xTB": TBLite(method="GFN2-xTB", verbosity=0),

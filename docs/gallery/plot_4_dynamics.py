@@ -11,7 +11,7 @@ import numpy as np
 from ase.build import molecule
 
 from transip import Structure, TransIPCalculator
-from transip.calculators.md import batched_nve
+from transip.inference.md import batched_nve
 
 names = ("CH3CH2OH", "C6H6", "CH3CONH2")
 structures = [Structure.from_atoms(molecule(name), charge=0, spin=1) for name in names]

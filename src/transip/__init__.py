@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transip.batch import Batch, Prediction
-    from transip.calculators.ase import TransIPCalculator
     from transip.config import ModelSettings, Recipe
     from transip.data.dataset import Dataset
     from transip.data.store import Pack
     from transip.errors import InputError
+    from transip.inference.ase import TransIPCalculator
     from transip.model.files import load_model, save_model
     from transip.model.hub import from_pretrained, push_to_hub
     from transip.model.potential import Potential
@@ -31,7 +31,7 @@ _HOMES = {
     "Prediction": "batch",
     "Recipe": "config",
     "Structure": "structure",
-    "TransIPCalculator": "calculators.ase",
+    "TransIPCalculator": "inference.ase",
     "from_pretrained": "model.hub",
     "load_model": "model.files",
     "push_to_hub": "model.hub",

@@ -18,7 +18,7 @@ from transip.errors import InputError, InputWarning
 from transip.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from transip.calculators.ase import TransIPCalculator
+    from transip.inference.ase import TransIPCalculator
 
 app = typer.Typer(
     name="transip",
@@ -353,7 +353,7 @@ def _calculator(
     uncertain: UncertainChoice = UncertainChoice.WARN,
 ) -> TransIPCalculator:
     """What the options that all verbs here share stand for."""
-    from transip.calculators.ase import TransIPCalculator
+    from transip.inference.ase import TransIPCalculator
 
     return TransIPCalculator(
         [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
@@ -378,7 +378,7 @@ def predict(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
-    from transip.calculators.predict import predict_file
+    from transip.inference.predict import predict_file
 
     calculator = _calculator(
         model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
@@ -413,7 +413,7 @@ def relax(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
-    from transip.calculators.relax import relax_file
+    from transip.inference.relax import relax_file
 
     calculator = _calculator(
         model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
@@ -455,7 +455,7 @@ def md(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
-    from transip.calculators.md import md_file
+    from transip.inference.md import md_file
 
     calculator = _calculator(
         model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
@@ -487,7 +487,7 @@ def vibrations(
     committee: Committee = None,
 ) -> None:
     """Vibrational frequencies and zero-point energies of relaxed structures; best with gradient forces."""
-    from transip.calculators.vibrations import vibrations_file
+    from transip.inference.vibrations import vibrations_file
 
     calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average)
     rows = vibrations_file(calculator, structures, output, step=step)

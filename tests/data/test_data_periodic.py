@@ -12,13 +12,13 @@ import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from transip.calculators.predict import frame_text
 from transip.config import KeySettings, UnitSettings
 from transip.data.dataset import Dataset
 from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
+from transip.inference.predict import frame_text
 from transip.structure import Structure
 
 STRESS = np.array([[0.01, 0.004, 0.003], [0.004, 0.02, 0.002], [0.003, 0.002, 0.03]])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
-from transip.calculators.ase import TransIPCalculator
+from transip.inference.ase import TransIPCalculator
 from transip.model.files import save_model
 from transip.model.potential import Potential
 

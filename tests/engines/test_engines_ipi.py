@@ -14,9 +14,9 @@ from ase.build import molecule
 from ase.calculators.socketio import SocketClosed, SocketServer
 from ase.units import Hartree
 
-from transip.calculators.ase import TransIPCalculator
 from transip.engines.ipi import serve
 from transip.errors import InputError
+from transip.inference.ase import TransIPCalculator
 from transip.model.files import save_model
 
 needs_ipi = pytest.mark.skipif(importlib.util.find_spec("ipi") is None, reason='needs pip install "transip[ipi]"')

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from transip.calculators.ase import TransIPCalculator
 from transip.engines.moving import MovingAtoms
 from transip.errors import InputError, InputWarning
+from transip.inference.ase import TransIPCalculator
 
 
 def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from transip.calculators.ase import TransIPCalculator
 from transip.errors import InputError, InputWarning
+from transip.inference.ase import TransIPCalculator
 
 ts = pytest.importorskip("torch_sim", reason='needs pip install "transip[torchsim]"')
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402

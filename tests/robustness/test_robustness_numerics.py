@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from transip.batch import Batch
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import predict_batch
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.store import write_pack
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import predict_batch
 from transip.model.files import load_model
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
 

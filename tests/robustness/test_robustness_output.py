@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from toy import toy_recipe
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import md_file
-from transip.calculators.predict import predict_file
-from transip.calculators.relax import relax_file
 from transip.config import LabelSettings
 from transip.data.pack import pack_files
 from transip.errors import InputError
 from transip.files import atomic_path, claimed, clear, write_text
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import md_file
+from transip.inference.predict import predict_file
+from transip.inference.relax import relax_file
 from transip.labels.campaign import build
 from transip.training.loop import train
 

@@ -13,8 +13,8 @@ import ase
 import numpy as np
 from ase.calculators.socketio import SocketClient
 
-from transip.calculators.ase import TransIPCalculator
 from transip.errors import InputError
+from transip.inference.ase import TransIPCalculator
 
 WAIT = 0.1  # s, between attempts to connect
 

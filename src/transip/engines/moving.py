@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from transip.calculators.inference import Precision, evaluate, prepare, results
-from transip.calculators.scope import Scope, Unseen
+from transip.inference.inference import Precision, evaluate, prepare, results
+from transip.inference.scope import Scope, Unseen
 from transip.model.potential import Potential
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged

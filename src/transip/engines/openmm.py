@@ -15,9 +15,9 @@ from transip.errors import InputError
 from transip.extras import need
 
 if TYPE_CHECKING:
-    from transip.calculators.inference import Precision
-    from transip.calculators.scope import Unseen
     from transip.engines.moving import MovingAtoms
+    from transip.inference.inference import Precision
+    from transip.inference.scope import Unseen
 
 openmm: Any = need("openmm", "openmm")
 mlpotential: Any = need("openmmml.mlpotential", "openmm")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from transip.batch import Batch
-from transip.calculators.inference import Precision, has_direct_forces, prepare
-from transip.calculators.scope import Scope, Unseen
 from transip.errors import InputError
 from transip.extras import need
+from transip.inference.inference import Precision, has_direct_forces, prepare
+from transip.inference.scope import Scope, Unseen
 from transip.model.potential import Potential, centred
 from transip.structure import Structure, whole_number
 from transip.symmetry.average import averaged

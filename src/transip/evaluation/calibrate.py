@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float64, Int64
 from rich.table import Table
 from torch import nn
 
-from transip.calculators.inference import Models, predictor_of, prepare
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
@@ -20,6 +19,7 @@ from transip.data.store import atoms_of
 from transip.errors import InputError
 from transip.evaluation.evaluate import budget_for, held_out, predictions
 from transip.files import claimed
+from transip.inference.inference import Models, predictor_of, prepare
 from transip.model.calibration import LEVELS, Calibration, ErrorMap
 from transip.model.files import amend_card, load_model, model_folder
 from transip.model.released import CONFIG

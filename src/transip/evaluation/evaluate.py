@@ -18,7 +18,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
-from transip.calculators.inference import prepare as prepare_models
 from transip.config import BatchSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
@@ -28,6 +27,7 @@ from transip.errors import InputError, InputWarning
 from transip.evaluation.metrics import TERMS, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
 from transip.files import RECIPE
+from transip.inference.inference import prepare as prepare_models
 from transip.model.files import load_model, model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import averaged

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 from rich.table import Table
 
-from transip.calculators.inference import prepare
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.evaluation.evaluate import budget_for
 from transip.files import write_json
+from transip.inference.inference import prepare
 from transip.model.files import model_folder
 from transip.model.potential import Potential
 from transip.quantities import ROTATION_ERROR, ROTATION_SPREAD

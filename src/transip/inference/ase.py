@@ -14,7 +14,10 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from rich.console import Console
 from rich.progress import track
 
-from transip.calculators.inference import (
+from transip.config import BatchSettings, KeySettings
+from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.errors import InputError
+from transip.inference.inference import (
     INFERENCE,
     LABELS,
     AveragedStructure,
@@ -29,10 +32,7 @@ from transip.calculators.inference import (
     results,
     with_labels,
 )
-from transip.calculators.scope import Scope, Uncertain, Unseen
-from transip.config import BatchSettings, KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
-from transip.errors import InputError
+from transip.inference.scope import Scope, Uncertain, Unseen
 from transip.model.potential import Potential
 from transip.structure import Structure
 

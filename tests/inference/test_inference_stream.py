@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from ase.io.extxyz import write_extxyz
 
-from transip.calculators import inference
-from transip.calculators.ase import TransIPCalculator, attach
-from transip.calculators.inference import AveragedStructure
-from transip.calculators.predict import frame_text, predict_file
 from transip.data.read import _records, read_structures
 from transip.errors import InputError
+from transip.inference import inference
+from transip.inference.ase import TransIPCalculator, attach
+from transip.inference.inference import AveragedStructure
+from transip.inference.predict import frame_text, predict_file
 from transip.structure import Structure
 
 NAMES = ({}, {"domain": "neutral_organics", "source": 'C=C "a" 0'}, {"source": "two words"})

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from transip.calculators import inference
-from transip.calculators.inference import predict, predict_batch
 from transip.config import BatchSettings
 from transip.errors import InputError
+from transip.inference import inference
+from transip.inference.inference import predict, predict_batch
 
 
 class Small(torch.nn.Module):

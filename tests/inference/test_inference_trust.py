@@ -10,11 +10,11 @@ from ase.build import molecule
 from ase.io import read
 from ase.io.extxyz import write_extxyz
 
-from transip.calculators.ase import TransIPCalculator, attach
-from transip.calculators.inference import prepare
-from transip.calculators.predict import frame_text, predict_file
-from transip.calculators.scope import Scope
 from transip.errors import InputError, InputWarning
+from transip.inference.ase import TransIPCalculator, attach
+from transip.inference.inference import prepare
+from transip.inference.predict import frame_text, predict_file
+from transip.inference.scope import Scope
 from transip.model.calibration import Calibration, ErrorMap
 from transip.model.files import save_model
 from transip.symmetry.average import averaged

@@ -11,11 +11,11 @@ from ase.calculators.fd import calculate_numerical_stress
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import batched_nve, md_file
-from transip.calculators.predict import predict_file
-from transip.calculators.relax import relax_file
 from transip.errors import InputError
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import batched_nve, md_file
+from transip.inference.predict import predict_file
+from transip.inference.relax import relax_file
 from transip.model.files import save_model
 from transip.structure import Structure
 

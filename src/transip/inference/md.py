@@ -23,14 +23,14 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from transip.batch import Batch, sum_by_structure
-from transip.calculators.ase import TransIPCalculator, attach
-from transip.calculators.inference import warn_if_direct
-from transip.calculators.predict import check_extxyz, counted, escaped
-from transip.calculators.torque import NoTorque
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
 from transip.files import claimed, regular, unwritable, write_all
+from transip.inference.ase import TransIPCalculator, attach
+from transip.inference.inference import warn_if_direct
+from transip.inference.predict import check_extxyz, counted, escaped
+from transip.inference.torque import NoTorque
 from transip.model.potential import centred
 from transip.structure import Structure, rigid_motions
 

@@ -15,13 +15,13 @@ from jaxtyping import Float64
 from scipy.linalg import null_space
 from torch import nn
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import INFERENCE, predict, warn_if_direct
-from transip.calculators.predict import counted
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import claimed, write_json
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import INFERENCE, predict, warn_if_direct
+from transip.inference.predict import counted
 from transip.structure import Structure, rigid_motions
 
 Hessian = Float64[np.ndarray, "coordinates coordinates"]

@@ -8,10 +8,10 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.verlet import VelocityVerlet
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import draw_velocities
-from transip.calculators.relax import relax
-from transip.calculators.torque import NoTorque
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import draw_velocities
+from transip.inference.relax import relax
+from transip.inference.torque import NoTorque
 from transip.structure import Structure
 
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from transip.calculators import inference
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import draw_velocities, energy_drift, md_file
-from transip.calculators.predict import frame_text, predict_file
-from transip.calculators.relax import OPTIMIZERS, relax_file
-from transip.calculators.torque import NoTorque
 from transip.data.read import read_structures
 from transip.errors import InputError, InputWarning
+from transip.inference import inference
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import draw_velocities, energy_drift, md_file
+from transip.inference.predict import frame_text, predict_file
+from transip.inference.relax import OPTIMIZERS, relax_file
+from transip.inference.torque import NoTorque
 from transip.model.files import save_model
 from transip.structure import Structure
 
@@ -37,16 +37,16 @@ def full_disk(monkeypatch):
         raise OSError(28, "No space left on device")
 
     for name in ("predict.frame_text", "md.write_extxyz"):
-        monkeypatch.setattr(f"transip.calculators.{name}", full)
+        monkeypatch.setattr(f"transip.inference.{name}", full)
 
 
 def test_choices_that_do_not_exist(model_folder, source, tmp_path):
     """In a process of its own: here, beartype would object first."""
     code = """
         import sys
-        from transip.calculators.ase import TransIPCalculator
-        from transip.calculators.md import md_file
-        from transip.calculators.relax import relax_file
+        from transip.inference.ase import TransIPCalculator
+        from transip.inference.md import md_file
+        from transip.inference.relax import relax_file
         from transip.errors import InputError
         model, *files = sys.argv[1:]
         for attempt in (
@@ -315,8 +315,8 @@ def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(
 
 def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tmp_path):
     code = (
-        "from transip.calculators.ase import TransIPCalculator\n"
-        "from transip.calculators.md import md_file\n"
+        "from transip.inference.ase import TransIPCalculator\n"
+        "from transip.inference.md import md_file\n"
         f"calculator = TransIPCalculator({str(model_folder)!r})\n"
         f"md_file(calculator, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
     )

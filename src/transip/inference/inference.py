@@ -16,10 +16,10 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
-from transip.calculators.scope import Scope
 from transip.config import BatchSettings
 from transip.data.sampler import batches_in_order
 from transip.errors import InputError, InputWarning
+from transip.inference.scope import Scope
 from transip.model.compiled import compile_network
 from transip.model.files import load_model
 from transip.model.potential import Potential

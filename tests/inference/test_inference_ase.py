@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transip.batch import Batch
-from transip.calculators.ase import TransIPCalculator
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
+from transip.inference.ase import TransIPCalculator
 from transip.structure import Structure
 from transip.symmetry.average import averaged
 

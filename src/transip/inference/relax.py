@@ -13,14 +13,14 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE, LBFGS
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import has_direct_forces, warn_if_direct
-from transip.calculators.predict import check_extxyz, counted, write_frame
-from transip.calculators.torque import NoTorque
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import atomic_path, claimed
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import has_direct_forces, warn_if_direct
+from transip.inference.predict import check_extxyz, counted, write_frame
+from transip.inference.torque import NoTorque
 from transip.structure import Structure
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {"LBFGS": LBFGS, "FIRE": FIRE}

@@ -12,12 +12,12 @@ from ase.io.extxyz import key_val_dict_to_str
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.inference import INFERENCE, AveragedStructure, predict
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
 from transip.files import atomic_path, claimed
+from transip.inference.ase import TransIPCalculator
+from transip.inference.inference import INFERENCE, AveragedStructure, predict
 from transip.structure import ELEMENTS, Structure
 
 Item = TypeVar("Item")

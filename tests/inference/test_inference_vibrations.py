@@ -13,17 +13,17 @@ from ase.data import atomic_masses
 
 from commands import call
 from transip.batch import Batch
-from transip.calculators.ase import TransIPCalculator
-from transip.calculators.md import batched_nve
-from transip.calculators.vibrations import (
+from transip.config import BatchSettings
+from transip.errors import InputError, InputWarning
+from transip.inference.ase import TransIPCalculator
+from transip.inference.md import batched_nve
+from transip.inference.vibrations import (
     asymmetry,
     finite_difference_hessian,
     hessian,
     normal_modes,
     vibrations_file,
 )
-from transip.config import BatchSettings
-from transip.errors import InputError, InputWarning
 from transip.structure import Structure, rigid_motions
 
 CO2_BOND, STRETCH = 1.16, 90.0  # Å, eV/Å²
