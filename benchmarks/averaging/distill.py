@@ -30,7 +30,7 @@ from transip.config import Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare
 from transip.data.store import write_pack
-from transip.evaluation.evaluate import budget_for, evaluate
+from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.files import write_json
 from transip.model.files import load_model
 from transip.symmetry.average import averaged
@@ -79,7 +79,9 @@ def main() -> None:
 
 def predicted(run: Path, data: Dataset, rotations: int) -> Any:
     """The structures of `data` with what the averaged model says in the place of their labels."""
-    found = evaluate(averaged(load_model(run), rotations), data, batch=budget_for(data), symmetry=False).predictions
+    found = evaluate(
+        averaged(load_model(run), rotations), data, batch=batch_limits_for(data), symmetry=False
+    ).predictions
     ends = np.cumsum(found["natoms"])
     for i, (energy, forces) in enumerate(zip(found["energy"], np.split(found["forces"], ends[:-1]), strict=True)):
         yield replace(data.structure(i), energy=float(energy), forces=forces.astype(np.float64))
@@ -98,7 +100,7 @@ def continued(arguments: argparse.Namespace, pack: Path, held_out: Path, seed: i
 
 
 def errors(run: Path, data: Dataset, rotations: int | None = None) -> dict[str, float]:
-    found = evaluate(averaged(load_model(run), rotations), data, batch=budget_for(data), progress=False)
+    found = evaluate(averaged(load_model(run), rotations), data, batch=batch_limits_for(data), progress=False)
     assert found.symmetry is not None
     return {
         "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],

@@ -27,7 +27,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.data.dataset import Dataset
-from transip.evaluation.evaluate import budget_for, evaluate, held_out
+from transip.evaluation.saved import batch_limits_for, evaluate, load_validation_set
 from transip.files import atomic_path, write_json
 from transip.model.files import load_model
 from transip.rotations import random_rotations, rotation_group
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     model = load_model(arguments.model, arguments.device).eval()
-    data = held_out(arguments.model, arguments.data)
+    data = load_validation_set(arguments.model, arguments.data)
     chosen = np.random.default_rng(SEED).permutation(len(data))[: arguments.structures]
     sample = data.select(np.sort(chosen))
     potentials = {("none", 1): model, **averages(model)}
@@ -82,7 +82,7 @@ def averages(model: nn.Module) -> dict[tuple[str, int], RotationAverage]:
 
 def measure(kind: str, number: int, potential: nn.Module, sample: Dataset) -> dict[str, Any]:
     found = evaluate(
-        potential, sample, batch=budget_for(sample), symmetry_structures=len(sample), progress=False
+        potential, sample, batch=batch_limits_for(sample), symmetry_structures=len(sample), progress=False
     )  # in its own and four random orientations
     return {
         "rotations": kind,

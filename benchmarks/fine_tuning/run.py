@@ -42,9 +42,10 @@ from transip.data.dataset import Dataset
 from transip.data.split import prepare
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
-from transip.evaluation.evaluate import budget_for, held_out, metrics_on
+from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import write_json
 from transip.labels.campaign import build
+from transip.metrics.validation import validation_metrics
 from transip.model.files import load_model
 from transip.training.loop import train
 
@@ -106,7 +107,7 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 def known_data(arguments: argparse.Namespace) -> Dataset:
     """A sample of what the start model was not trained on, of the domains that it knows."""
-    data = held_out(arguments.start, arguments.original)
+    data = load_validation_set(arguments.start, arguments.original)
     chosen = np.random.default_rng(0).permutation(len(data))[:ORIGINAL_SAMPLE]
     return data.select(np.sort(chosen))
 
@@ -181,7 +182,7 @@ def known_pack(start: str) -> Path:
 
 
 def errors(model: Any, data: Dataset) -> dict[str, float]:
-    found = metrics_on(model, data, budget_for(data))
+    found = validation_metrics(model, data, batch_limits_for(data))
     return {
         "force_mae_mev_per_angstrom": 1e3 * found["force_mae"],
         "energy_mae_mev_per_atom": 1e3 * found["energy_mae_per_atom"],

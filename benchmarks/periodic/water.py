@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
-from transip.evaluation.evaluate import evaluate, held_out
+from transip.evaluation.saved import evaluate, load_validation_set
 from transip.files import read_json, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import prepare
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--picoseconds", type=float, default=5.0)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    data = held_out(arguments.model, [])
+    data = load_validation_set(arguments.model, [])
     network = prepare(arguments.model, "cpu", "float32")
     found = evaluate(network, data, batch=BatchSettings(structures=4), progress=True)
     config = read_json(arguments.model / "model" / "config.json")

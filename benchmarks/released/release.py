@@ -29,7 +29,7 @@ from hardware import measure, processor
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare_all
-from transip.evaluation.evaluate import budget_for, evaluate
+from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.files import read_json, write_json
 from transip.inference.inference import predict_batch
 from transip.labels.campaign import build
@@ -105,7 +105,7 @@ def errors(model: Potential, sets: dict[str, Dataset]) -> tuple[dict[str, Any], 
     domains: dict[str, Any] = {}
     symmetry: dict[str, Any] = {}
     for name, data in sets.items():
-        found = evaluate(model, data, batch=budget_for(data))
+        found = evaluate(model, data, batch=batch_limits_for(data))
         domains |= {name: found.overall} if name else found.domains
         assert found.symmetry is not None
         symmetry[name or HELD_OUT] = {key: value for key, value in found.symmetry.items() if key != "layers"}

@@ -46,12 +46,12 @@ from transip.data.read import read_structures  # noqa: E402
 from transip.data.references import References, statistics  # noqa: E402
 from transip.data.split import split_by_composition  # noqa: E402
 from transip.data.store import Pack, write_pack  # noqa: E402
-from transip.evaluation.describe import describe_model  # noqa: E402
 from transip.inference.inference import predict  # noqa: E402
 from transip.inference.predict import frame_text  # noqa: E402
 from transip.inference.scope import Scope  # noqa: E402
 from transip.model.files import load_model, model_card  # noqa: E402
 from transip.model.potential import Potential  # noqa: E402
+from transip.report.describe import describe_model  # noqa: E402
 from transip.structure import Structure  # noqa: E402
 from transip.symmetry.latent import load_latent  # noqa: E402
 from transip.symmetry.measure import measure_symmetry  # noqa: E402

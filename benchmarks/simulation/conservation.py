@@ -34,7 +34,7 @@ from ase.optimize import LBFGS
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.data.dataset import Dataset
-from transip.evaluation.evaluate import held_out
+from transip.evaluation.saved import load_validation_set
 from transip.files import read_json, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import prepare
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true", help="what breaks, once more with GFN2-xTB")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    sample = unlike(held_out(arguments.models[0], arguments.data), MOLECULES)
+    sample = unlike(load_validation_set(arguments.models[0], arguments.data), MOLECULES)
     target = arguments.output / "conservation.json"
     simulated = [simulate(model, sample, arguments) for model in arguments.models]
     result = {

@@ -32,7 +32,7 @@ from tblite.ase import TBLite
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
-from transip.evaluation.evaluate import held_out
+from transip.evaluation.saved import load_validation_set
 from transip.files import write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.relax import relax
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     calculator = TransIPCalculator(arguments.model, device=arguments.device, dtype="float64", unseen="ignore")
-    sample = unlike(held_out(arguments.model, arguments.data), arguments.molecules)
+    sample = unlike(load_validation_set(arguments.model, arguments.data), arguments.molecules)
     rows = [compare(one, calculator) for one in track(sample, "vibrations")]
     errors = np.concatenate([row["errors_cm-1"] for row in rows])
     result = {

@@ -39,7 +39,7 @@ from transip.config import DataSettings, LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.split import prepare
-from transip.evaluation.evaluate import Evaluation, evaluate_saved
+from transip.evaluation.saved import Evaluation, evaluate_checkpoint
 from transip.files import write_json
 from transip.labels.campaign import build
 from transip.labels.organics import small
@@ -105,7 +105,7 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
     with tempfile.TemporaryDirectory() as temporary:
         folder = train(recipe, Path(temporary) / "run").parent
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        validation, test = evaluate_saved(folder), evaluate_saved(folder, [TEST])
+        validation, test = evaluate_checkpoint(folder), evaluate_checkpoint(folder, [TEST])
         config = json.loads((folder / "model" / "config.json").read_text())
         if keep is not None:
             shutil.copytree(folder, keep, ignore=shutil.ignore_patterns("checkpoints"))

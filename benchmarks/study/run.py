@@ -45,9 +45,10 @@ from transip.batch import Batch, Prediction
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.errors import InputError
-from transip.evaluation.evaluate import budget_for, evaluate, metrics_on
+from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.files import write_json
 from transip.labels.campaign import build
+from transip.metrics.validation import validation_metrics
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.measure import measure_symmetry
 from transip.training import loop
@@ -172,7 +173,7 @@ class Observed(loop.Training):
     def _evaluate(self) -> dict[str, Any]:
         began, cpu = time.perf_counter(), time.process_time()
         sample, looked_at = sample_of(self.data, TRAIN_SAMPLE), sample_of(self.validation, SYMMETRY_SAMPLE)
-        error = metrics_on(self.potential, sample, self.settings.batch, symmetry_structures=0)["force_mae"]
+        error = validation_metrics(self.potential, sample, self.settings.batch, symmetry_structures=0)["force_mae"]
         layers = range(self.potential.settings.depth)
         found = measure_symmetry(self.potential, [looked_at.batch(np.arange(len(looked_at)))], layers=layers)
         shares = [layer["invariant_share"] for layer in found["layers"]]
@@ -212,8 +213,8 @@ def train(recipe: Recipe, replaced: dict[str, Any]) -> Result:
 
 def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str, Any]]) -> Result:
     """What a run leaves behind: the errors of `model`, its symmetry layer by layer, and its log in a few numbers."""
-    found = evaluate(model, validation, batch=budget_for(validation), latent=latent, progress=False)
-    turned = evaluate(Turned(model), validation, batch=budget_for(validation), symmetry=False, progress=False)
+    found = evaluate(model, validation, batch=batch_limits_for(validation), latent=latent, progress=False)
+    turned = evaluate(Turned(model), validation, batch=batch_limits_for(validation), symmetry=False, progress=False)
     assert found.symmetry is not None
     looked = [line for line in lines if line["kind"] == "evaluation"]
     logged = [line for line in lines if line["kind"] == "train"]

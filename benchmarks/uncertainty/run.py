@@ -29,8 +29,8 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hardware import processor
 from transip.data.dataset import Dataset
-from transip.evaluation.calibrate import Spreads, measure, uncalibrated
-from transip.evaluation.evaluate import budget_for, held_out
+from transip.evaluation.calibrate import CalibrationData, collect, uncalibrated
+from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import atomic_path, write_json
 from transip.model.calibration import LEVELS, ErrorMap
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     models, average = arguments.models, arguments.average
-    data = held_out(models[0], arguments.data)
+    data = load_validation_set(models[0], arguments.data)
     elsewhere = Dataset.open(arguments.elsewhere) if arguments.elsewhere else None
     ways = {
         f"{average} rotations": (models[:1], average),
@@ -58,11 +58,11 @@ def main() -> None:
     found, rows = {}, []
     for name, (members, rotations) in track(ways.items(), "uncertainty", len(ways)):
         predictor = uncalibrated(members, rotations, arguments.device)
-        found[name] = measure(predictor, data, budget_for(data))
+        found[name] = collect(predictor, data, batch_limits_for(data))
         passes = len(members) * (rotations or 1)
         rows.append({"spread": name, "forward_passes": passes, **summary(found[name], arguments.splits)})
         if elsewhere is not None:
-            rows[-1]["elsewhere"] = transferred(found[name], measure(predictor, elsewhere, budget_for(elsewhere)))
+            rows[-1]["elsewhere"] = transferred(found[name], collect(predictor, elsewhere, batch_limits_for(elsewhere)))
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "models": [str(model) for model in models],
@@ -80,7 +80,7 @@ def main() -> None:
     print(json.dumps(rows, indent=1))
 
 
-def summary(found: Spreads, splits: int) -> dict[str, Any]:
+def summary(found: CalibrationData, splits: int) -> dict[str, Any]:
     """Correlations on all structures, coverage on the halves that the maps were not fitted to."""
     maps = [fitted_and_tested(found, seed) for seed in range(splits)]
     return {
@@ -99,12 +99,12 @@ def summary(found: Spreads, splits: int) -> dict[str, Any]:
     }
 
 
-def fitted_and_tested(found: Spreads, seed: int) -> dict[str, ErrorMap]:
+def fitted_and_tested(found: CalibrationData, seed: int) -> dict[str, ErrorMap]:
     fitted, other = found.halves(seed)
     return {kind: ErrorMap.fit(*pair(fitted, kind)).tested(*pair(other, kind)) for kind in KINDS}
 
 
-def transferred(found: Spreads, other: Spreads) -> dict[str, Any]:
+def transferred(found: CalibrationData, other: CalibrationData) -> dict[str, Any]:
     """What maps fitted to `found` are worth on molecules of another kind."""
     maps = {kind: ErrorMap.fit(*pair(found, kind)).tested(*pair(other, kind)) for kind in KINDS}
     return {
@@ -115,7 +115,7 @@ def transferred(found: Spreads, other: Spreads) -> dict[str, Any]:
     }
 
 
-def by_fifth(found: Spreads, kind: str, splits: int) -> list[float]:
+def by_fifth(found: CalibrationData, kind: str, splits: int) -> list[float]:
     """% within the 68 % uncertainty among the smallest, …, largest spreads of the other half; mean over splits."""
     shares = []
     for seed in range(splits):
@@ -130,19 +130,19 @@ def statistics(values: list[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std_over_splits": float(np.std(values))}
 
 
-def pair(found: Spreads, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def pair(found: CalibrationData, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return getattr(found, f"{kind}_std"), getattr(found, f"{kind}_error")
 
 
-def rms(found: Spreads, name: str) -> np.ndarray:
+def rms(found: CalibrationData, name: str) -> np.ndarray:
     return np.sqrt(np.add.reduceat(getattr(found, name) ** 2, first_atoms(found)) / found.counts)
 
 
-def top(found: Spreads, name: str) -> np.ndarray:
+def top(found: CalibrationData, name: str) -> np.ndarray:
     return np.maximum.reduceat(getattr(found, name), first_atoms(found))
 
 
-def first_atoms(found: Spreads) -> np.ndarray:
+def first_atoms(found: CalibrationData) -> np.ndarray:
     return np.cumsum(found.counts) - found.counts
 
 
@@ -150,7 +150,7 @@ def correlation(spread: np.ndarray, error: np.ndarray) -> float:
     return float(spearmanr(spread, error).statistic)
 
 
-def plot(found: dict[str, Spreads], rows: list[dict[str, Any]], target: Path) -> None:
+def plot(found: dict[str, CalibrationData], rows: list[dict[str, Any]], target: Path) -> None:
     """For each spread: force error against uncertainty, energy error against uncertainty, reliability."""
     figure, panels = plt.subplots(len(found), 3, figsize=(12, 3.7 * len(found)), layout="constrained", squeeze=False)
     for (name, spreads), row, line in zip(found.items(), rows, panels, strict=True):

@@ -262,7 +262,7 @@ def evaluate(
     committee: Committee = None,
 ) -> None:
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
-    from transip.evaluation.evaluate import evaluate_saved
+    from transip.evaluation.saved import evaluate_checkpoint
 
     if model.is_dir():
         home = model
@@ -272,7 +272,7 @@ def evaluate(
         home = Path("runs") / model.name
     means = {"committee": len(committee) + 1 if committee else None, "average": average}
     named = "-".join(f"{kind}-{number}" for kind, number in means.items() if number)
-    found = evaluate_saved(model, data or [], committee=committee or [], device=device, average=average)
+    found = evaluate_checkpoint(model, data or [], committee=committee or [], device=device, average=average)
     folder = output or home / named
     console.print(found.table())
     found.write(folder)
@@ -314,9 +314,9 @@ def symmetry(
     device: Device = "cpu",
 ) -> None:
     """Rotation errors of energy and forces, and what each layer's embedding knows of orientation."""
-    from transip.evaluation.symmetry import examine
+    from transip.evaluation.symmetry import evaluate_symmetry
 
-    found = examine(model, data, structures=structures, rotations=rotations, device=device)
+    found = evaluate_symmetry(model, data, structures=structures, rotations=rotations, device=device)
     console.print(found.table())
     if output is not None:
         found.write(output)
@@ -328,9 +328,9 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML  [default: RUN/report.html]")] = None,
 ) -> None:
     """Compare runs: a table here, and one self-contained HTML page."""
-    from transip.evaluation.compare import comparison
-    from transip.evaluation.report import write_report
-    from transip.evaluation.runs import read_runs
+    from transip.report.compare import comparison
+    from transip.report.page import write_report
+    from transip.report.runs import read_runs
 
     console.print(comparison(read_runs(runs)))
     console.print(f"report: {write_report(runs, output or runs[0] / 'report.html')}")
@@ -515,7 +515,7 @@ def info(
     model: Annotated[Path | None, typer.Argument(help="model, as elsewhere; nothing: this installation")] = None,
 ) -> None:
     """What a model is and was trained on; without MODEL, versions, devices and extras."""
-    from transip.evaluation.describe import describe_installation, describe_model
+    from transip.report.describe import describe_installation, describe_model
 
     console.print(describe_installation() if model is None else describe_model(model))
 

@@ -23,7 +23,7 @@ from toy import read_metrics, toy_crystal, toy_recipe, toy_settings, toy_structu
 from transip import config  # noqa: E402
 from transip.batch import Batch  # noqa: E402
 from transip.config import Recipe  # noqa: E402
-from transip.evaluation.evaluate import evaluate_saved  # noqa: E402
+from transip.evaluation.saved import evaluate_checkpoint  # noqa: E402
 from transip.files import write_json  # noqa: E402
 from transip.model.files import FORMAT, load_model  # noqa: E402
 from transip.training.loop import train  # noqa: E402
@@ -90,7 +90,7 @@ def make_run() -> None:
     with contextlib.chdir(HERE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         train(config.parse(Recipe, settings, "golden"), RUN, progress=False)
-        evaluate_saved(RUN).write(RUN)
+        evaluate_checkpoint(RUN).write(RUN)
     (RUN / "checkpoints/00000002.safetensors").unlink()  # small, please
     # what was asked for, not today's defaults of everything else
     (RUN / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

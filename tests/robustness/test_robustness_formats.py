@@ -17,10 +17,10 @@ from transip.config import Recipe, load
 from transip.data.read import read_structures
 from transip.data.store import Pack
 from transip.errors import InputError
-from transip.evaluation.evaluate import evaluate_saved
-from transip.evaluation.report import write_report
 from transip.evaluation.result import Evaluation
+from transip.evaluation.saved import evaluate_checkpoint
 from transip.model.files import load_model
+from transip.report.page import write_report
 from transip.training.checkpoint import checkpoints, load_checkpoint
 from transip.training.loop import train
 
@@ -65,7 +65,7 @@ def test_the_first_run_goes_on(run):
 
 def test_the_first_run_is_shown_and_evaluated_again(run, tmp_path):
     old = Evaluation.read(run)
-    new = evaluate_saved(run)
+    new = evaluate_checkpoint(run)
     assert list(new.predictions["ids"]) == list(old.predictions["ids"])
     np.testing.assert_allclose(new.predictions["energy"], old.predictions["energy"], atol=1e-4)
     np.testing.assert_allclose(new.predictions["forces"], old.predictions["forces"], atol=1e-4)

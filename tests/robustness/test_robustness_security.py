@@ -28,12 +28,12 @@ from transip.data.pack import describe, pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack
 from transip.errors import InputError
-from transip.evaluation.describe import describe_model
-from transip.evaluation.evaluate import evaluate_saved
-from transip.evaluation.report import write_report
 from transip.evaluation.result import Evaluation
+from transip.evaluation.saved import evaluate_checkpoint
 from transip.labels.chunks import Chunk
 from transip.model.files import load_model
+from transip.report.describe import describe_model
+from transip.report.page import write_report
 from transip.symmetry.latent import load_latent
 from transip.training.checkpoint import load_checkpoint
 
@@ -288,7 +288,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             database.write(atoms, data=atoms.info | {"REF_forces": atoms.arrays["REF_forces"]})
     pack_files([folder / "x.json"], folder / "x.pack", level_of_theory=MARKUP)
     model = shutil.copytree(GOLDEN, folder / "model <script>document.title='taken'<")
-    evaluate_saved(model, [folder / "x.pack"]).write(model)
+    evaluate_checkpoint(model, [folder / "x.pack"]).write(model)
     return write_report([model], folder / "report.html")
 
 

@@ -12,7 +12,7 @@ from transip.config import BatchSettings
 from transip.data.dataset import Dataset
 from transip.data.store import write_pack
 from transip.errors import InputError
-from transip.evaluation.evaluate import evaluate
+from transip.evaluation.saved import evaluate
 from transip.model.files import load_model
 from transip.structure import Structure
 from transip.training.loop import train

@@ -22,7 +22,7 @@ from transip.config import Recipe
 from transip.data.read import read_structures
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError, InputWarning
-from transip.evaluation.evaluate import held_out
+from transip.evaluation.saved import load_validation_set
 from transip.training import loop
 from transip.training.checkpoint import load_checkpoint
 from transip.training.log import MetricsFile
@@ -242,13 +242,13 @@ class TestFolderOfARun:
         train(recipe, tmp_path / "run", progress=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error", InputWarning)
-            held_out(tmp_path / "run")
+            load_validation_set(tmp_path / "run")
         shutil.rmtree(first)
         shutil.copytree(second, first)
         with pytest.raises(InputError, match=r"before a change of .*40\.pack"):
             train(recipe, tmp_path / "run", resume=True, progress=False)
         with pytest.warns(InputWarning, match=r"40\.pack: not the structures"):
-            held_out(tmp_path / "run")
+            load_validation_set(tmp_path / "run")
 
     @pytest.mark.parametrize("which", ["train", "replay", "unlabelled"])
     def test_is_refused_with_other_labels_replay_or_geometries(self, toy_packs, finished, tmp_path, which):
@@ -272,7 +272,7 @@ class TestFolderOfARun:
             train(recipe, tmp_path / "run", resume=True, progress=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error", InputWarning)
-            held_out(tmp_path / "run")  # what it is evaluated on is as it was
+            load_validation_set(tmp_path / "run")  # what it is evaluated on is as it was
 
     def test_goes_on_with_a_larger_budget(self, toy_packs, finished, tmp_path):
         folder = copy(finished, tmp_path / "run")

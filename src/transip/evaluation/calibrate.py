@@ -17,9 +17,10 @@ from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
 from transip.data.store import atoms_of
 from transip.errors import InputError
-from transip.evaluation.evaluate import budget_for, held_out, predictions
+from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import claimed
 from transip.inference.inference import Models, predictor_of, prepare
+from transip.metrics.validation import iter_predictions
 from transip.model.calibration import LEVELS, Calibration, ErrorMap
 from transip.model.files import amend_card, load_model, model_folder
 from transip.model.released import CONFIG
@@ -28,8 +29,8 @@ from transip.symmetry.committee import Calibrated, identity
 
 
 @dataclass(frozen=True, eq=False)
-class Spreads:
-    """Spreads of predictions, and how far these were off.
+class CalibrationData:
+    """CalibrationData of predictions, and how far these were off.
 
     Attributes:
         counts: atoms of each structure, (structures,).
@@ -47,14 +48,14 @@ class Spreads:
     forces_std: Float64[np.ndarray, "atoms"]
     forces_error: Float64[np.ndarray, "atoms"]
 
-    def select(self, chosen: Bool[np.ndarray, "structures"]) -> Spreads:
+    def select(self, chosen: Bool[np.ndarray, "structures"]) -> CalibrationData:
         """Those of the `chosen` structures."""
         atoms = np.repeat(chosen, self.counts)
-        return Spreads(
+        return CalibrationData(
             **{name: values[atoms if name.startswith("forces") else chosen] for name, values in vars(self).items()}
         )
 
-    def halves(self, seed: int) -> tuple[Spreads, Spreads]:
+    def halves(self, seed: int) -> tuple[CalibrationData, CalibrationData]:
         """Two halves of the compositions, at random.
 
         Raises:
@@ -105,10 +106,10 @@ def calibrate(
             where=str(model),
             remedy="copy the model's folder and name the copy",
         )
-    data = held_out(model, packs)
+    data = load_validation_set(model, packs)
     with claimed(model_folder(model) / CONFIG):
         predictor = uncalibrated([model, *committee], average, device)
-        found = measure(predictor, data, budget_for(data))
+        found = collect(predictor, data, batch_limits_for(data))
         calibration = fit(found, predictor, seed)
         before = load_model(model).card.get("calibrations", [])
         same = (calibration.members, calibration.rotations)
@@ -123,22 +124,22 @@ def uncalibrated(models: Models, average: int | None, device: str = "cpu") -> nn
     return predictor.model if isinstance(predictor, Calibrated) else predictor
 
 
-def measure(model: nn.Module, data: Dataset, batch: BatchSettings) -> Spreads:
-    """Spreads and errors of `model`, whose predictions are `Averaged`, on `data`."""
+def collect(model: nn.Module, data: Dataset, batch: BatchSettings) -> CalibrationData:
+    """CalibrationData and errors of `model`, whose predictions are `Averaged`, on `data`."""
     first = np.cumsum(data.counts) - data.counts
     energies, forces = np.empty((2, len(data))), np.empty((2, int(data.counts.sum())))
-    for indices, labelled, found in predictions(model, data, batches_in_order(data.counts, batch)):
+    for indices, labelled, found in iter_predictions(model, data, batches_in_order(data.counts, batch)):
         assert isinstance(found, Averaged) and labelled.energy is not None and labelled.forces is not None
         atoms = atoms_of(first[indices], data.counts[indices])
         energies[:, indices] = torch.stack([found.energy_std, (found.energy - labelled.energy).abs()]).cpu()
         forces[:, atoms] = torch.stack([found.forces_std, (found.forces - labelled.forces).norm(dim=-1)]).cpu()
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
         raise InputError("the models predict NaN or infinite numbers", remedy="use other models or data")
-    return Spreads(data.counts, data.compositions(), *energies, *forces)
+    return CalibrationData(data.counts, data.compositions(), *energies, *forces)
 
 
-def fit(found: Spreads, model: nn.Module, seed: int) -> Calibration:
-    """The calibration of `model` by what `measure` has found."""
+def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
+    """The calibration of `model` by what `collect` has found."""
     fitted, other = found.halves(seed)
     maps = {
         "energy": ErrorMap.fit(fitted.energy_std, fitted.energy_error).tested(other.energy_std, other.energy_error),

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from transip.errors import InputError
-from transip.evaluation.metrics import METRICS, Metrics
 from transip.files import atomic_path, read_json, write_json
+from transip.metrics.errors import METRICS, Metrics
 from transip.quantities import (
     EFWT,
     ENERGY_MAE,
@@ -39,7 +39,7 @@ class Evaluation:
     """Errors, symmetry and cost of a potential on a dataset.
 
     Attributes:
-        overall: metrics of all structures; see `transip.evaluation.metrics.metrics_from`.
+        overall: metrics of all structures; see `transip.metrics.errors.reduce_metrics`.
         domains: the same per chemical domain.
         symmetry: rotation errors; see `transip.symmetry.measure.measure_symmetry`; None if not measured.
         cost: structures and atoms predicted, seconds, atoms per second, hardware and versions.

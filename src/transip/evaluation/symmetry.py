@@ -12,7 +12,7 @@ from rich.table import Table
 
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
-from transip.evaluation.evaluate import budget_for
+from transip.evaluation.saved import batch_limits_for
 from transip.files import write_json
 from transip.inference.inference import prepare
 from transip.model.files import model_folder
@@ -23,7 +23,7 @@ from transip.symmetry.measure import measure_symmetry
 
 
 @dataclass(frozen=True)
-class SymmetryFindings:
+class SymmetryReport:
     """What `measure_symmetry` returned, with a table for the terminal."""
 
     values: dict[str, Any]
@@ -50,7 +50,7 @@ class SymmetryFindings:
         write_json(path, self.values)
 
 
-def examine(
+def evaluate_symmetry(
     model: str | Path,
     packs: Sequence[str | Path],
     *,
@@ -58,7 +58,7 @@ def examine(
     rotations: int = 8,
     device: str = "cpu",
     seed: int = 0,
-) -> SymmetryFindings:
+) -> SymmetryReport:
     """Measure the rotation symmetry of a saved model on a random sample of packed structures.
 
     Raises:
@@ -69,8 +69,8 @@ def examine(
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]
     sample = data.select(np.sort(chosen))
-    order = batches_in_order(sample.counts, budget_for(sample))
+    order = batches_in_order(sample.counts, batch_limits_for(sample))
     batches = (sample.batch(indices).to(device) for indices in order)
     layers = tuple(range(potential.settings.depth))
     found = measure_symmetry(potential, batches, rotations=rotations, layers=layers, latent=latent, seed=seed)
-    return SymmetryFindings({"structures": len(sample), "rotations": rotations, **found})
+    return SymmetryReport({"structures": len(sample), "rotations": rotations, **found})

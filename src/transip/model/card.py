@@ -86,6 +86,24 @@ def listed(values: Any) -> str:
     return ", ".join(map(str, values)) if values else "unknown"
 
 
+def describe_objective(recipe: dict[str, Any]) -> str:
+    """What a recipe's run is trained with, in a few words."""
+    objective = _group(recipe, "objective")
+    latent = _group(objective, "latent")
+    if not objective:
+        return ""
+    pool = ", unlabelled geometries" if _group(recipe, "data").get("unlabelled") else ""
+    if latent.get("weight"):
+        return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
+    if objective.get("consistency"):
+        return f"control: consistent outputs, weight {objective['consistency']}{pool}"
+    if objective.get("equigrad"):
+        return f"equigrad, weight {objective['equigrad']}"
+    if not objective.get("augment", True):
+        return "control: raw orientation"
+    return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
+
+
 def _overview(model: Potential) -> str:
     card, settings = model.card, model.settings
     lines = [
@@ -189,3 +207,8 @@ def _use(model: Potential) -> str:
             *(f"- {line}{';' if line != warnings[-1] else '.'}" for line in warnings),
         ]
     )
+
+
+def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    group = settings.get(name)
+    return group if isinstance(group, dict) else {}

@@ -26,10 +26,10 @@ from transip.config import Recipe
 from transip.data.sampler import check_budget
 from transip.data.split import changed_packs, fingerprints, prepare, prepare_replay, prepare_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
-from transip.evaluation.evaluate import metrics_on
-from transip.evaluation.runs import objective_of
 from transip.files import LOG, PACKS, RECIPE, claimed, clear, write_json, write_text
 from transip.memory import keep_freed_memory
+from transip.metrics.validation import validation_metrics
+from transip.model.card import describe_objective
 from transip.model.compiled import compile_network
 from transip.model.files import save_model
 from transip.model.potential import NO_CUTOFF, Potential
@@ -304,7 +304,7 @@ class Training:
         """Errors on the validation set; keeps the model if its forces are the best so far."""
         self._check_weights()
         began = time.perf_counter()
-        values = metrics_on(
+        values = validation_metrics(
             self.potential,
             self.validation,
             self.settings.batch,
@@ -335,7 +335,7 @@ class Training:
         potential = self.potential
         summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_seen")}
         known = {key: value for key, value in line.items() if key not in summary and key != "kind"}
-        objective = objective_of(self.recipe.model_dump()).removeprefix("control: ")
+        objective = describe_objective(self.recipe.model_dump()).removeprefix("control: ")
         training = {"name": self.recipe.name, "objective": objective, **summary}
         potential.card |= {"training": training, "validation": known}
         save_model(merged(potential), self.folder / "model")

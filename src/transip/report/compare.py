@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from transip.evaluation.runs import Run
 from transip.quantities import (
     ATOMS_SEEN,
     ENERGY_MAE,
@@ -19,6 +18,7 @@ from transip.quantities import (
     ROTATION_SPREAD,
     STEPS,
 )
+from transip.report.runs import Run
 
 ERRORS = (FORCE_MAE, ENERGY_MAE, FORCE_COSINE)
 SYMMETRY = (ROTATION_ERROR, ROTATION_SPREAD)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import make_run
+from toy_runs import make_run
 from transip.data.dataset import Dataset
 from transip.errors import InputError
-from transip.evaluation.plots import relative_energies
-from transip.evaluation.report import write_report
-from transip.evaluation.runs import read_run
-from transip.evaluation.viewer import safe_json, viewer_data
+from transip.report.page import write_report
+from transip.report.plots import relative_energies
+from transip.report.runs import read_run
+from transip.report.viewer import safe_json, viewer_data
 
 
 class Page(HTMLParser):

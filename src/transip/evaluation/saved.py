@@ -5,17 +5,16 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings, Recipe, load
@@ -24,19 +23,16 @@ from transip.data.sampler import batches_in_order
 from transip.data.split import changed_packs, prepare_all
 from transip.data.store import UNKNOWN, atoms_of
 from transip.errors import InputError, InputWarning
-from transip.evaluation.metrics import TERMS, Metrics, error_terms, metrics_from
 from transip.evaluation.result import Evaluation
 from transip.files import RECIPE
 from transip.inference.inference import prepare as prepare_models
+from transip.metrics.errors import TERMS, per_structure_errors, reduce_metrics
+from transip.metrics.validation import device_of, iter_predictions, sampled_symmetry
 from transip.model.files import load_model, model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import averaged
 from transip.symmetry.committee import orientations, potentials
 from transip.symmetry.latent import LatentEquivariance, load_latent
-from transip.symmetry.measure import measure_symmetry
-
-ROTATIONS = 4  # orientations per structure in which symmetry is measured
-SYMMETRY_SEED = 0  # the same structures and orientations for every model, so that numbers compare
 
 
 def evaluate(
@@ -75,84 +71,25 @@ def evaluate(
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         started = time.perf_counter()
-        for indices, labelled, prediction in predictions(model, dataset, batches_in_order(dataset.counts, batch)):
-            terms[indices] = error_terms(labelled, prediction).cpu().numpy()
+        for indices, labelled, prediction in iter_predictions(model, dataset, batches_in_order(dataset.counts, batch)):
+            terms[indices] = per_structure_errors(labelled, prediction).cpu().numpy()
             seconds = time.perf_counter() - started  # reading the terms has waited for the device
             atoms = atoms_of(first[indices], dataset.counts[indices])
-            _fill(arrays, indices, atoms, labelled, prediction)
+            _store(arrays, indices, atoms, labelled, prediction)
             _check_finite(arrays, indices, atoms, dataset)
             bar.advance(task, len(indices))
     return Evaluation(
-        overall=metrics_from(torch.from_numpy(terms.sum(0))),
+        overall=reduce_metrics(torch.from_numpy(terms.sum(0))),
         domains={
-            str(domain): metrics_from(torch.from_numpy(terms[dataset.domains == domain].sum(0)))
+            str(domain): reduce_metrics(torch.from_numpy(terms[dataset.domains == domain].sum(0)))
             for domain in np.unique(dataset.domains)
         },
-        symmetry=_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model))
+        symmetry=sampled_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model))
         if symmetry
         else None,
         cost=_cost(dataset, seconds, model),
         predictions=arrays,
     )
-
-
-def metrics_on(
-    model: nn.Module,
-    dataset: Dataset,
-    batch: BatchSettings,
-    *,
-    rank: int = 0,
-    processes: int = 1,
-    reduce: Callable[[Tensor], Tensor] | None = None,
-    symmetry_structures: int = 64,
-) -> Metrics:
-    """The metrics of `metrics_from`, and the rotation errors of `measure_symmetry`, for evaluation during training.
-
-    Args:
-        model: maps (Batch, layers) to a Prediction.
-        dataset: labelled structures.
-        batch: limits of one batch.
-        rank: this process evaluates batches rank, rank + processes, …
-        processes: how many share the work.
-        reduce: sums a tensor over the processes, e.g. ``accelerator.reduce``.
-        symmetry_structures: structures for the rotation errors, the same in every process; 0: leave them out.
-    """
-    batches = batches_in_order(dataset.counts, batch)[rank::processes]
-    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=_device(model))  # there: adding waits for nothing
-    for _, labelled, prediction in predictions(model, dataset, batches):
-        sums += error_terms(labelled, prediction).sum(0)
-    metrics = metrics_from(reduce(sums) if reduce else sums)
-    if symmetry_structures:
-        errors = _symmetry(model, dataset, batch, symmetry_structures, latent=None, layers=())
-        metrics |= {name: value for name, value in errors.items() if name != "layers"}
-    return metrics
-
-
-def predictions(
-    model: nn.Module, dataset: Dataset, batches: Sequence[Int64[np.ndarray, "_"]]
-) -> Iterator[tuple[Int64[np.ndarray, "_"], Batch, Prediction]]:
-    """Predict `batches` (indices) of `dataset` on the model's device."""
-    device = _device(model)
-    for indices in batches:
-        labelled = dataset.batch(indices).to(device)
-        with torch.no_grad():
-            prediction = model(labelled)
-        yield indices, labelled, prediction
-
-
-def _symmetry(
-    model: nn.Module,
-    dataset: Dataset,
-    batch: BatchSettings,
-    structures: int,
-    latent: LatentEquivariance | None,
-    layers: Sequence[int],
-) -> dict[str, Any]:
-    number = min(structures, len(dataset))
-    chosen = np.random.default_rng(SYMMETRY_SEED).choice(len(dataset), number, replace=False)
-    sample = dataset.select(np.sort(chosen))
-    batches = (sample.batch(indices).to(_device(model)) for indices in batches_in_order(sample.counts, batch))
-    return measure_symmetry(model, batches, rotations=ROTATIONS, layers=layers, latent=latent, seed=SYMMETRY_SEED)
 
 
 def _all_layers(model: nn.Module) -> tuple[int, ...]:
@@ -175,7 +112,7 @@ def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def _fill(
+def _store(
     arrays: dict[str, np.ndarray],
     indices: np.ndarray,
     atoms: np.ndarray,
@@ -210,7 +147,7 @@ def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
         "atoms": atoms,
         "seconds": seconds,
         "atoms_per_second": atoms / seconds,
-        "hardware": _hardware(_device(model)),
+        "hardware": _hardware(device_of(model)),
         "versions": {
             "transip": version("transip"),
             "torch": str(torch.__version__),
@@ -225,11 +162,7 @@ def _hardware(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def evaluate_saved(
+def evaluate_checkpoint(
     model: str | Path,
     packs: Sequence[str | Path] = (),
     *,
@@ -247,11 +180,11 @@ def evaluate_saved(
     """
     potential = prepare_models([model, *committee], device, "float32")
     latent = load_latent(model_folder(model), potential.settings) if isinstance(potential, Potential) else None
-    data = held_out(model, packs)
-    return evaluate(averaged(potential, average), data, batch=budget_for(data), latent=latent)
+    data = load_validation_set(model, packs)
+    return evaluate(averaged(potential, average), data, batch=batch_limits_for(data), latent=latent)
 
 
-def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
+def load_validation_set(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
     """`packs`, or, if there are none, all that the recipe of the run `model` held out.
 
     Warns (`InputWarning`) if `packs` were labelled at another level of theory than `model` was trained on, or if the
@@ -284,7 +217,7 @@ def held_out(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:
     return prepare_all(settings)[1]
 
 
-def budget_for(data: Dataset) -> BatchSettings:
+def batch_limits_for(data: Dataset) -> BatchSettings:
     """Batches for inference: the default budget, raised if a single structure exceeds it."""
     default, largest = BatchSettings(structures=128), int(data.counts.max(initial=0))
     return default.model_copy(update={"atoms": max(default.atoms, largest), "pairs": max(default.pairs, largest**2)})

@@ -7,14 +7,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import BATCH, Noisy, labelled
+from toy_runs import BATCH, Noisy, labelled
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
 from transip.data.store import write_pack
 from transip.errors import InputError
-from transip.evaluation.evaluate import evaluate, metrics_on
 from transip.evaluation.result import Evaluation
+from transip.evaluation.saved import evaluate
+from transip.metrics.validation import validation_metrics
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,14 @@ def test_shares_of_the_batches_add_up_to_the_whole(dataset: Dataset, evaluation:
         return torch.stack(sums).sum(0)
 
     for rank in range(3):
-        found = metrics_on(Noisy(), dataset, BATCH, rank=rank, processes=3, reduce=remember, symmetry_structures=0)
+        found = validation_metrics(
+            Noisy(), dataset, BATCH, rank=rank, processes=3, reduce=remember, symmetry_structures=0
+        )
     assert found == pytest.approx(evaluation.overall, rel=1e-6)
 
 
 def test_training_sees_the_same_numbers_as_evaluation(dataset: Dataset, evaluation: Evaluation) -> None:
-    found = metrics_on(Noisy(), dataset, BATCH)
+    found = validation_metrics(Noisy(), dataset, BATCH)
     assert evaluation.symmetry is not None
     assert found["force_mae"] == pytest.approx(evaluation.overall["force_mae"])
     assert found["force_rotation_error"] == pytest.approx(evaluation.symmetry["force_rotation_error"])

@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from transip.evaluation import plots, tables
-from transip.evaluation.runs import Run, evaluated, read_runs
-from transip.evaluation.viewer import safe_json, viewer_data
 from transip.files import write_text
 from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
+from transip.report import plots, tables
+from transip.report.runs import Run, evaluated, read_runs
+from transip.report.viewer import safe_json, viewer_data
 
 LOSSES = (
     Quantity("loss", "training loss"),
@@ -177,4 +177,4 @@ def _tabs(name: str, tabs: Sequence[tuple[str, str]]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("transip.evaluation") / "assets" / name).read_text(encoding="utf-8")
+    return (files("transip.report") / "assets" / name).read_text(encoding="utf-8")

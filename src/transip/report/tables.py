@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal
 
-from transip.evaluation.plots import colour_of
 from transip.evaluation.result import NO_DOMAIN
-from transip.evaluation.runs import Run
 from transip.quantities import (
     ATOMS_SEEN,
     EFWT,
@@ -23,6 +21,8 @@ from transip.quantities import (
     STEPS,
     Quantity,
 )
+from transip.report.plots import colour_of
+from transip.report.runs import Run
 
 ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
     (FORCE_MAE, "low"),

@@ -13,6 +13,7 @@ import yaml
 from transip.errors import InputError
 from transip.evaluation.result import METRICS_FILE, ROTATION_ERRORS, Evaluation
 from transip.files import LOG, RECIPE
+from transip.model.card import describe_objective
 
 Line = dict[str, Any]
 
@@ -56,25 +57,7 @@ class Run:
     @property
     def objective(self) -> str:
         """What the run was trained with, in a few words: the method, or which control."""
-        return objective_of(self.recipe)
-
-
-def objective_of(recipe: dict[str, Any]) -> str:
-    """What a recipe's run is trained with, in a few words."""
-    objective = _group(recipe, "objective")
-    latent = _group(objective, "latent")
-    if not objective:
-        return ""
-    pool = ", unlabelled geometries" if _group(recipe, "data").get("unlabelled") else ""
-    if latent.get("weight"):
-        return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
-    if objective.get("consistency"):
-        return f"control: consistent outputs, weight {objective['consistency']}{pool}"
-    if objective.get("equigrad"):
-        return f"equigrad, weight {objective['equigrad']}"
-    if not objective.get("augment", True):
-        return "control: raw orientation"
-    return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
+        return describe_objective(self.recipe)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -159,8 +142,3 @@ def _read_recipe(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(recipe, dict):
         raise InputError("is not a recipe", where=str(path), remedy="the file is corrupt")
     return text, recipe
-
-
-def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    group = settings.get(name)
-    return group if isinstance(group, dict) else {}

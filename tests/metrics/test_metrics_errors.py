@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
-from transip.evaluation.metrics import METRICS, TERMS, error_terms, metrics_from
+from transip.metrics.errors import METRICS, TERMS, per_structure_errors, reduce_metrics
 from transip.structure import Structure
 
 sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
@@ -57,7 +57,7 @@ def test_metrics_equal_their_definitions_on_uneven_structures(counts: list[int],
         "structures": len(n),
         "atoms": n.sum(),
     }
-    assert metrics_from(error_terms(batch, prediction).sum(0)) == pytest.approx(expected, rel=1e-9)
+    assert reduce_metrics(per_structure_errors(batch, prediction).sum(0)) == pytest.approx(expected, rel=1e-9)
     assert tuple(expected) == METRICS
 
 
@@ -73,22 +73,22 @@ def test_parts_add_up_to_the_whole(counts: list[int], data: st.DataObject) -> No
     for own, each in ((slice(cut), slice(atoms)), (slice(cut, None), slice(atoms, None))):
         if whole[own]:
             share = Prediction(prediction.energy[own], prediction.energies[each], prediction.forces[each])
-            sums += error_terms(Batch.collate(whole[own]), share).sum(0)
-    expected = metrics_from(error_terms(batch, prediction).sum(0))
-    assert metrics_from(sums) == pytest.approx(expected, rel=1e-9)
+            sums += per_structure_errors(Batch.collate(whole[own]), share).sum(0)
+    expected = reduce_metrics(per_structure_errors(batch, prediction).sum(0))
+    assert reduce_metrics(sums) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_perfect_prediction_has_no_error_and_cosine_one() -> None:
     generator = np.random.default_rng(0)
     batch = Batch.collate(structures([3, 1, 5], generator))
-    found = metrics_from(error_terms(batch, predicted(batch, 0.0, generator)).sum(0))
+    found = reduce_metrics(per_structure_errors(batch, predicted(batch, 0.0, generator)).sum(0))
     assert found["energy_mae"] == found["force_mae"] == found["force_magnitude_error"] == 0
     assert found["efwt"] == 1
     assert found["force_cosine"] == pytest.approx(1)
 
 
 def test_nothing_counted_is_not_a_number() -> None:
-    found = metrics_from(torch.zeros(len(TERMS), dtype=torch.float64))
+    found = reduce_metrics(torch.zeros(len(TERMS), dtype=torch.float64))
     assert found["structures"] == 0
     assert np.isnan(found["force_mae"])
 
@@ -98,4 +98,4 @@ def test_labels_are_required() -> None:
     batch = Batch.collate([structure])
     zero = torch.zeros(1, dtype=torch.float64)
     with pytest.raises(InputError, match="no energies and forces"):
-        error_terms(batch, Prediction(zero, zero, torch.zeros(1, 3)))
+        per_structure_errors(batch, Prediction(zero, zero, torch.zeros(1, 3)))

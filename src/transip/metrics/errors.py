@@ -43,7 +43,7 @@ METRICS = (
 )
 
 
-def error_terms(batch: Batch, prediction: Prediction) -> Float64[Tensor, "structures terms"]:
+def per_structure_errors(batch: Batch, prediction: Prediction) -> Float64[Tensor, "structures terms"]:
     """What each structure adds to the sums `TERMS`, of which every metric is a quotient.
 
     Raises:
@@ -75,8 +75,8 @@ def error_terms(batch: Batch, prediction: Prediction) -> Float64[Tensor, "struct
     return torch.stack([*columns, force, force_squared, cosine, magnitude, within, stress, labels], -1)
 
 
-def metrics_from(sums: Float64[Tensor, "terms"]) -> Metrics:
-    """Metrics from sums of `error_terms` over structures; energies in eV, forces in eV/Å.
+def reduce_metrics(sums: Float64[Tensor, "terms"]) -> Metrics:
+    """Metrics from sums of `per_structure_errors` over structures; energies in eV, forces in eV/Å.
 
     Returns:
         ``energy_mae`` (of totals), ``energy_mae_per_atom`` and ``energy_rmse_per_atom`` (mean over structures of

@@ -9,9 +9,9 @@ from typing import Any
 import ase.formula
 import numpy as np
 
-from transip.evaluation.plots import REFERENCE, colour_of, force_error_sums
 from transip.evaluation.result import Evaluation
-from transip.evaluation.runs import Run, evaluated
+from transip.report.plots import REFERENCE, colour_of, force_error_sums
+from transip.report.runs import Run, evaluated
 from transip.structure import ELEMENTS
 
 WORST_FORCES, WORST_ENERGIES = 4, 2

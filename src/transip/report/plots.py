@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from transip.evaluation.result import NO_DOMAIN, Evaluation
-from transip.evaluation.runs import Line, Run, evaluated
 from transip.quantities import FORCE_MAE, ROTATION_ERROR, Quantity
+from transip.report.runs import Line, Run, evaluated
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
 PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
