@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transip.batch import Batch, mean_by_structure, sum_by_structure
+from transip.batch import Batch, segment_mean, segment_sum
 
 F64 = torch.float64
 counts_ = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 quick = settings(max_examples=15, deadline=None)
-TENSORS = ("numbers", "positions", "structure", "counts", "charge", "spin", "energy", "forces")
+TENSORS = ("numbers", "positions", "structure_index", "atom_counts", "charge", "spin", "energy", "forces")
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +36,9 @@ def same(a: Batch, b: Batch) -> None:
 @given(counts=counts_)
 def test_collate_lays_atoms_out_one_after_another(labelled, make_structure, counts):
     batch = labelled(counts)
-    assert len(batch) == len(counts) and batch.num_atoms == sum(counts) and batch.largest == max(counts)
-    assert batch.counts.tolist() == counts
-    assert batch.structure.tolist() == [i for i, c in enumerate(counts) for _ in range(c)]
+    assert len(batch) == len(counts) and batch.num_atoms == sum(counts) and batch.max_num_atoms == max(counts)
+    assert batch.atom_counts.tolist() == counts
+    assert batch.structure_index.tolist() == [i for i, c in enumerate(counts) for _ in range(c)]
     structures = [make_structure(c, i) for i, c in enumerate(counts)]
     assert batch.spin.tolist() == [s.spin for s in structures]
     np.testing.assert_array_equal(batch.positions.numpy(), np.concatenate([s.positions for s in structures]))
@@ -55,10 +55,10 @@ def test_labels_are_kept_only_if_all_structures_have_them(make_structure):
 @quick
 @given(counts=counts_, extra=st.integers(0, 3))
 def test_slots_and_mask_describe_the_same_padded_layout(labelled, counts, extra):
-    batch = replace(labelled(counts), largest=max(counts) + extra)
-    expected = np.arange(batch.largest) < np.array(counts)[:, None]
+    batch = replace(labelled(counts), max_num_atoms=max(counts) + extra)
+    expected = np.arange(batch.max_num_atoms) < np.array(counts)[:, None]
     np.testing.assert_array_equal(batch.mask.numpy(), expected)
-    np.testing.assert_array_equal(batch.slots.numpy(), np.flatnonzero(expected))
+    np.testing.assert_array_equal(batch.padded_index.numpy(), np.flatnonzero(expected))
 
 
 @quick
@@ -68,21 +68,21 @@ def test_sums_and_means_are_those_of_numpy(labelled, counts, rest):
     values = np.random.default_rng(0).normal(size=(sum(counts), *rest))
     parts = np.split(values, np.cumsum(counts)[:-1])
     given_values = torch.from_numpy(values)
-    np.testing.assert_allclose(sum_by_structure(given_values, batch), [p.sum(0) for p in parts], atol=1e-12)
-    np.testing.assert_allclose(mean_by_structure(given_values, batch), [p.mean(0) for p in parts], atol=1e-12)
+    np.testing.assert_allclose(segment_sum(given_values, batch), [p.sum(0) for p in parts], atol=1e-12)
+    np.testing.assert_allclose(segment_mean(given_values, batch), [p.mean(0) for p in parts], atol=1e-12)
 
 
 @quick
 @given(counts=counts_, number=st.integers(1, 6))
 def test_first_and_followed_by_cut_and_join(labelled, counts, number):
     batch = labelled(counts)
-    head = batch.first(number)
-    assert head.counts.tolist() == counts[:number]
+    head = batch.head(number)
+    assert head.atom_counts.tolist() == counts[:number]
     assert head.num_atoms == sum(counts[:number])
-    joined = batch.followed_by(head)
-    assert joined.largest == max(counts) and len(joined) == len(batch) + len(head)
-    same(joined.first(len(batch)), batch)
-    np.testing.assert_array_equal(joined.structure[batch.num_atoms :], head.structure + len(batch))
+    joined = batch.concatenate(head)
+    assert joined.max_num_atoms == max(counts) and len(joined) == len(batch) + len(head)
+    same(joined.head(len(batch)), batch)
+    np.testing.assert_array_equal(joined.structure_index[batch.num_atoms :], head.structure_index + len(batch))
     assert torch.equal(joined.forces[batch.num_atoms :], head.forces)
 
 
@@ -91,18 +91,18 @@ def test_first_and_followed_by_cut_and_join(labelled, counts, number):
 def test_another_order_moves_everything(labelled, counts, data):
     batch = labelled(counts)
     order = data.draw(st.permutations(range(len(counts))))
-    found = batch.reordered(torch.tensor(order))
+    found = batch.index_select(torch.tensor(order))
     parts = [batch.forces.split(counts)[i] for i in order]
-    assert found.counts.tolist() == [counts[i] for i in order] and torch.equal(found.forces, torch.cat(parts))
-    assert torch.equal(found.energy, batch.energy[order]) and found.largest == batch.largest
-    same(found.reordered(torch.tensor(order).argsort()), batch)
+    assert found.atom_counts.tolist() == [counts[i] for i in order] and torch.equal(found.forces, torch.cat(parts))
+    assert torch.equal(found.energy, batch.energy[order]) and found.max_num_atoms == batch.max_num_atoms
+    same(found.index_select(torch.tensor(order).argsort()), batch)
 
 
 def test_the_index_follows_its_structures(labelled):
     batch = replace(labelled([2, 3, 1]), index=torch.tensor([7, 5, 9]))
-    assert batch.first(2).index.tolist() == [7, 5]
-    assert batch.followed_by(batch.first(1)).index.tolist() == [7, 5, 9, 7]
-    assert batch.followed_by(labelled([1])).index is None
+    assert batch.head(2).index.tolist() == [7, 5]
+    assert batch.concatenate(batch.head(1)).index.tolist() == [7, 5, 9, 7]
+    assert batch.concatenate(labelled([1])).index is None
 
 
 def test_to_casts_positions_and_forces_but_never_energies(labelled):
@@ -115,4 +115,4 @@ def test_to_casts_positions_and_forces_but_never_energies(labelled):
         replace(batch, positions=batch.positions.float().double(), forces=batch.forces.float().double()),
     )
     assert batch.to("meta").positions.device.type == batch.to("meta").charge.device.type == "meta"
-    assert batch.to("meta").largest == 3
+    assert batch.to("meta").max_num_atoms == 3

@@ -11,7 +11,7 @@ from ase.io.extxyz import read_extxyz, write_extxyz
 
 from transip.batch import Batch
 from transip.errors import InputError
-from transip.structure import Structure, check_parity, whole_number
+from transip.structure import Structure, check_parity, parse_int
 
 
 def water(**info: object) -> ase.Atoms:
@@ -57,7 +57,7 @@ def test_not_a_whole_number(value):
 
 @pytest.mark.parametrize("value", [1, 1.0, "1", np.int64(1), np.float32(1), np.array(1), True])
 def test_whole_numbers_come_in_many_types(value):
-    assert whole_number(value, "charge", "") == 1
+    assert parse_int(value, "charge", "") == 1
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_cells_go_to_ase_and_back():
 @pytest.mark.parametrize("cell", [None, np.diag([9.0, 8.0, 0.0]), np.array([[9.0, 0, 0], [6, 7, 0], [1, 2, 8]])])
 def test_a_structure_far_away_is_moved_to_where_float32_can_hold_it(make_structure, cell):
     near = make_structure(6, cell=cell)
-    assert near.near_origin() is near.positions
+    assert near.recentered_positions() is near.positions
     shift = np.array([3e5, -7e4, 1e6])
-    moved = replace(near, positions=near.positions + shift).near_origin()
+    moved = replace(near, positions=near.positions + shift).recentered_positions()
     assert np.abs(moved).max() < 20
     apart = moved[:, None] - moved - (near.positions[:, None] - near.positions)
     if cell is not None:  # atoms may have gone to the other side of the cell

@@ -9,7 +9,7 @@ import torch
 from ase.build import molecule
 from ase.collections import g2
 
-from transip.batch import Batch, Prediction, sum_by_structure
+from transip.batch import Batch, Prediction, segment_sum
 from transip.config import BatchSettings, Recipe
 from transip.data.dataset import Dataset
 from transip.data.store import write_pack
@@ -33,10 +33,10 @@ class Noisy(torch.nn.Module):
         assert batch.energy is not None and batch.forces is not None
         noise = self.noise * torch.sin(batch.positions @ self.waves)
         share = noise.sum(-1).double() / 10
-        energies = (batch.energy / batch.counts)[batch.structure] + share
+        energies = (batch.energy / batch.atom_counts)[batch.structure_index] + share
         distance = batch.positions.norm(dim=-1, keepdim=True)
         latents = tuple(torch.cat([batch.positions, (1 + layer) * distance], -1) for layer in layers)
-        energy = batch.energy + sum_by_structure(share, batch)
+        energy = batch.energy + segment_sum(share, batch)
         return Prediction(energy, energies, batch.forces + noise, latents)
 
 

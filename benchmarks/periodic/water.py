@@ -72,7 +72,7 @@ def spread(data: Dataset) -> dict[str, float]:
     """What a model that always says the mean would have as errors."""
     batch = data.batch(range(len(data)))
     assert batch.energy is not None and batch.forces is not None and batch.stress is not None
-    per_atom = batch.energy / batch.counts
+    per_atom = batch.energy / batch.atom_counts
     return {
         "energy_mae_per_atom": float((per_atom - per_atom.mean()).abs().mean()),
         "force_mae": float(batch.forces.abs().mean()),

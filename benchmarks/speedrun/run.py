@@ -181,8 +181,9 @@ def export(path: Path, structures: int | None) -> None:
 def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:
     batch = data.batch(np.arange(len(data)))
     assert batch.energy is not None and batch.forces is not None
-    names = ("numbers", "positions", "forces", "energy", "counts", "charge", "spin")
-    return {f"{split}_{name}": getattr(batch, name).numpy() for name in names}
+    names = ("numbers", "positions", "forces", "energy", "charge", "spin")
+    arrays = {name: getattr(batch, name) for name in names} | {"counts": batch.atom_counts}
+    return {f"{split}_{name}": values.numpy() for name, values in arrays.items()}
 
 
 def summary(result: dict[str, float]) -> str:

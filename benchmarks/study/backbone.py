@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
+from transip.batch import Batch, Prediction, segment_mean, segment_sum
 from transip.config import Recipe
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
@@ -74,9 +74,9 @@ class MessagePassing(nn.Module):
         normed = _unit_rms(hidden)
         shares = self.energy_head(normed)[:, 0].double() * self.scale + self.references[batch.numbers]
         forces = self.force_head(normed) * self.scale
-        forces = forces - mean_by_structure(forces, batch)[batch.structure]
+        forces = forces - segment_mean(forces, batch)[batch.structure_index]
         latents = tuple(_unit_rms(hiddens[layer]) for layer in layers)
-        return Prediction(sum_by_structure(shares, batch), shares, forces, latents)
+        return Prediction(segment_sum(shares, batch), shares, forces, latents)
 
     @property
     def num_parameters(self) -> int:
@@ -113,15 +113,15 @@ class Interaction(nn.Module):
 
 def edges(batch: Batch) -> tuple[Edges, Edges]:
     """(receiver, sender) of all pairs of atoms of one molecule that are nearer than the cutoff."""
-    atoms = torch.zeros(len(batch) * batch.largest, dtype=torch.int64, device=batch.positions.device)
-    atoms[batch.slots] = torch.arange(batch.num_atoms, device=atoms.device)
-    padded = batch.positions.new_zeros(len(atoms), 3).index_copy(0, batch.slots, batch.positions)
-    padded = padded.view(len(batch), batch.largest, 3)
+    atoms = torch.zeros(len(batch) * batch.max_num_atoms, dtype=torch.int64, device=batch.positions.device)
+    atoms[batch.padded_index] = torch.arange(batch.num_atoms, device=atoms.device)
+    padded = batch.positions.new_zeros(len(atoms), 3).index_copy(0, batch.padded_index, batch.positions)
+    padded = padded.view(len(batch), batch.max_num_atoms, 3)
     near = (padded[:, :, None] - padded[:, None]).square().sum(-1) < CUTOFF**2
     near &= batch.mask[:, :, None] & batch.mask[:, None]
-    near &= ~torch.eye(batch.largest, dtype=torch.bool, device=near.device)
+    near &= ~torch.eye(batch.max_num_atoms, dtype=torch.bool, device=near.device)
     structure, first, second = near.nonzero().unbind(1)
-    return atoms[structure * batch.largest + first], atoms[structure * batch.largest + second]
+    return atoms[structure * batch.max_num_atoms + first], atoms[structure * batch.max_num_atoms + second]
 
 
 def build(recipe: Recipe, data: Dataset) -> MessagePassing:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, mean_by_structure
+from transip.batch import Batch, Prediction, segment_mean
 from transip.model.potential import centred
 from transip.rotations import rotate
 from transip.training.losses import Losses, Objective, warm
@@ -42,10 +42,10 @@ class Infinitesimal(Objective):
         axes = nn.functional.normalize(torch.randn(len(view), 3, generator=self.random), dim=-1)
         prediction, (embedding,), (change,) = self._moving(view, axes)
         energy, forces, stress = self._task_losses(view, prediction, share)
-        predicted = self.generator(embedding).unflatten(-1, (-1, 3)) @ axes[view.structure][:, :, None]
+        predicted = self.generator(embedding).unflatten(-1, (-1, 3)) @ axes[view.structure_index][:, :, None]
         distance = (change - predicted[..., 0]).square().mean(-1)
         weight = self.settings.latent.weight * warm(progress, self.settings.latent.warmup)
-        latent = weight * mean_by_structure(distance[:, None], view).sum() / share.paired_structures
+        latent = weight * segment_mean(distance[:, None], view).sum() / share.paired_structures
         none = latent.new_zeros(())
         return Losses(energy + forces + latent, energy, forces, stress, latent, none, none)
 
@@ -53,11 +53,11 @@ class Infinitesimal(Objective):
         self, view: Batch, axes: Float[Tensor, "structures 3"]
     ) -> tuple[Prediction, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """The prediction, the embeddings, and their derivatives with respect to the angle about `axes`."""
-        motion = torch.linalg.cross(axes[view.structure], centred(view.positions, view))
+        motion = torch.linalg.cross(axes[view.structure_index], centred(view.positions, view))
 
         def see(positions: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             found = self.potential(replace(view, positions=positions), self.layers)
-            return found.latents, (found.energy, found.energies, found.forces)
+            return found.embeddings, (found.energy, found.atom_energies, found.forces)
 
         embeddings, changes, rest = torch.func.jvp(see, (view.positions,), (motion,), has_aux=True)
         return Prediction(*rest), embeddings, changes

@@ -69,7 +69,7 @@ def rows_of(name: str) -> list[dict[str, object]]:
             time = measure(lambda model=model, batch=batch: model(batch))["milliseconds"]
             found = model(batch)
         exact = found if exact is None else exact
-        energy = 1e3 * (found.energy - exact.energy).abs() / batch.counts
+        energy = 1e3 * (found.energy - exact.energy).abs() / batch.atom_counts
         forces = 1e3 * (found.forces - exact.forces).abs()
         rows.append(
             {

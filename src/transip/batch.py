@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from transip.structure import FAR, MISSING, Structure
+from transip.structure import FILL_VALUES, RECENTER_BEYOND, Structure
 
-PER_ATOM = ("numbers", "positions", "structure", "forces")  # fields of a batch; the others are per structure
+PER_ATOM = ("numbers", "positions", "structure_index", "forces")  # fields of a batch; the others are per structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +22,11 @@ class Batch:
     Attributes:
         numbers: atomic numbers, (atoms,).
         positions: Å, (atoms, 3).
-        structure: structure of each atom, ascending, (atoms,).
-        counts: atoms per structure, (structures,).
+        structure_index: structure of each atom, ascending, (atoms,).
+        atom_counts: atoms per structure, (structures,).
         charge: total charges in e, (structures,).
         spin: multiplicities 2S + 1, (structures,).
-        largest: atoms of the largest structure, known on the host so that padding needs no device synchronisation.
+        max_num_atoms: atoms of the largest structure, kept on the host so that padding needs no device synchronisation.
         cell: lattice vectors in Å, one per row, zeros where nothing repeats, (structures, 3, 3); None of molecules.
         energy: total energies in eV, float64, (structures,); None if unlabelled.
         forces: eV/Å, (atoms, 3); None if unlabelled.
@@ -36,11 +36,11 @@ class Batch:
 
     numbers: Int64[Tensor, "atoms"]
     positions: Float[Tensor, "atoms 3"]
-    structure: Int64[Tensor, "atoms"]
-    counts: Int64[Tensor, "structures"]
+    structure_index: Int64[Tensor, "atoms"]
+    atom_counts: Int64[Tensor, "structures"]
     charge: Int64[Tensor, "structures"]
     spin: Int64[Tensor, "structures"]
-    largest: int
+    max_num_atoms: int
     cell: Float[Tensor, "structures 3 3"] | None = None
     energy: Float64[Tensor, "structures"] | None = None
     forces: Float[Tensor, "atoms 3"] | None = None
@@ -48,7 +48,7 @@ class Batch:
     index: Int64[Tensor, "structures"] | None = None
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self.atom_counts)
 
     @property
     def num_atoms(self) -> int:
@@ -56,34 +56,34 @@ class Batch:
         return len(self.numbers)
 
     @property
-    def slots(self) -> Int64[Tensor, "atoms"]:
-        """Where each atom sits in a padded (structures × largest) layout, flattened."""
-        first = self.counts.cumsum(0) - self.counts
-        within = torch.arange(self.num_atoms, device=self.numbers.device) - first[self.structure]
-        return self.structure * self.largest + within
+    def padded_index(self) -> Int64[Tensor, "atoms"]:
+        """Where each atom sits in a padded (structures × max_num_atoms) layout, flattened."""
+        first = self.atom_counts.cumsum(0) - self.atom_counts
+        within = torch.arange(self.num_atoms, device=self.numbers.device) - first[self.structure_index]
+        return self.structure_index * self.max_num_atoms + within
 
     @property
-    def mask(self) -> Bool[Tensor, "structures largest"]:
+    def mask(self) -> Bool[Tensor, "structures max_num_atoms"]:
         """True where a padded layout holds an atom."""
-        return torch.arange(self.largest, device=self.counts.device) < self.counts[:, None]
+        return torch.arange(self.max_num_atoms, device=self.atom_counts.device) < self.atom_counts[:, None]
 
     @property
-    def full(self) -> bool:
-        """Whether it is known that a padded layout has no padding, all structures being equally large."""
-        # a compiled graph is to serve both cases
-        return not torch.compiler.is_compiling() and self.num_atoms == len(self) * self.largest
+    def is_dense(self) -> bool:
+        """Whether the padded layout has no padding, because all structures are equally large."""
+        # A compiled graph has to serve both cases.
+        return not torch.compiler.is_compiling() and self.num_atoms == len(self) * self.max_num_atoms
 
-    def padded(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "structures largest *rest"]:
-        """Flat per-atom values in the padded layout, zeros where there is no atom."""
-        if not self.full:
-            empty = values.new_zeros(len(self) * self.largest, *values.shape[1:])
-            values = empty.index_copy(0, self.slots, values)
-        return values.unflatten(0, (len(self), self.largest))
+    def to_dense(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "structures max_num_atoms *rest"]:
+        """Per-atom values in the padded layout, zeros where there is no atom."""
+        if not self.is_dense:
+            empty = values.new_zeros(len(self) * self.max_num_atoms, *values.shape[1:])
+            values = empty.index_copy(0, self.padded_index, values)
+        return values.unflatten(0, (len(self), self.max_num_atoms))
 
-    def flat(self, padded: Float[Tensor, "structures largest *rest"]) -> Float[Tensor, "atoms *rest"]:
-        """Inverse of `padded`."""
+    def from_dense(self, padded: Float[Tensor, "structures max_num_atoms *rest"]) -> Float[Tensor, "atoms *rest"]:
+        """Inverse of `to_dense`."""
         values = padded.flatten(0, 1)
-        return values if self.full else values[self.slots]
+        return values if self.is_dense else values[self.padded_index]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Move to `device`; cast everything but energies to `dtype`."""
@@ -104,23 +104,23 @@ class Batch:
     def collate(cls, structures: Sequence[Structure], dtype: torch.dtype = torch.float32) -> Batch:
         """Put structures into one batch; labels are kept if every structure has them.
 
-        Where one is far from the origin, positions are those of `Structure.near_origin`.
+        Where one is far from the origin, positions are those of `Structure.recentered_positions`.
         """
         counts = np.array([len(s) for s in structures], dtype=np.int64)
         energies = [s.energy for s in structures]
         forces = [s.forces for s in structures]
         labelled = all(e is not None for e in energies)
         positions = np.concatenate([s.positions for s in structures])
-        if np.abs(positions).max() > FAR:
-            positions = np.concatenate([s.near_origin() for s in structures])
+        if np.abs(positions).max() > RECENTER_BEYOND:
+            positions = np.concatenate([s.recentered_positions() for s in structures])
         return cls(
             numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures])),
             positions=torch.from_numpy(positions).to(dtype),
-            structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
-            counts=torch.from_numpy(counts),
+            structure_index=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            atom_counts=torch.from_numpy(counts),
             charge=torch.tensor([s.charge for s in structures]),
             spin=torch.tensor([s.spin for s in structures]),
-            largest=int(counts.max()),
+            max_num_atoms=int(counts.max()),
             cell=_matrices(structures, "cell", dtype),
             stress=_matrices(structures, "stress", dtype),
             energy=torch.tensor(energies, dtype=torch.float64) if labelled else None,
@@ -129,81 +129,81 @@ class Batch:
             else None,
         )
 
-    def first(self, number: int) -> Batch:
+    def head(self, number: int) -> Batch:
         """The first `number` structures, as a batch."""
         if number >= len(self):
             return self
-        return replace(self, **self._of(slice(int(self.counts[:number].sum())), slice(number)))
+        return replace(self, **self._select(slice(int(self.atom_counts[:number].sum())), slice(number)))
 
-    def reordered(self, order: Int64[Tensor, "structures"]) -> Batch:
+    def index_select(self, order: Int64[Tensor, "structures"]) -> Batch:
         """The structures in the order of these numbers."""
-        counts = self.counts[order]
-        shift = (self.counts.cumsum(0) - self.counts)[order] - (counts.cumsum(0) - counts)
+        counts = self.atom_counts[order]
+        shift = (self.atom_counts.cumsum(0) - self.atom_counts)[order] - (counts.cumsum(0) - counts)
         atoms = shift.repeat_interleave(counts) + torch.arange(self.num_atoms, device=order.device)
         structure = torch.arange(len(self), device=order.device).repeat_interleave(counts)
-        return replace(self, **self._of(atoms, order) | {"structure": structure})
+        return replace(self, **self._select(atoms, order) | {"structure_index": structure})
 
-    def _of(self, atoms: slice | Tensor, structures: slice | Tensor) -> dict[str, Tensor]:
-        """What there is about some atoms and structures."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "largest"}
+    def _select(self, atoms: slice | Tensor, structures: slice | Tensor) -> dict[str, Tensor]:
+        """The fields of some atoms and structures."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_num_atoms"}
         return {
             name: value[atoms if name in PER_ATOM else structures]
             for name, value in values.items()
             if value is not None
         }
 
-    def followed_by(self, other: Batch) -> Batch:
-        """This batch and then `other`'s structures, as one; both must carry the same fields, but for `MISSING`."""
+    def concatenate(self, other: Batch) -> Batch:
+        """This batch and then `other`'s structures, as one; both must carry the same fields, but for `FILL_VALUES`."""
 
         def joined(name: str) -> Tensor | None:
             a, b = getattr(self, name), getattr(other, name)
-            if name in MISSING and (a is None) != (b is None):
+            if name in FILL_VALUES and (a is None) != (b is None):
                 a, b = (
-                    batch.positions.new_full((len(batch), 3, 3), MISSING[name]) if value is None else value
+                    batch.positions.new_full((len(batch), 3, 3), FILL_VALUES[name]) if value is None else value
                     for batch, value in ((self, a), (other, b))
                 )
             if a is None or b is None:
                 return None
-            return torch.cat([a, b + len(self) if name == "structure" else b])
+            return torch.cat([a, b + len(self) if name == "structure_index" else b])
 
-        names = [f.name for f in fields(self) if f.name != "largest"]
+        names = [f.name for f in fields(self) if f.name != "max_num_atoms"]
         values = {name: joined(name) for name in names}
-        return replace(self, **values, largest=max(self.largest, other.largest))
+        return replace(self, **values, max_num_atoms=max(self.max_num_atoms, other.max_num_atoms))
 
 
 def _matrices(structures: Sequence[Structure], name: str, dtype: torch.dtype) -> Float[Tensor, "structures 3 3"] | None:
     """Cells or stresses (`name`) of structures of which some may have none; None if none has."""
     if all(getattr(structure, name) is None for structure in structures):
         return None
-    return torch.from_numpy(np.stack([structure.matrix(name) for structure in structures])).to(dtype)
+    return torch.from_numpy(np.stack([structure.matrix_or_fill(name) for structure in structures])).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a potential says about a `Batch`.
+    """What a potential predicts for a `Batch`.
 
     Attributes:
         energy: total energies in eV, references included, float64, (structures,).
-        energies: each atom's share of the energy in eV, float64, (atoms,).
+        atom_energies: per-atom energies in eV, float64, (atoms,).
         forces: eV/Å, (atoms, 3).
-        latents: embeddings of the atoms after the layers that were asked for, each (atoms, width).
+        embeddings: of the atoms after each of the layers that were asked for, (atoms, width).
         stress: ∂E/∂ε / V in eV/Å³, symmetric, (structures, 3, 3), NaN where not all three directions are periodic; None
             from direct forces and if all structures are molecules.
     """
 
     energy: Float64[Tensor, "structures"]
-    energies: Float64[Tensor, "atoms"]
+    atom_energies: Float64[Tensor, "atoms"]
     forces: Float[Tensor, "atoms 3"]
-    latents: tuple[Float[Tensor, "atoms width"], ...] = ()
+    embeddings: tuple[Float[Tensor, "atoms width"], ...] = ()
     stress: Float[Tensor, "structures 3 3"] | None = None
 
 
-def sum_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
+def segment_sum(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
     """Sum per-atom values over the atoms of each structure, in order (no atomics, hence deterministic)."""
-    return batch.padded(values).sum(1)
+    return batch.to_dense(values).sum(1)
 
 
-def mean_by_structure(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
+def segment_mean(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
     """Mean of per-atom values over the atoms of each structure."""
-    counts = batch.counts.view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
-    return sum_by_structure(values, batch) / counts
+    counts = batch.atom_counts.view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
+    return segment_sum(values, batch) / counts

@@ -30,7 +30,7 @@ def rotation_group(order: GroupOrder) -> Float64[Tensor, "order 3 3"]:
     """
     golden = (1 + math.sqrt(5)) / 2
     second = {12: (2, (0.0, 0.0, 1.0)), 24: (4, (0.0, 0.0, 1.0)), 60: (5, (0.0, 1.0, golden))}
-    generators = [_turn(3, (1.0, 1.0, 1.0)), _turn(*second[order])]
+    generators = [_axis_rotation(3, (1.0, 1.0, 1.0)), _axis_rotation(*second[order])]
     group = [torch.eye(3, dtype=torch.float64)]
     for element in group:  # grows while it is gone through
         for generator in generators:
@@ -47,20 +47,20 @@ def rotation_quadrature(degree: int) -> tuple[Float64[Tensor, "rotations 3 3"], 
     rotations, more than the groups of `rotation_group` need, but for any degree.
     """
     cosines, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(degree // 2 + 1))
-    turns = torch.arange(degree + 1, dtype=torch.float64) * (2 * math.pi / (degree + 1))
-    alpha, beta, gamma = torch.meshgrid(turns, cosines.acos(), turns, indexing="ij")
-    rotations = _about("z", alpha) @ _about("y", beta) @ _about("z", gamma)
-    return rotations.reshape(-1, 3, 3), (weights / 2 / len(turns) ** 2)[None, :, None].expand(beta.shape).reshape(-1)
+    angles = torch.arange(degree + 1, dtype=torch.float64) * (2 * math.pi / (degree + 1))
+    alpha, beta, gamma = torch.meshgrid(angles, cosines.acos(), angles, indexing="ij")
+    rotations = _rotation_about("z", alpha) @ _rotation_about("y", beta) @ _rotation_about("z", gamma)
+    return rotations.reshape(-1, 3, 3), (weights / 2 / len(angles) ** 2)[None, :, None].expand(beta.shape).reshape(-1)
 
 
-def _turn(fold: int, axis: tuple[float, float, float]) -> Float64[Tensor, "3 3"]:
+def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> Float64[Tensor, "3 3"]:
     """One turn in `fold` about `axis`."""
     unit = torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)
     half = torch.tensor([math.pi / fold], dtype=torch.float64)
     return quaternions_to_matrices(torch.cat([half.cos(), half.sin() * unit])[None])[0]
 
 
-def _about(axis: Literal["y", "z"], angles: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape 3 3"]:
+def _rotation_about(axis: Literal["y", "z"], angles: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape 3 3"]:
     """Turns by `angles` about a coordinate axis."""
     half = angles.reshape(-1) / 2
     zero = torch.zeros_like(half)
@@ -102,17 +102,17 @@ def matrices_to_quaternions(rotations: Rotations) -> Float[Tensor, "structures 4
 
 def rotate_vectors(vectors: Float[Tensor, "atoms 3"], rotations: Rotations, batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Turn one vector per atom by the rotation of the atom's structure."""
-    return torch.einsum("aij,aj->ai", rotations[batch.structure].to(vectors.dtype), vectors)
+    return torch.einsum("aij,aj->ai", rotations[batch.structure_index].to(vectors.dtype), vectors)
 
 
 def rotate(batch: Batch, rotations: Rotations) -> Batch:
     """Turn each structure about the origin: positions, lattice vectors, forces and stress; energies do not change."""
     forces = None if batch.forces is None else rotate_vectors(batch.forces, rotations, batch)
-    turns = rotations.to(batch.positions.dtype)
+    rotations = rotations.to(batch.positions.dtype)
     return replace(
         batch,
         positions=rotate_vectors(batch.positions, rotations, batch),
-        cell=None if batch.cell is None else batch.cell @ turns.mT,
+        cell=None if batch.cell is None else batch.cell @ rotations.mT,
         forces=forces,
-        stress=None if batch.stress is None else turns @ batch.stress @ turns.mT,
+        stress=None if batch.stress is None else rotations @ batch.stress @ rotations.mT,
     )

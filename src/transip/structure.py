@@ -20,10 +20,12 @@ MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
 MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
 MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
-MISSING = {"cell": 0.0, "stress": float("nan")}  # what stands for these in arrays, where a structure has none
-LINEAR = 0.03  # Å; relaxed linear molecules are bent by a hundredth of it, the flattest bent ones (HNCS) reach 0.08
-FAR = 100.0  # Å from the origin, from where on float32 tells atoms apart less well than forces need
-LARGEST = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
+FILL_VALUES = {"cell": 0.0, "stress": float("nan")}  # in arrays, for structures that have none
+LINEAR_TOLERANCE = (
+    0.03  # Å; relaxed linear molecules deviate by a hundredth of it, the flattest bent one (HNCS) by 0.08
+)
+RECENTER_BEYOND = 100.0  # Å from the origin, from where on float32 tells atoms apart less well than forces need
+MAX_ABS_VALUE = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
 ELEMENTS = ase.data.chemical_symbols
 
 
@@ -64,14 +66,18 @@ class Structure:
         """Hill formula, e.g. ``"C2H6O"``: the composition by which data are split."""
         return ase.formula.Formula.from_list([ELEMENTS[z] for z in self.numbers]).format("hill")
 
-    def matrix(self, name: str) -> Float64[np.ndarray, "3 3"]:
-        """The cell or the stress (`name`), or what stands for it in arrays."""
+    def matrix_or_fill(self, name: str) -> Float64[np.ndarray, "3 3"]:
+        """The cell or the stress (`name`), or its fill value where there is none."""
         value = getattr(self, name)
-        return np.full((3, 3), MISSING[name]) if value is None else value
+        return np.full((3, 3), FILL_VALUES[name]) if value is None else value
 
-    def near_origin(self) -> Float64[np.ndarray, "atoms 3"]:
-        """Positions in Å that float32 can hold: a structure `FAR` away is moved as a whole, atoms of a cell into it."""
-        if np.abs(self.positions).max(initial=0.0) <= FAR:
+    def recentered_positions(self) -> Float64[np.ndarray, "atoms 3"]:
+        """Positions in Å that float32 can hold.
+
+        A structure more than `RECENTER_BEYOND` from the origin is moved as a whole, after its atoms have been wrapped
+        into the cell, if it has one.
+        """
+        if np.abs(self.positions).max(initial=0.0) <= RECENTER_BEYOND:
             return self.positions
         inside = self.positions if self.cell is None else self.positions - home(self.positions, self.cell) @ self.cell
         return inside - inside.mean(0)
@@ -91,7 +97,7 @@ class Structure:
         _check_cell(self.cell, where)
         _check_overlap(self, where)
         check_parity(self.numbers.tolist(), self.charge, self.spin, where)
-        check_represented(self.charge, self.spin, where)
+        check_in_vocabulary(self.charge, self.spin, where)
         return self
 
     def to_atoms(self) -> ase.Atoms:
@@ -119,17 +125,17 @@ class Structure:
         return cls(
             numbers=np.asarray(atoms.numbers, dtype=np.int64).copy(),
             positions=np.asarray(atoms.positions, dtype=np.float64).copy(),
-            charge=whole_number(charge if charge is not None else info.get("charge"), "charge", where),
-            spin=whole_number(spin_given, "spin", where),
+            charge=parse_int(charge if charge is not None else info.get("charge"), "charge", where),
+            spin=parse_int(spin_given, "spin", where),
             cell=periodic_cell(atoms.cell.array, atoms.pbc, where),
             domain=str(info.get("data_id", info.get("domain", ""))),
             source=str(info.get("source", "")),
         ).check(where)
 
 
-def unless_missing(name: str, matrix: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"] | None:
-    """`matrix`, or None if it is what stands for no cell or stress (`name`)."""
-    return None if np.array_equal(matrix, np.full((3, 3), MISSING[name]), equal_nan=True) else matrix
+def none_if_fill(name: str, matrix: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"] | None:
+    """`matrix`, or None if it is the fill value of the cell or stress (`name`)."""
+    return None if np.array_equal(matrix, np.full((3, 3), FILL_VALUES[name]), equal_nan=True) else matrix
 
 
 def periodic_cell(cell: np.ndarray, pbc: Any, where: str) -> Float64[np.ndarray, "3 3"] | None:
@@ -154,7 +160,7 @@ def periodic_cell(cell: np.ndarray, pbc: Any, where: str) -> Float64[np.ndarray,
     return periodic
 
 
-def whole_number(value: object, name: str, where: str) -> int:
+def parse_int(value: object, name: str, where: str) -> int:
     """Return `value` as int; `name` is ``"charge"`` or ``"spin"`` in the message.
 
     Raises:
@@ -175,7 +181,7 @@ def whole_number(value: object, name: str, where: str) -> int:
     return int(number)
 
 
-def check_represented(charge: int, spin: int, where: str) -> None:
+def check_in_vocabulary(charge: int, spin: int, where: str) -> None:
     """Check that models have a vector for this charge and this multiplicity.
 
     Raises:
@@ -205,7 +211,7 @@ def check_parity(numbers: Iterable[int], charge: int, spin: int, where: str) -> 
         )
 
 
-def rigid_motions(
+def rigid_body_modes(
     positions: Float64[np.ndarray, "atoms 3"],
     masses: Float64[np.ndarray, "atoms"] | None = None,
     *,
@@ -214,19 +220,22 @@ def rigid_motions(
     """Orthonormal translations and rotations, weighted with √mass if given: six, five if linear, three of an atom.
 
     Of what is `periodic`, along however many directions, the three translations alone. A molecule whose atoms are
-    within `LINEAR` of an axis, root mean square, is linear: what turns it about that axis is a bend.
+    within `LINEAR_TOLERANCE` of an axis, root mean square, is linear: a motion about that axis is a bend.
     """
     weights = np.ones(len(positions)) if masses is None else masses
     root, total = np.sqrt(weights)[:, None], weights.sum()
-    shifts = [np.ravel(root * axis) / np.sqrt(total) for axis in np.eye(3)]
+    translation_modes = [np.ravel(root * axis) / np.sqrt(total) for axis in np.eye(3)]
     if periodic:
-        return np.array(shifts).T
-    arms = positions - weights @ positions / total
-    squares = np.einsum("a,ai,aj->ij", weights, arms, arms)
+        return np.array(translation_modes).T
+    lever_arms = positions - weights @ positions / total
+    squares = np.einsum("a,ai,aj->ij", weights, lever_arms, lever_arms)
     moments, axes = np.linalg.eigh(np.trace(squares) * np.eye(3) - squares)  # about principal axes all are orthogonal
-    found = [(moment, axis) for moment, axis in zip(moments, axes.T, strict=True) if moment > total * LINEAR**2]
-    turns = [np.ravel(root * np.cross(axis, arms)) / np.sqrt(moment) for moment, axis in found]
-    return np.array(shifts + turns).T
+    rotation_modes = [
+        np.ravel(root * np.cross(axis, lever_arms)) / np.sqrt(moment)
+        for moment, axis in zip(moments, axes.T, strict=True)
+        if moment > total * LINEAR_TOLERANCE**2
+    ]
+    return np.array(translation_modes + rotation_modes).T
 
 
 def _check_numbers(numbers: np.ndarray, where: str) -> None:
@@ -252,7 +261,7 @@ def _check_finite(structure: Structure, where: str) -> None:
 def _check_range(structure: Structure, where: str) -> None:
     """Positions and forces are stored in float32."""
     for name, values in {"positions": structure.positions, "forces": structure.forces}.items():
-        if values is not None and np.abs(values).max() > LARGEST:
+        if values is not None and np.abs(values).max() > MAX_ABS_VALUE:
             raise InputError(
                 f"{name} are as large as {np.abs(values).max():.3g}", where=where, remedy="correct or remove it"
             )
@@ -262,7 +271,7 @@ def _check_cell(cell: np.ndarray | None, where: str) -> None:
     if cell is None:
         return
     vectors = cell[cell.any(1)]
-    if not np.isfinite(cell).all() or np.abs(cell).max() > LARGEST:
+    if not np.isfinite(cell).all() or np.abs(cell).max() > MAX_ABS_VALUE:
         raise InputError("lattice vectors are not finite numbers", where=where, remedy="correct or remove it")
     if len(vectors) and np.linalg.svd(vectors, compute_uv=False).min() < MIN_SPAN:
         raise InputError(

@@ -26,13 +26,13 @@ def test_batches_over_two_packs_keep_the_order(paths, structures, indices):
     for name in (
         "numbers",
         "positions",
-        "structure",
-        "counts",
+        "structure_index",
+        "atom_counts",
         "charge",
         "spin",
         "energy",
         "forces",
-        "largest",
+        "max_num_atoms",
     ):
         assert torch.equal(torch.as_tensor(getattr(found, name)), torch.as_tensor(getattr(expected, name))), name
     selection = dataset.select(indices)

@@ -55,8 +55,8 @@ def test_round_trip(structures, data):
         indices = data.draw(st.lists(st.integers(0, len(structures) - 1), min_size=1, max_size=8))
         found, expected = pack.batch(indices), Batch.collate([structures[i] for i in indices])
         assert found.index.tolist() == indices
-        assert found.largest == expected.largest
-        for name in ("numbers", "positions", "structure", "counts", "charge", "spin", "energy", "forces"):
+        assert found.max_num_atoms == expected.max_num_atoms
+        for name in ("numbers", "positions", "structure_index", "atom_counts", "charge", "spin", "energy", "forces"):
             a, b = getattr(found, name), getattr(expected, name)
             assert (a is None and b is None) or (a.dtype == b.dtype and torch.equal(a, b)), name
 

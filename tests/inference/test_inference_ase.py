@@ -41,7 +41,7 @@ def test_results_are_the_models(make_model, water, forces, dtype):
         expected = model(Batch.collate([Structure.from_atoms(water)], getattr(torch, dtype)))
     assert water.get_potential_energy() == float(expected.energy)
     assert water.get_potential_energy(force_consistent=True) == float(expected.energy)
-    np.testing.assert_array_equal(water.get_potential_energies(), expected.energies.numpy())
+    np.testing.assert_array_equal(water.get_potential_energies(), expected.atom_energies.numpy())
     np.testing.assert_array_equal(water.get_forces(), expected.forces.numpy())
     assert water.get_forces().dtype == np.float64
 

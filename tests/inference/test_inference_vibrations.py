@@ -24,7 +24,7 @@ from transip.inference.vibrations import (
     normal_modes,
     vibrations_file,
 )
-from transip.structure import Structure, rigid_motions
+from transip.structure import Structure, rigid_body_modes
 
 CO2_BOND, STRETCH = 1.16, 90.0  # Å, eV/Å²
 
@@ -84,10 +84,10 @@ def test_a_molecule_relaxed_to_be_all_but_linear_keeps_both_bends(bend):
     structure = carbon_dioxide()
     positions = structure.positions.copy()
     positions[0, 2] += bend  # Å
-    motions = rigid_motions(positions, atomic_masses[structure.numbers])
+    motions = rigid_body_modes(positions, atomic_masses[structure.numbers])
     assert motions.shape == (9, 5)
     np.testing.assert_allclose(motions.T @ motions, np.eye(5), atol=1e-12)
-    assert rigid_motions(molecule("H2O").positions).shape == (9, 6)
+    assert rigid_body_modes(molecule("H2O").positions).shape == (9, 6)
 
 
 def test_downhill_curvature_is_a_negative_frequency():
@@ -194,7 +194,7 @@ def test_one_that_is_lost_does_not_disturb_the_others(make_model, make_structure
         def forward(self, batch: Batch, *arguments):
             prediction = super().forward(batch, *arguments)
             forces = prediction.forces.clone()
-            forces[batch.counts[0] :] = float("nan")
+            forces[batch.atom_counts[0] :] = float("nan")
             return replace(prediction, forces=forces)
 
     broken = copy.deepcopy(model)

@@ -12,7 +12,7 @@ from transip.labels.chunks import label_chunk
 from transip.labels.fragments import clearance, fragment
 from transip.labels.molecules import Failed
 from transip.labels.organics import ELEMENTS, small
-from transip.structure import check_parity, rigid_motions
+from transip.structure import check_parity, rigid_body_modes
 
 pytest.importorskip("tblite")
 pytest.importorskip("rdkit")
@@ -130,7 +130,7 @@ def test_the_hessian_is_the_derivative_of_the_force_field():
 def test_thermal_displacements_follow_equipartition_and_are_not_rigid():
     rng = np.random.default_rng(0)
     positions = rng.normal(size=(5, 3))
-    rigid = rigid_motions(positions)
+    rigid = rigid_body_modes(positions)
     inside = np.eye(15) - rigid @ rigid.T
     root = inside @ rng.normal(size=(15, 15))
     hessian = root @ root.T + 5 * inside

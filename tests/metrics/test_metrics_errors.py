@@ -72,7 +72,7 @@ def test_parts_add_up_to_the_whole(counts: list[int], data: st.DataObject) -> No
     sums, atoms = torch.zeros(len(TERMS), dtype=torch.float64), sum(counts[:cut])
     for own, each in ((slice(cut), slice(atoms)), (slice(cut, None), slice(atoms, None))):
         if whole[own]:
-            share = Prediction(prediction.energy[own], prediction.energies[each], prediction.forces[each])
+            share = Prediction(prediction.energy[own], prediction.atom_energies[each], prediction.forces[each])
             sums += per_structure_errors(Batch.collate(whole[own]), share).sum(0)
     expected = reduce_metrics(per_structure_errors(batch, prediction).sum(0))
     assert reduce_metrics(sums) == pytest.approx(expected, rel=1e-9)

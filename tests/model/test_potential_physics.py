@@ -52,7 +52,9 @@ class TestEveryModel:
     def test_padding_changes_nothing(self, make_model, make_structure, kind, count, padding, seed):
         batch = collate(make_structure(count, seed), make_structure(3, seed))
         with torch.no_grad():
-            plain, padded = (make_model(*kind)(b) for b in (batch, replace(batch, largest=batch.largest + padding)))
+            plain, padded = (
+                make_model(*kind)(b) for b in (batch, replace(batch, max_num_atoms=batch.max_num_atoms + padding))
+            )
         close(plain.energy, padded.energy)
         close(plain.forces, padded.forces)
 
@@ -85,7 +87,7 @@ class TestEveryModel:
         batch = collate(make_structure(5), make_structure(3), make_structure(7))
         positions = batch.positions.requires_grad_()
         prediction = make_model(*kind)(replace(batch, positions=positions))
-        mine = batch.structure == 1
+        mine = batch.structure_index == 1
         for value in (prediction.energy[1], prediction.forces[mine].square().sum()):
             (gradient,) = torch.autograd.grad(value, positions, retain_graph=True)
             assert torch.equal(gradient[~mine], torch.zeros_like(gradient[~mine]))
@@ -103,7 +105,7 @@ class TestEveryModel:
         with torch.no_grad():
             prediction = model(collate(structure, dtype=torch.float32))
         assert prediction.energy.dtype == model.references.dtype == F64
-        small = prediction.energies + 1000.0 * torch.from_numpy(structure.numbers)
+        small = prediction.atom_energies + 1000.0 * torch.from_numpy(structure.numbers)
         assert small.abs().min() > 1e-6
         torch.testing.assert_close(small, small.float().double(), rtol=0, atol=1e-9)
 
@@ -160,7 +162,7 @@ class TestEveryModel:
                 found = model(batch, (0,))
                 close(found.energy, expected.energy)
                 close(found.forces, expected.forces)
-                close(found.latents[0], expected.latents[0])
+                close(found.embeddings[0], expected.embeddings[0])
         assert not found.forces.requires_grad
 
 

@@ -166,7 +166,7 @@ def test_great_energies_are_stored_and_referenced_without_loss(heavy):
     dataset, small = heavy
     batch = dataset.batch(range(len(dataset)))
     given = References.from_symbols({"Au": -MILLION, "H": -13.6}, dataset, remedy="")
-    left = batch.energy.numpy() - given.sum(batch.numbers.numpy(), batch.structure.numpy(), len(batch))
+    left = batch.energy.numpy() - given.sum(batch.numbers.numpy(), batch.structure_index.numpy(), len(batch))
     np.testing.assert_allclose(left, small, rtol=0, atol=1e-8)
     fitted = References.fit(dataset)
     counts = np.array([[(dataset.structure(i).numbers == z).sum() for z in (79, 1)] for i in range(len(dataset))])

@@ -88,7 +88,7 @@ def poison(monkeypatch):
             batch = batch_of(self, indices)
             for place, i in enumerate(batch.index.tolist()) if running else ():
                 if self.structure(i).source in sources and "train.pack" in self.describe(i):
-                    batch.forces[batch.structure == place] = float("inf")
+                    batch.forces[batch.structure_index == place] = float("inf")
             return batch
 
         monkeypatch.setattr(Dataset, "batch", poisoned)

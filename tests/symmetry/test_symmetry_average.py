@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from transip.batch import Batch, Prediction, sum_by_structure
+from transip.batch import Batch, Prediction, segment_sum
 from transip.config import BatchSettings
 from transip.errors import InputError
 from transip.model.potential import centred
@@ -28,7 +28,7 @@ class Field(nn.Module):
         x = centred(batch.positions, batch)
         energies = (0.5 * x.square().sum(-1) - 2 * batch.positions[:, 2]).double() - 1e6
         forces = -x + 2 * torch.tensor([0.0, 0.0, 1.0], dtype=x.dtype)
-        return Prediction(sum_by_structure(energies, batch), energies, forces)
+        return Prediction(segment_sum(energies, batch), energies, forces)
 
 
 def batch_of(make_structure, *counts: int, dtype: torch.dtype = F64) -> Batch:
@@ -47,12 +47,12 @@ def test_a_field_averages_out(make_structure, number):
     x = centred(batch.positions, batch)
     found = averaged(Field(), number)(batch)
     torch.testing.assert_close(found.forces, -x)
-    springs = sum_by_structure(0.5 * x.square().sum(-1), batch) - 1e6 * batch.counts
+    springs = segment_sum(0.5 * x.square().sum(-1), batch) - 1e6 * batch.atom_counts
     torch.testing.assert_close(found.energy, springs, rtol=0, atol=1e-8)
-    torch.testing.assert_close(sum_by_structure(found.energies, batch), found.energy)
+    torch.testing.assert_close(segment_sum(found.atom_energies, batch), found.energy)
     unbiased = (number / (number - 1)) ** 0.5
     torch.testing.assert_close(found.forces_std, torch.full((10,), 2.0 * unbiased, dtype=F64))
-    dipole = sum_by_structure(2 * batch.positions, batch).norm(dim=-1)  # cos² θ is 1/3 on average
+    dipole = segment_sum(2 * batch.positions, batch).norm(dim=-1)  # cos² θ is 1/3 on average
     torch.testing.assert_close(found.energy_std, dipole * unbiased / 3**0.5)
 
 
@@ -108,7 +108,7 @@ def test_memory_is_bounded(make_structure, number, limits, passes):
     chunked = RotationAverage(few, rotation_set(number), limits=BatchSettings(**limits))(batch)
     assert many.sizes == [2 * number]
     assert sum(few.sizes) == 2 * number and max(few.sizes) <= 2 * max(passes, limits.get("atoms", 0) // 10)
-    for name in ("energy", "energies", "forces", "energy_std", "forces_std"):
+    for name in ("energy", "atom_energies", "forces", "energy_std", "forces_std"):
         torch.testing.assert_close(getattr(chunked, name), getattr(whole, name), rtol=0, atol=1e-8)
 
 
@@ -123,7 +123,7 @@ def test_average_of_gradients_is_gradient_of_average(make_model, make_structure,
     ahead, behind = (
         model(Batch(**(vars(batch) | {"positions": batch.positions + sign * step}))).energy for sign in (1, -1)
     )
-    expected = -sum_by_structure((forces * direction).sum(-1), batch)
+    expected = -segment_sum((forces * direction).sum(-1), batch)
     torch.testing.assert_close((ahead - behind) / 2e-4, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -58,7 +58,7 @@ def same(found, expected) -> None:
     assert expected.forces.norm() > 0.1  # or nothing would be compared
     torch.testing.assert_close(found.energy, expected.energy)
     torch.testing.assert_close(found.forces, expected.forces)
-    torch.testing.assert_close(found.latents, expected.latents)
+    torch.testing.assert_close(found.embeddings, expected.embeddings)
 
 
 def test_a_translation_changes_nothing(model, batch):
@@ -76,16 +76,16 @@ def test_atoms_have_no_order(model, make_structure):
         replace(
             expected,
             forces=expected.forces[order],
-            energies=expected.energies[order],
-            latents=tuple(latent[order] for latent in expected.latents),
+            atom_energies=expected.atom_energies[order],
+            embeddings=tuple(latent[order] for latent in expected.embeddings),
         ),
     )
 
 
 def test_molecules_of_a_batch_do_not_see_each_other(model, batch):
-    alone = model(batch.first(1))
+    alone = model(batch.head(1))
     together = model(batch)
-    torch.testing.assert_close(together.forces[: batch.first(1).num_atoms], alone.forces)
+    torch.testing.assert_close(together.forces[: batch.head(1).num_atoms], alone.forces)
     torch.testing.assert_close(together.energy[:1], alone.energy)
 
 
@@ -120,7 +120,7 @@ def test_the_latent_loss_falls_along_its_gradient(model, batch):
     parameters = [*model.parameters(), *latent.parameters()]
     losses = []
     for _ in range(5):
-        views = [model(rotate(batch, turns), latent.settings.layers).latents for turns in (first, second)]
+        views = [model(rotate(batch, turns), latent.settings.layers).embeddings for turns in (first, second)]
         losses.append(latent(*views, second @ first.mT, batch).mean())
         gradients = torch.autograd.grad(losses[-1], parameters, allow_unused=True)  # it asks nothing of the heads
         assert gradients[0].any()
@@ -136,9 +136,9 @@ def test_embeddings_of_a_turning_molecule_change_as_differentiated(make_model, b
     axes = torch.nn.functional.normalize(torch.randn(3, 3, dtype=F64), dim=-1)
     prediction, (embedding,), (change,) = objective._moving(batch, axes)
     torch.testing.assert_close(prediction.forces, model(batch).forces)
-    torch.testing.assert_close(embedding, model(batch, (-1,)).latents[0])
+    torch.testing.assert_close(embedding, model(batch, (-1,)).embeddings[0])
     step = 1e-5
-    there, back = (model(rotate(batch, _about(axes, angle)), (-1,)).latents[0] for angle in (step, -step))
+    there, back = (model(rotate(batch, _about(axes, angle)), (-1,)).embeddings[0] for angle in (step, -step))
     assert change.norm() > 0.1
     torch.testing.assert_close((there - back) / (2 * step), change, atol=1e-6, rtol=1e-5)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from transip.batch import Batch, sum_by_structure
+from transip.batch import Batch, segment_sum
 from transip.errors import InputError
 from transip.model.calibration import LEVELS, Calibration, ErrorMap, fingerprint
 from transip.symmetry.average import RotationAverage, averaged, rotation_set
 from transip.symmetry.committee import Calibrated, Committee, calibrated, identity, orientations
 
 F64 = torch.float64
-FIELDS = ("energy", "energies", "forces", "energy_std", "forces_std")
+FIELDS = ("energy", "atom_energies", "forces", "energy_std", "forces_std")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_copies_of_one_model_agree(models, batch):
 def test_mean_and_spread_of_two(models, batch):
     found, (a, b) = Committee(models[:2])(batch), (model(batch) for model in models[:2])
     torch.testing.assert_close(found.energy, (a.energy + b.energy) / 2, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.energies, (a.energies + b.energies) / 2, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.atom_energies, (a.atom_energies + b.atom_energies) / 2, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.forces, (a.forces + b.forces) / 2, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.energy_std, (a.energy - b.energy).abs() / 2**0.5)
     torch.testing.assert_close(found.forces_std, (a.forces - b.forces).norm(dim=-1) / 2**0.5)
@@ -51,7 +51,7 @@ def test_mean_forces_are_the_derivative_of_the_mean_energy(models, batch):
         model(Batch(**(vars(batch) | {"positions": batch.positions + step * direction}))).energy
         for step in (1e-4, -1e-4)
     )
-    expected = -sum_by_structure((forces * direction).sum(-1), batch)
+    expected = -segment_sum((forces * direction).sum(-1), batch)
     torch.testing.assert_close((ahead - behind) / 2e-4, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -56,7 +56,7 @@ class TestLossIsZero:
     def test_for_vectors_that_turn_under_the_fixed_action(self, batch, level, distance):
         settings_ = LatentSettings(weight=1, action="fixed", level=level, distance=distance, layers=(0, 1))
         turns, first = rotations(3), [latents(9, 0), latents(9, 1)]
-        second = [turned(u, turns[batch.structure]) for u in first]
+        second = [turned(u, turns[batch.structure_index]) for u in first]
         loss = LatentEquivariance(settings_, WIDTH)(first, second, turns, batch)
         torch.testing.assert_close(loss, torch.zeros(3, dtype=F64), rtol=0, atol=1e-12)
 
@@ -73,7 +73,7 @@ class TestLossIsZero:
     def test_for_nothing_else(self, batch, level, action):
         latent = LatentEquivariance(LatentSettings(weight=1, level=level, action=action), WIDTH).double()
         turns, first = rotations(3), latents(9)
-        backwards = turned(first, turns.mT[batch.structure])
+        backwards = turned(first, turns.mT[batch.structure_index])
         assert (latent([first], [backwards], turns, batch) > 1e-3).all()
 
 
@@ -83,7 +83,7 @@ def test_layers_and_atoms_count_equally(batch):
     first, second = [latents(9, 0), latents(9, 1)], [latents(9, 2), latents(9, 3)]
     found = latent(first, second, rotations(3), batch)
     squares = torch.stack([(u - v).square().mean(-1) for u, v in zip(first, second, strict=True)]).mean(0)
-    expected = torch.stack([squares[batch.structure == i].mean() for i in range(3)])
+    expected = torch.stack([squares[batch.structure_index == i].mean() for i in range(3)])
     torch.testing.assert_close(found, expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, sum_by_structure
+from transip.batch import Batch, Prediction, segment_sum
 from transip.config import LatentSettings
 from transip.model.potential import centred
 from transip.symmetry.latent import LatentEquivariance
@@ -32,7 +32,7 @@ class Toy(nn.Module):
         forces = -x.clone()
         forces[:, 2] += charge
         latents = tuple(self.encoder(batch) for _ in layers) if self.encoder else ()
-        return Prediction(sum_by_structure(energies, batch), energies, forces, latents)
+        return Prediction(segment_sum(energies, batch), energies, forces, latents)
 
 
 class Noise(nn.Module):
@@ -46,7 +46,7 @@ class Noise(nn.Module):
     def forward(self, batch: Batch, layers: tuple[int, ...] = ()) -> Prediction:
         noise = torch.randn(batch.num_atoms, 3, generator=self.generator, dtype=F64)
         zeros = torch.zeros(batch.num_atoms, dtype=F64)
-        return Prediction(sum_by_structure(zeros, batch), zeros, self.sigma * noise)
+        return Prediction(segment_sum(zeros, batch), zeros, self.sigma * noise)
 
 
 def direction(batch: Batch) -> Tensor:
@@ -79,8 +79,8 @@ def test_predictions_are_turned_back(batches):
     turns = [torch.eye(3, dtype=F64).expand(100, 3, 3)[:, list(order)] for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1))]
     views = predict_rotated(Toy(encoder=direction), batches[0], turns, (0,))
     torch.testing.assert_close(views.forces, views.forces[:1].expand_as(views.forces))
-    torch.testing.assert_close(views.energies, views.energies[:1].expand_as(views.energies))
-    torch.testing.assert_close(views.latents[0][1][:, :3], direction(batches[0])[:, [1, 2, 0]])
+    torch.testing.assert_close(views.energy, views.energy[:1].expand_as(views.energy))
+    torch.testing.assert_close(views.embeddings[0][1][:, :3], direction(batches[0])[:, [1, 2, 0]])
 
 
 @pytest.mark.parametrize("rotations", [2, 4, 32])
@@ -95,7 +95,7 @@ def test_a_field_gives_the_errors_that_theory_says(make_structure, rotations):
     batch = batches[0]
     charge = field * (batch.numbers - 6).double()
     # the spread is that of the whole energy, and the molecule turns about the origin
-    dipole = sum_by_structure(charge[:, None] * batch.positions, batch).norm(dim=-1)
+    dipole = segment_sum(charge[:, None] * batch.positions, batch).norm(dim=-1)
     expected = float(dipole.mean()) / math.sqrt(3)
     c4 = math.sqrt(2 / (rotations - 1)) * math.gamma(rotations / 2) / math.gamma((rotations - 1) / 2)
     assert found["force_rotation_error"] == pytest.approx(float(charge.abs().mean()) / 2, rel=0.1)

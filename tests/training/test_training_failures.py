@@ -127,7 +127,7 @@ class TestNonFiniteLoss:
             batch = batch_of(self, indices)
             for place, i in enumerate(batch.index.tolist()):
                 if self.structure(i).source == "pool-7":
-                    batch.positions[batch.structure == place] = torch.nan
+                    batch.positions[batch.structure_index == place] = torch.nan
             return batch
 
         monkeypatch.setattr(Dataset, "batch", poisoned)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transip.batch import Batch, Prediction, sum_by_structure
+from transip.batch import Batch, Prediction, segment_sum
 from transip.config import LatentSettings, ModelSettings, ObjectiveSettings
 from transip.model.potential import Potential
 from transip.rotations import random_rotations, rotate
@@ -39,13 +39,13 @@ def a_pool(make_structure, *counts: int) -> Twice:
 def one_by_one(batch: Batch, orientations: torch.Tensor):
     """Each structure of `batch` alone, in its first and in its second view."""
     for i in range(len(batch)):
-        atoms = batch.structure == i
+        atoms = batch.structure_index == i
         alone = Batch(
             batch.numbers[atoms],
             batch.positions[atoms],
             torch.zeros(int(atoms.sum()), dtype=torch.int64),
-            *(value[i : i + 1] for value in (batch.counts, batch.charge, batch.spin)),
-            largest=int(atoms.sum()),
+            *(value[i : i + 1] for value in (batch.atom_counts, batch.charge, batch.spin)),
+            max_num_atoms=int(atoms.sum()),
         )
         yield alone, *(orientations[:, i : i + 1])
 
@@ -59,13 +59,13 @@ def test_terms_are_those_of_the_formula(make_model, make_structure, forces):
     energy, force = [], []
     for view, number in zip(orientations, (3, 2), strict=True):
         for i in range(number):
-            atoms = batch.structure == i
+            atoms = batch.structure_index == i
             alone = Batch(
                 batch.numbers[atoms],
                 batch.positions[atoms] @ view[i].T,
                 torch.zeros(int(atoms.sum()), dtype=torch.int64),
-                *(value[i : i + 1] for value in (batch.counts, batch.charge, batch.spin)),
-                largest=int(atoms.sum()),
+                *(value[i : i + 1] for value in (batch.atom_counts, batch.charge, batch.spin)),
+                max_num_atoms=int(atoms.sum()),
             )
             prediction = model(alone)
             energy.append(abs(prediction.energy.item() - batch.energy[i].item()) / len(alone.numbers))
@@ -117,7 +117,7 @@ class TestLossesBetweenViews:
         built, found = self.losses(model, make_structure, settings_, pool)
         expected = []
         for alone, first, second in self.pairs(make_structure, settings_, pool):
-            u, v = (model(rotate(alone, turn), (0, 2)).latents for turn in (first, second))
+            u, v = (model(rotate(alone, turn), (0, 2)).embeddings for turn in (first, second))
             expected.append(built.latent(u, v, second @ first.mT, alone).item())
         assert len(expected) == 2 * views["views"]
         assert found.latent.item() == pytest.approx(2.0 * np.mean(expected), rel=1e-9)
@@ -212,7 +212,7 @@ class TestLossesBetweenViews:
 def test_embeddings_of_a_part_of_the_network_are_those_of_the_whole(make_model, make_structure, preset, forces):
     model, batch = make_model(preset, forces), labelled(make_structure, 5, 3)
     for layers in [(0,), (2, 1), (-2,), (-1, 0)]:
-        found, expected = model.embeddings(batch, layers), model(batch, layers).latents
+        found, expected = model.embeddings(batch, layers), model(batch, layers).embeddings
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         assert len(found) == len(layers)
 
@@ -224,12 +224,12 @@ class Springs(Potential):
 
     def forward(self, batch: Batch, layers=()) -> Prediction:
         """Energy ½ Σ_i |x_i − centre|² and its forces."""
-        count = batch.counts[batch.structure][:, None]
-        centre = (sum_by_structure(batch.positions, batch)[batch.structure]) / count
+        count = batch.atom_counts[batch.structure_index][:, None]
+        centre = (segment_sum(batch.positions, batch)[batch.structure_index]) / count
         forces = centre - batch.positions
         energies = 0.5 * forces.square().sum(-1)
         push = torch.tensor([0.0, 0.0, self.wind], dtype=F64)
-        return Prediction(sum_by_structure(energies, batch), energies, forces + push)
+        return Prediction(segment_sum(energies, batch), energies, forces + push)
 
 
 def test_the_consistency_is_zero_for_equivariant_predictions_alone(make_structure):
@@ -285,8 +285,8 @@ def test_the_rotation_gradient_is_that_of_automatic_differentiation(make_model, 
 def test_an_invariant_energy_has_no_rotation_gradient(make_structure):
     batch = Batch.collate([make_structure(6), make_structure(4)], F64)
     positions = batch.positions.requires_grad_()
-    pair = torch.cdist(positions, positions)[batch.structure[:, None] != batch.structure[None]]
-    within = [torch.pdist(positions[batch.structure == i]).square().sum() for i in range(2)]
+    pair = torch.cdist(positions, positions)[batch.structure_index[:, None] != batch.structure_index[None]]
+    within = [torch.pdist(positions[batch.structure_index == i]).square().sum() for i in range(2)]
     (gradient,) = torch.autograd.grad(sum(within), positions)
     torch.testing.assert_close(rotation_gradient(batch, -gradient), torch.zeros(2, dtype=F64), rtol=0, atol=2e-6)
     (across,) = torch.autograd.grad(pair.sum(), positions)  # pulls between the molecules: a torque on each

@@ -184,7 +184,7 @@ def test_every_parameter_has_a_gradient_at_every_step(model, settings, pool):
     built = objective(model, settings)
     batch = Batch.collate([toy_structure(i) for i in range(4)], torch.float64)
     views = built.settings.views
-    others = Twice(batch.first(pool), rotations(2, pool)) if pool else None
+    others = Twice(batch.head(pool), rotations(2, pool)) if pool else None
     for progress in (0.0, 0.5):
         built.zero_grad(set_to_none=True)
         losses = built(batch, rotations(views, 4), 2 * (views - 1), Share(6, 25, 2, 9), progress, others)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from transip.errors import InputError
-from transip.structure import MISSING
+from transip.structure import FILL_VALUES
 
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of one entry
     "positions": ("<f4", (3,)),
@@ -47,9 +47,9 @@ LABELS = ("energy", "forces")
 
 
 def column_names(labelled: bool, optional: Collection[str] = ()) -> list[str]:
-    """Names of the arrays of a pack, those that are `MISSING` if they are among `optional`."""
+    """Names of the arrays of a pack, those that are `FILL_VALUES` if they are among `optional`."""
     needed = [name for name in COLUMNS if labelled or name not in LABELS]
-    return [name for name in needed if name not in MISSING or name in optional]
+    return [name for name in needed if name not in FILL_VALUES or name in optional]
 
 
 class Column:

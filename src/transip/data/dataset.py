@@ -113,7 +113,7 @@ class Dataset:
         found, start = [np.empty(0, dtype=np.int64)], 0
         for batch in self.blocks():
             atoms = np.isin(batch.numbers.numpy(), elements)
-            found.append(start + np.unique(batch.structure.numpy()[atoms]))
+            found.append(start + np.unique(batch.structure_index.numpy()[atoms]))
             start += len(batch)
         return self.select(np.concatenate(found))
 
@@ -149,9 +149,9 @@ class Dataset:
         """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
         chosen = np.asarray(indices, dtype=np.int64)
         parts = list(self.select(chosen)._parts())
-        batch = reduce(Batch.followed_by, [self._packs[code].batch(rows) for code, rows, _ in parts])
+        batch = reduce(Batch.concatenate, [self._packs[code].batch(rows) for code, rows, _ in parts])
         if len(parts) > 1:
-            batch = batch.reordered(torch.from_numpy(np.argsort(np.concatenate([places for *_, places in parts]))))
+            batch = batch.index_select(torch.from_numpy(np.argsort(np.concatenate([places for *_, places in parts]))))
         return replace(batch, index=torch.from_numpy(chosen.copy()))
 
     def blocks(self, structures: int = BLOCK) -> Iterator[Batch]:

@@ -212,8 +212,8 @@ class _Tally:
         """Count the structures of `batch`, whose domains are `domains`."""
         self.structures += len(batch)
         self.atoms += batch.num_atoms
-        self.smallest = min(self.smallest, int(batch.counts.min()))
-        self.largest = max(self.largest, batch.largest)
+        self.smallest = min(self.smallest, int(batch.atom_counts.min()))
+        self.largest = max(self.largest, batch.max_num_atoms)
         self.elements.update(batch.numbers.tolist())
         self.charges.update(batch.charge.tolist())
         self.spins.update(batch.spin.tolist())

@@ -24,7 +24,7 @@ from transip.data.databases import Row, json_rows, lmdb_rows, sqlite_rows
 from transip.data.store import Pack
 from transip.data.units import ENERGY, LENGTH, check_lengths, check_units, force_unit
 from transip.errors import InputError, printable
-from transip.structure import Structure, periodic_cell, whole_number
+from transip.structure import Structure, parse_int, periodic_cell
 
 Labels = Literal["required", "optional", "ignored"]
 USUAL_KEYS = {
@@ -191,7 +191,7 @@ def _whole_number(record: Record, name: str, keys: tuple[str, ...], when_missing
             where=where,
             remedy=f"{when_missing.format(name=name)}; keys that exist: {_listing(record)}",
         )
-    return whole_number(value, name, where)
+    return parse_int(value, name, where)
 
 
 def _label(

@@ -64,7 +64,7 @@ class References:
         r, done = np.zeros((0, MAX_ATOMIC_NUMBER + 2)), 0
         for batch in dataset.blocks():
             assert batch.energy is not None
-            entries = batch.structure.numpy() * r.shape[1] + batch.numbers.numpy()
+            entries = batch.structure_index.numpy() * r.shape[1] + batch.numbers.numpy()
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
             if known is not None:
@@ -137,8 +137,8 @@ def statistics(dataset: Dataset, references: References) -> dict[str, float]:
     atoms, energy, energy_squared, force_squared = 0, 0.0, 0.0, 0.0
     for batch in dataset.blocks():
         assert batch.energy is not None and batch.forces is not None
-        reference = references.sum(batch.numbers.numpy(), batch.structure.numpy(), len(batch))
-        per_atom = (batch.energy.numpy() - reference) / batch.counts.numpy()
+        reference = references.sum(batch.numbers.numpy(), batch.structure_index.numpy(), len(batch))
+        per_atom = (batch.energy.numpy() - reference) / batch.atom_counts.numpy()
         atoms += batch.num_atoms
         energy += per_atom.sum()
         energy_squared += (per_atom**2).sum()

@@ -205,6 +205,6 @@ def _elements_present(dataset: Dataset) -> Bool[np.ndarray, "structures elements
     present = np.zeros((len(dataset), MAX_ATOMIC_NUMBER + 1), dtype=bool)
     start = 0
     for batch in dataset.blocks():
-        present[start + batch.structure.numpy(), batch.numbers.numpy()] = True
+        present[start + batch.structure_index.numpy(), batch.numbers.numpy()] = True
         start += len(batch)
     return present

@@ -25,7 +25,7 @@ from transip.config import Settings, parse
 from transip.data.columns import Column, column_names, load_column
 from transip.errors import InputError, printable
 from transip.files import read_json, write_json
-from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, MISSING, Structure, unless_missing
+from transip.structure import ELEMENTS, FILL_VALUES, MAX_ATOMIC_NUMBER, Structure, none_if_fill
 
 FORMAT = "transip-pack"
 VERSION = 2  # of packs with cells; others are written as version 1, which earlier releases read
@@ -112,7 +112,7 @@ class Pack:
     def _matrices(self, i: int) -> dict[str, np.ndarray | None]:
         """Lattice vectors and stress of structure `i`, where it has them."""
         found = ((name, self._arrays[name][i].astype(np.float64)) for name in self.meta["optional"])
-        return {name: unless_missing(name, matrix) for name, matrix in found}
+        return {name: none_if_fill(name, matrix) for name, matrix in found}
 
     def source(self, i: int) -> str:
         """Identifier of structure `i`, from the end if negative."""
@@ -130,11 +130,11 @@ class Pack:
         return Batch(
             numbers=torch.from_numpy(numbers.astype(np.int64)),
             positions=torch.from_numpy(arrays["positions"][atoms]),
-            structure=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
-            counts=torch.from_numpy(counts),
+            structure_index=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            atom_counts=torch.from_numpy(counts),
             charge=torch.from_numpy(arrays["charge"][chosen].astype(np.int64)),
             spin=torch.from_numpy(arrays["spin"][chosen].astype(np.int64)),
-            largest=int(counts.max(initial=0)),
+            max_num_atoms=int(counts.max(initial=0)),
             **{name: torch.from_numpy(arrays[name][chosen]) for name in self.meta["optional"]},
             energy=torch.from_numpy(arrays["energy"][chosen]) if self.labelled else None,
             forces=torch.from_numpy(arrays["forces"][atoms]) if self.labelled else None,
@@ -250,7 +250,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
             atoms, bytes_of_sources = atoms + len(structure), bytes_of_sources + len(source)
             elements += np.bincount(structure.numbers, minlength=len(elements))
             entries = {
-                "positions": structure.near_origin(),
+                "positions": structure.recentered_positions(),
                 "numbers": structure.numbers,
                 "offsets": [atoms],
                 "charge": [structure.charge],
@@ -261,11 +261,11 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
                 "energy": [structure.energy],
                 "forces": structure.forces,
             }
-            for optional, missing in MISSING.items():
+            for optional, missing in FILL_VALUES.items():
                 if getattr(structure, optional) is not None and optional not in columns:
                     columns[optional] = stack.enter_context(Column(folder, optional))
                     columns[optional].extend(np.full((number - 1, 3, 3), missing))
-                entries[optional] = structure.matrix(optional)[None]
+                entries[optional] = structure.matrix_or_fill(optional)[None]
             for column in columns:
                 columns[column].extend(entries[column])
     if not number:
@@ -274,7 +274,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
         "structures": number,
         "atoms": atoms,
         "labelled": labelled,
-        "optional": [column for column in MISSING if column in columns],
+        "optional": [column for column in FILL_VALUES if column in columns],
         "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
         "domains": list(domains),
     }

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from transip.inference.inference import Precision, evaluate, prepare, results
 from transip.inference.scope import Scope, Unseen
 from transip.model.potential import Potential
-from transip.structure import Structure, whole_number
+from transip.structure import Structure, parse_int
 from transip.symmetry.average import averaged
 
 
@@ -55,7 +55,7 @@ class MovingAtoms:
         numbers = np.asarray(numbers, dtype=np.int64)
         apart = np.arange(3.0 * len(numbers)).reshape(-1, 3)  # anywhere: what is checked here is all but positions
         self._atoms = Structure(
-            numbers, apart, whole_number(charge, "charge", "simulation"), whole_number(spin, "spin", "simulation")
+            numbers, apart, parse_int(charge, "charge", "simulation"), parse_int(spin, "spin", "simulation")
         ).check("simulation")
         Scope(self.model, unseen).check(replace(self._atoms, cell=cell), "simulation")
 

@@ -16,7 +16,7 @@ from transip.extras import need
 from transip.inference.inference import Precision, has_direct_forces, prepare
 from transip.inference.scope import Scope, Unseen
 from transip.model.potential import Potential, centred
-from transip.structure import Structure, whole_number
+from transip.structure import Structure, parse_int
 from transip.symmetry.average import averaged
 
 ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
@@ -111,11 +111,11 @@ class TransIPModel(ModelInterface):
         return Batch(
             numbers=state.atomic_numbers.long(),
             positions=positions,
-            structure=state.system_idx,
-            counts=counts,
+            structure_index=state.system_idx,
+            atom_counts=counts,
             charge=self._condition(state, "charge", counts),
             spin=self._condition(state, "spin", counts),
-            largest=int(counts.max()),
+            max_num_atoms=int(counts.max()),
             cell=cell,
         )
 
@@ -123,15 +123,15 @@ class TransIPModel(ModelInterface):
         """Charge or multiplicity of each molecule."""
         value = self._given[name] if self._given[name] is not None else getattr(state, name, None)
         if not isinstance(value, Tensor):
-            value = torch.full_like(counts, whole_number(value, name, "TorchSim state"))
+            value = torch.full_like(counts, parse_int(value, name, "TorchSim state"))
         return value.long().expand_as(counts)
 
     def _check(self, batch: Batch) -> None:
         """Check systems that are not those of the last call."""
-        what = (batch.numbers, batch.counts, batch.charge, batch.spin)
+        what = (batch.numbers, batch.atom_counts, batch.charge, batch.spin)
         if len(self._checked) and all(torch.equal(a, b) for a, b in zip(what, self._checked, strict=True)):
             return
-        ends = batch.counts.cumsum(0).cpu()[:-1]
+        ends = batch.atom_counts.cumsum(0).cpu()[:-1]
         numbers, positions = (part.cpu().tensor_split(ends) for part in (batch.numbers, batch.positions.double()))
         conditions = batch.charge.tolist(), batch.spin.tolist()
         cells = [None] * len(batch) if batch.cell is None else list(batch.cell.double().cpu().numpy())

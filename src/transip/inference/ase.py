@@ -114,7 +114,7 @@ class TransIPCalculator(Calculator):
         prediction = evaluate(self.predictor, [structure])
         (found,) = results([structure], prediction)
         labelled = self.scope.check_result(with_labels(structure, found), structure.formula)
-        shares = {"free_energy": found["energy"], "energies": prediction.energies.cpu().numpy()}
+        shares = {"free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
         spreads = labelled.spreads[0] if isinstance(labelled, AveragedStructure) else {}
         if "stress" in found:
             shares["stress"] = full_3x3_to_voigt_6_stress(found["stress"])

@@ -22,7 +22,7 @@ from ase.md.verlet import VelocityVerlet
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from transip.batch import Batch, sum_by_structure
+from transip.batch import Batch, segment_sum
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
@@ -32,7 +32,7 @@ from transip.inference.inference import warn_if_direct
 from transip.inference.predict import check_extxyz, counted, escaped
 from transip.inference.torque import NoTorque
 from transip.model.potential import centred
-from transip.structure import Structure, rigid_motions
+from transip.structure import Structure, rigid_body_modes
 
 Ensemble = Literal["nve", "nvt"]
 FRICTION = 0.01  # 1/fs, of the Langevin thermostat
@@ -107,7 +107,7 @@ def md_file(
                 remedy=f"use a shorter timestep, a relaxed start or a better model; frames so far are in {partial}",
             ) from error
     # Velocity Verlet keeps total and angular momentum at zero; the thermostat heats every degree of freedom.
-    rigid = rigid_motions(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
+    rigid = rigid_body_modes(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
     freedom = 3 * len(atoms) - (rigid.shape[1] if ensemble == "nve" else 0)
     return {
         "steps": steps,
@@ -190,7 +190,7 @@ def batched_nve(
             potential, forces = energy_and_forces()
             momenta = momenta + 0.5 * dt * forces
         if step % interval == 0:
-            kinetic = sum_by_structure((momenta.square() / (2 * masses)).sum(1), batch)
+            kinetic = segment_sum((momenta.square() / (2 * masses)).sum(1), batch)
             yield Frame(step, positions, potential, kinetic)
 
 
@@ -206,7 +206,7 @@ def draw_velocities(atoms: ase.Atoms, temperature: float, generator: np.random.G
     """Give `atoms` thermal momenta (K), without motion or rotation of the whole; a lone atom rests."""
     masses = atoms.get_masses()[:, None]
     weighted = generator.normal(size=(len(atoms), 3)) * np.sqrt(units.kB * temperature)  # p / √m
-    rigid = rigid_motions(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
+    rigid = rigid_body_modes(atoms.positions, atoms.get_masses(), periodic=bool(atoms.pbc.any()))
     flat = weighted.ravel()
     atoms.set_momenta((flat - rigid @ (rigid.T @ flat)).reshape(-1, 3) * np.sqrt(masses))
 

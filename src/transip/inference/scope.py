@@ -9,7 +9,7 @@ from torch import nn
 
 from transip.errors import InputError, InputWarning
 from transip.model.potential import GIVE_CUTOFF, NO_CUTOFF, Potential
-from transip.structure import ELEMENTS, Structure, check_represented
+from transip.structure import ELEMENTS, Structure, check_in_vocabulary
 from transip.symmetry.committee import Calibrated, potentials
 
 Unseen = Literal["warn", "refuse", "ignore"]
@@ -62,7 +62,7 @@ class Scope:
         where = structure.source or where
         if structure.cell is not None and not self.periodic:
             raise InputError(NO_CUTOFF, where=where, remedy=GIVE_CUTOFF)
-        check_represented(structure.charge, structure.spin, where)
+        check_in_vocabulary(structure.charge, structure.spin, where)
         if self._unseen != "ignore":
             asked = {
                 "element": set(structure.numbers.tolist()),

@@ -7,7 +7,7 @@ import numpy as np
 from ase.constraints import FixConstraint
 from jaxtyping import Float64
 
-from transip.structure import rigid_motions
+from transip.structure import rigid_body_modes
 
 
 class NoTorque(FixConstraint):
@@ -33,7 +33,7 @@ class NoTorque(FixConstraint):
     def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
         """Project the rigid motions out of `forces`, in place."""
         root = np.ones((len(atoms), 1)) if self.masses is None else np.sqrt(self.masses)[:, None]
-        rigid = rigid_motions(atoms.positions, self.masses, periodic=bool(atoms.pbc.any()))
+        rigid = rigid_body_modes(atoms.positions, self.masses, periodic=bool(atoms.pbc.any()))
         weighted = (forces / root).ravel()
         forces -= (rigid @ (rigid.T @ weighted)).reshape(-1, 3) * root
 

@@ -22,7 +22,7 @@ from transip.files import claimed, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import INFERENCE, predict, warn_if_direct
 from transip.inference.predict import counted
-from transip.structure import Structure, rigid_motions
+from transip.structure import Structure, rigid_body_modes
 
 Hessian = Float64[np.ndarray, "coordinates coordinates"]
 FMAX = 0.05  # eV/Å; with larger forces a geometry is no minimum, and its modes are none of a minimum
@@ -99,7 +99,7 @@ def normal_modes(
     """
     root = np.repeat(np.sqrt(masses), 3)
     weighted = 0.5 * (hessian + hessian.T) / np.outer(root, root)
-    internal = null_space(rigid_motions(positions, masses, periodic=periodic).T)
+    internal = null_space(rigid_body_modes(positions, masses, periodic=periodic).T)
     values, vectors = np.linalg.eigh(internal.T @ weighted @ internal)
     frequencies = np.sign(values) * np.sqrt(np.abs(values)) * ENERGY / units.invcm
     return NormalModes(frequencies, (internal @ vectors).T.reshape(-1, len(masses), 3) / np.sqrt(masses)[:, None])

@@ -18,7 +18,7 @@ from transip.extras import need
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
 from transip.labels.molecules import Failed
-from transip.structure import MIN_DISTANCE, MISSING, Structure, unless_missing
+from transip.structure import FILL_VALUES, MIN_DISTANCE, Structure, none_if_fill
 
 # fields of a `Structure` as they are stored
 PER_ATOM = {"numbers": np.empty(0, dtype=np.int64), "positions": np.empty((0, 3)), "forces": np.empty((0, 3))}
@@ -39,7 +39,7 @@ class Chunk:
         arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in found]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
             arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in found)])
-        arrays |= {name: np.array([s.matrix(name) for s in found]).reshape(-1, 3, 3) for name in MISSING}
+        arrays |= {name: np.array([s.matrix_or_fill(name) for s in found]).reshape(-1, 3, 3) for name in FILL_VALUES}
         arrays |= {"counts": np.array([len(s) for s in found], dtype=np.int64), "texts": np.array(json.dumps(texts))}
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
@@ -60,9 +60,9 @@ class Chunk:
         ends = np.cumsum(arrays["counts"])
         columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
         columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
-        for name in MISSING:  # chunks of earlier versions have none
-            matrices = arrays.get(name, np.full((len(ends), 3, 3), MISSING[name]))
-            columns[name] = [unless_missing(name, matrix) for matrix in matrices]
+        for name in FILL_VALUES:  # chunks of earlier versions have none
+            matrices = arrays.get(name, np.full((len(ends), 3, 3), FILL_VALUES[name]))
+            columns[name] = [none_if_fill(name, matrix) for matrix in matrices]
         rows = zip(*columns.values(), strict=True)
         structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
         return cls(structures, texts["failures"])

@@ -15,7 +15,7 @@ from transip.labels import dynamics, liquids
 from transip.labels.methods import GFN2
 from transip.labels.molecules import Failed, Molecule, atomic_numbers
 from transip.labels.organics import quiet
-from transip.structure import Structure, rigid_motions
+from transip.structure import Structure, rigid_body_modes
 
 MINIMIZE_STEPS = 200
 DISTINCT = 0.1  # Å; conformers closer than this (root mean square) are one
@@ -144,7 +144,7 @@ def thermal(
     Where atoms are does not depend on masses, so the modes are those of H itself. Translations and rotations
     are not displaced, and modes softer than `SOFTEST` are treated as that stiff.
     """
-    rigid = rigid_motions(positions)
+    rigid = rigid_body_modes(positions)
     inside = np.eye(len(hessian)) - rigid @ rigid.T
     stiffness, modes = np.linalg.eigh(inside @ hessian @ inside + STIFF * rigid @ rigid.T)
     amplitudes = np.sqrt(kB * temperature / stiffness.clip(min=SOFTEST))

@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
-from transip.batch import Batch, Prediction, sum_by_structure
+from transip.batch import Batch, Prediction, segment_sum
 from transip.errors import InputError
 
 Metrics = dict[str, int | float]
@@ -53,7 +53,7 @@ def per_structure_errors(batch: Batch, prediction: Prediction) -> Float64[Tensor
         raise InputError("has no energies and forces to compare with", remedy="evaluate on labelled structures")
     found, true = prediction.forces.detach().double(), batch.forces.double()
     energy = (prediction.energy.detach() - batch.energy).abs()
-    per_atom = energy / batch.counts
+    per_atom = energy / batch.atom_counts
     error = (found - true).abs()
     atoms = torch.stack(
         [
@@ -65,13 +65,13 @@ def per_structure_errors(batch: Batch, prediction: Prediction) -> Float64[Tensor
         ],
         -1,
     )
-    force, force_squared, cosine, magnitude, outside = sum_by_structure(atoms, batch).unbind(-1)
+    force, force_squared, cosine, magnitude, outside = segment_sum(atoms, batch).unbind(-1)
     within = ((energy < ENERGY_THRESHOLD) & (outside == 0)).double()
     stress = labels = torch.zeros_like(energy)
     if batch.stress is not None and prediction.stress is not None:
         deviation = (prediction.stress.detach().double() - batch.stress.double()).abs().flatten(1).mean(1)
         stress, labels = deviation.nan_to_num(nan=0.0), (~deviation.isnan()).double()
-    columns = (torch.ones_like(energy), batch.counts.double(), energy, per_atom, per_atom.square())
+    columns = (torch.ones_like(energy), batch.atom_counts.double(), energy, per_atom, per_atom.square())
     return torch.stack([*columns, force, force_squared, cosine, magnitude, within, stress, labels], -1)
 
 

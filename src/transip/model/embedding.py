@@ -24,7 +24,7 @@ class AtomEmbedding(nn.Module):
     def forward(self, batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
         """Embed the atoms of `batch` at centred `positions` (Å)."""
         conditioning: Float[Tensor, "structures width"] = self.charge(batch.charge + MAX_CHARGE) + self.spin(batch.spin)
-        embedding = self.element(batch.numbers) + conditioning[batch.structure]
+        embedding = self.element(batch.numbers) + conditioning[batch.structure_index]
         return embedding if self.place is None else embedding + self.place(positions)
 
 

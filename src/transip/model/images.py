@@ -47,7 +47,7 @@ def surround(
     Derivatives flow through `positions` and `cell`; which images there are is found on the host.
     """
     places, lattices = positions.detach().double().cpu(), cell.detach().double().cpu().numpy()
-    each = places.split(batch.counts.tolist())
+    each = places.split(batch.atom_counts.tolist())
     found = [lattice.images(x.numpy(), vectors, reach) for x, vectors in zip(each, lattices, strict=True)]
 
     def gathered(name: str) -> list[Tensor]:
@@ -56,8 +56,8 @@ def surround(
     home = torch.cat(gathered("home")).to(cell.dtype)
     origin, steps = pad_sequence(gathered("origin"), True), pad_sequence(gathered("steps"), True).to(cell.dtype)
     number = torch.tensor([len(images.origin) for images in found], device=positions.device)
-    atoms = torch.arange(batch.largest, device=positions.device).expand(len(batch), -1)
-    at_home = positions - (home[:, None] @ cell[batch.structure])[:, 0]
+    atoms = torch.arange(batch.max_num_atoms, device=positions.device).expand(len(batch), -1)
+    at_home = positions - (home[:, None] @ cell[batch.structure_index])[:, 0]
     return at_home, Images(
         origin=torch.cat([atoms, origin], 1),
         shift=torch.cat([cell.new_zeros(*atoms.shape, 3), steps @ cell], 1),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
+from transip.batch import Batch, Prediction, segment_mean, segment_sum
 from transip.config import ModelSettings
 from transip.errors import InputError
 from transip.model.embedding import AtomEmbedding
@@ -84,19 +84,19 @@ class Potential(nn.Module):
         if batch.cell is not None:  # images come in any number
             return False
         if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
-            return self.force_head is not None or batch.largest <= DENSE
-        return not in_parts(len(batch), batch.largest)  # a compiler would write out each part of the pairs
+            return self.force_head is not None or batch.max_num_atoms <= DENSE
+        return not in_parts(len(batch), batch.max_num_atoms)  # a compiler would write out each part of the pairs
 
     def _direct(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         assert self.force_head is not None
         hiddens, pairs = self._see(batch, batch.positions, batch.cell, frugal=not torch.is_grad_enabled())
         padded = self.norm(hiddens[-1])
-        last = batch.flat(padded)
+        last = batch.from_dense(padded)
         forces = self.force_head(last).to(batch.positions.dtype)
         if self.pair_force_head is not None:
-            forces = forces + batch.flat(self.pair_force_head(padded, pairs))
+            forces = forces + batch.from_dense(self.pair_force_head(padded, pairs))
         forces = forces * self.scale
-        forces = forces - mean_by_structure(forces, batch)[batch.structure]  # no net force on a molecule
+        forces = forces - segment_mean(forces, batch)[batch.structure_index]  # no net force on a molecule
         return self._prediction(batch, self.energy_head(last), forces, hiddens, layers)
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
@@ -104,7 +104,7 @@ class Potential(nn.Module):
         layers = [layer % self.settings.depth for layer in layers]
         frugal = not torch.is_grad_enabled()
         hiddens, _ = self._see(batch, batch.positions, batch.cell, max(layers) + 1, frugal=frugal)
-        return tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
+        return tuple(unit_rms(batch.from_dense(hiddens[layer])) for layer in layers)
 
     def _conservative(self, batch: Batch, layers: Sequence[int]) -> Prediction:
         training = torch.is_grad_enabled()
@@ -114,9 +114,9 @@ class Potential(nn.Module):
             cell = batch.cell
             if cell is not None and strain is not None:
                 stretch = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
-                positions, cell = (positions[:, None] @ stretch[batch.structure])[:, 0], cell @ stretch
+                positions, cell = (positions[:, None] @ stretch[batch.structure_index])[:, 0], cell @ stretch
             hiddens, _ = self._see(batch, positions, cell, frugal=not training)
-            shares = self.energy_head(self.norm(batch.flat(hiddens[-1])))
+            shares = self.energy_head(self.norm(batch.from_dense(hiddens[-1])))
             return shares.sum(), (shares, hiddens)
 
         strain = None if batch.cell is None else torch.zeros_like(batch.cell)
@@ -148,8 +148,8 @@ class Potential(nn.Module):
         stress: Tensor | None = None,
     ) -> Prediction:
         energies = shares.double() * self.scale + self.references[batch.numbers]
-        latents = tuple(unit_rms(batch.flat(hiddens[layer])) for layer in layers)
-        return Prediction(sum_by_structure(energies, batch), energies, forces, latents, stress)
+        latents = tuple(unit_rms(batch.from_dense(hiddens[layer])) for layer in layers)
+        return Prediction(segment_sum(energies, batch), energies, forces, latents, stress)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         """Casting the network to another precision leaves the references in float64."""
@@ -166,7 +166,7 @@ class Potential(nn.Module):
 
 def centred(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Positions relative to the centroid of each structure."""
-    return positions - mean_by_structure(positions, batch)[batch.structure]
+    return positions - segment_mean(positions, batch)[batch.structure_index]
 
 
 def _derivative(

@@ -54,9 +54,9 @@ class Transformer(nn.Module):
             frugal: see `PairFeatures`.
         """
         blocks = [cast(Block, block) for block in islice(self.blocks, depth)]
-        hidden_BND, positions_BN3 = batch.padded(embedding), batch.padded(positions)
+        hidden_BND, positions_BN3 = batch.to_dense(embedding), batch.to_dense(positions)
         biases = [block.attention.bias for block in blocks if block.attention.bias is not None]
-        mask = images.mask if images is not None else None if batch.full else batch.mask
+        mask = images.mask if images is not None else None if batch.is_dense else batch.mask
         pairs = self.pairs(positions_BN3, mask, biases, images, frugal=frugal)
         seen_BM3 = positions_BN3 if images is None else images.places(positions_BN3)
         phases = all_phases([block.attention.rotary for block in blocks], seen_BM3)

@@ -73,7 +73,7 @@ class RotationAverage(nn.Module):
         """
         if layers:
             raise InputError("a rotational average has no embeddings", remedy="ask the model itself for them")
-        pairs = len(batch) * batch.largest**2
+        pairs = len(batch) * batch.max_num_atoms**2
         chunk = max(1, min(self.limits.atoms // batch.num_atoms, self.limits.pairs // pairs))
         chunks = self.rotations.to(batch.positions).split(chunk)
         views = [self._predict_turned(batch, rotations) for rotations in chunks]
@@ -95,7 +95,7 @@ def view_of(found: Prediction) -> tuple[Tensor, ...]:
     else:
         variances = (torch.zeros_like(found.energy), torch.zeros_like(found.forces[:, 0]))
     stress = () if found.stress is None else (found.stress,)
-    return (found.energy, found.energies, found.forces, *(part.detach() for part in variances), *stress)
+    return (found.energy, found.atom_energies, found.forces, *(part.detach() for part in variances), *stress)
 
 
 def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Averaged:
@@ -114,7 +114,7 @@ def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Aver
     unbiased = 1 - float(weights.square().sum())
     return Averaged(
         energy=mean_energy,
-        energies=mean(energies),
+        atom_energies=mean(energies),
         forces=mean_forces,
         stress=mean(stress[0]) if stress else None,
         energy_std=(mean((energy - mean_energy).detach().square()) / unbiased + mean(energy_variance)).sqrt(),
@@ -144,14 +144,14 @@ def rotation_set(number: int) -> Float64[Tensor, "rotations 3 3"]:
 
 def _repeated(batch: Batch, times: int) -> Batch:
     """`batch` so many times, one after another, without labels."""
-    offsets = torch.arange(times, device=batch.structure.device) * len(batch)
+    offsets = torch.arange(times, device=batch.structure_index.device) * len(batch)
     return Batch(
         numbers=batch.numbers.repeat(times),
         positions=batch.positions.repeat(times, 1),
-        structure=(offsets[:, None] + batch.structure).view(-1),
-        counts=batch.counts.repeat(times),
+        structure_index=(offsets[:, None] + batch.structure_index).view(-1),
+        atom_counts=batch.atom_counts.repeat(times),
         charge=batch.charge.repeat(times),
         spin=batch.spin.repeat(times),
-        largest=batch.largest,
+        max_num_atoms=batch.max_num_atoms,
         cell=None if batch.cell is None else batch.cell.repeat(times, 1, 1),
     )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.batch import Batch, mean_by_structure
+from transip.batch import Batch, segment_mean
 from transip.config import LatentSettings, ModelSettings, parse
 from transip.errors import InputError
 from transip.files import read_json, write_json
@@ -59,10 +59,10 @@ class LatentEquivariance(nn.Module):
         self, action: nn.Module, first: Latents, second: Latents, rotations: Rotations, batch: Batch
     ) -> Float[Tensor, "structures"]:
         if self.settings.level == "pooled":
-            predicted = action(mean_by_structure(first, batch), rotations)
-            return self._distance(predicted, mean_by_structure(second, batch))
-        predicted = action(first, rotations[batch.structure])
-        return mean_by_structure(self._distance(predicted, second), batch)
+            predicted = action(segment_mean(first, batch), rotations)
+            return self._distance(predicted, segment_mean(second, batch))
+        predicted = action(first, rotations[batch.structure_index])
+        return segment_mean(self._distance(predicted, second), batch)
 
     def _distance(self, predicted: Latents, found: Latents) -> Float[Tensor, "items"]:
         if self.settings.stop_gradient:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, mean_by_structure
+from transip.batch import Batch, Prediction, segment_mean
 from transip.rotations import Rotations, random_rotations, rotate, rotate_vectors
 from transip.symmetry.latent import LatentEquivariance
 
@@ -20,15 +20,15 @@ class RotatedPredictions:
     """Predictions of one batch in several orientations, turned back into the original frame.
 
     Attributes:
-        energies: total energies in eV, (rotations, structures).
+        energy: total energies in eV, (rotations, structures).
         forces: forces turned back, eV/Å, (rotations, atoms, 3).
-        latents: embeddings as they come, one (rotations, atoms, width) per layer.
+        embeddings: embeddings as they come, one (rotations, atoms, width) per layer.
         rotations: the orientations, (rotations, structures, 3, 3).
     """
 
-    energies: Float[Tensor, "rotations structures"]
+    energy: Float[Tensor, "rotations structures"]
     forces: Float[Tensor, "rotations atoms 3"]
-    latents: tuple[Float[Tensor, "rotations atoms width"], ...]
+    embeddings: tuple[Float[Tensor, "rotations atoms width"], ...]
     rotations: Float[Tensor, "rotations structures 3 3"]
 
 
@@ -38,9 +38,9 @@ def predict_rotated(
     """Predict `batch` in each of the orientations `rotations`."""
     predictions: list[Prediction] = [model(rotate(batch, r), tuple(layers)) for r in rotations]
     back = [rotate_vectors(p.forces, r.mT, batch) for p, r in zip(predictions, rotations, strict=True)]
-    latents = tuple(torch.stack(views) for views in zip(*(p.latents for p in predictions), strict=True))
+    embeddings = tuple(torch.stack(views) for views in zip(*(p.embeddings for p in predictions), strict=True))
     return RotatedPredictions(
-        torch.stack([p.energy for p in predictions]), torch.stack(back), latents, torch.stack(list(rotations))
+        torch.stack([p.energy for p in predictions]), torch.stack(back), embeddings, torch.stack(list(rotations))
     )
 
 
@@ -85,15 +85,15 @@ def measure_symmetry(
         dtype = batch.positions.dtype
         drawn = torch.stack([random_rotations(rotations, generator, dtype) for _ in range(len(batch))], 1)
         views = predict_rotated(model, batch, list(drawn.to(device)), layers)
-        spread = views.energies.std(0)
+        spread = views.energy.std(0)
         totals["spread"] += float(spread.sum())
-        totals["spread_per_atom"] += float((spread / batch.counts).sum())
+        totals["spread_per_atom"] += float((spread / batch.atom_counts).sum())
         unbiased = (rotations / (rotations - 1)) ** 0.5  # deviations from a sample mean are too small
         deviation = (views.forces - views.forces.mean(0)).abs().double() * unbiased
         totals["force"] += float(deviation.mean(0).sum())
         structures += len(batch)
         components += views.forces[0].numel()
-        for layer, moment, embeddings in zip(_from_the_first(layers, depth), moments, views.latents, strict=True):
+        for layer, moment, embeddings in zip(_from_the_first(layers, depth), moments, views.embeddings, strict=True):
             moment.add(embeddings)
             if latent is not None and layer in acted:
                 moment.add_action(latent, acted.index(layer), embeddings, views.rotations, batch)
@@ -137,10 +137,10 @@ class _Moments:
         first, second = embeddings[0], embeddings[1]
         relative = rotations[1] @ rotations[0].mT
         if latent.settings.level == "pooled":
-            first, second = mean_by_structure(first, batch), mean_by_structure(second, batch)
+            first, second = segment_mean(first, batch), segment_mean(second, batch)
             predicted = latent.actions[index](first, relative)
         else:
-            predicted = latent.actions[index](first, relative[batch.structure])
+            predicted = latent.actions[index](first, relative[batch.structure_index])
         second = second.double()
         self.action_error += float((predicted.double() - second).square().sum())
         self.compared += len(second)

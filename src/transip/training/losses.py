@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, mean_by_structure, sum_by_structure
+from transip.batch import Batch, Prediction, segment_mean, segment_sum
 from transip.config import ObjectiveSettings
 from transip.model.potential import Potential, centred
 from transip.rotations import Rotations, rotate, rotate_vectors
@@ -81,7 +81,7 @@ class TwoViews(NamedTuple):
         parts = [part for part in (paired, pool) if part is not None]
         each = (batch, paired and paired.batch, pool and pool.batch)
         return cls(
-            batch=reduce(Batch.followed_by, [part.batch for part in parts]),
+            batch=reduce(Batch.concatenate, [part.batch for part in parts]),
             relative=torch.cat([part.turns[1] @ part.turns[0].mT for part in parts]),
             structures=tuple(0 if part is None else len(part) for part in each),
             atoms=tuple(0 if part is None else part.num_atoms for part in each),
@@ -123,14 +123,14 @@ class Objective(nn.Module):
             progress: 0 … 1 of training, for the latent loss's warm-up.
             pool: unlabelled structures (labels are ignored).
         """
-        again = Twice(batch.first(paired), turns[:, :paired]) if len(turns) == 2 else None
+        again = Twice(batch.head(paired), turns[:, :paired]) if len(turns) == 2 else None
         labelled, unlabelled = [rotate(batch, turns[0])], []
         if again is not None:
             second = rotate(again.batch, again.turns[1])
             (labelled if self.settings.second_view_labels else unlabelled).append(second)
         if pool is not None:
             unlabelled += [rotate(pool.batch, turn) for turn in pool.turns]
-        views = reduce(Batch.followed_by, labelled)
+        views = reduce(Batch.concatenate, labelled)
         # Only the network runs in reduced precision: rotating positions in bfloat16 would move the atoms.
         with torch.autocast(views.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             prediction = self.potential(views, self.layers)
@@ -140,7 +140,7 @@ class Objective(nn.Module):
         pairs = TwoViews.of(batch, again, pool) if self.settings.comparison else None
         if pairs is not None and self.latent is not None:
             weight = self.settings.latent.weight * warm(progress, self.settings.latent.warmup)
-            latents = zip(prediction.latents, *embedded, strict=True)
+            latents = zip(prediction.embeddings, *embedded, strict=True)
             first, second = zip(*(pairs.split(layer, pairs.atoms) for layer in latents), strict=True)
             loss = self.latent(first, second, pairs.relative, pairs.batch).sum()
             latent = weight * loss / share.paired_structures
@@ -156,17 +156,17 @@ class Objective(nn.Module):
         """Predictions (none where no loss needs them) and embeddings of views without labels, all in one pass."""
         if not views:
             return [], []
-        joined = reduce(Batch.followed_by, views)
+        joined = reduce(Batch.concatenate, views)
         if not self.settings.consistency:
             return [], [self.potential.embeddings(joined, self.layers)]
         prediction = self.potential(joined, self.layers)
-        return [prediction], [prediction.latents]
+        return [prediction], [prediction.embeddings]
 
     def _task_losses(self, batch: Batch, prediction: Prediction, share: Share) -> tuple[Tensor, Tensor, Tensor]:
         if batch.energy is None or batch.forces is None:
             raise ValueError("training needs labelled structures")
         scale, settings = self.potential.scale, self.settings
-        energy_error = (prediction.energy - batch.energy).abs() / batch.counts / scale
+        energy_error = (prediction.energy - batch.energy).abs() / batch.atom_counts / scale
         force_error = norm(prediction.forces - batch.forces) / scale
         energy = settings.energy * energy_error.sum() / share.structures
         stress = force_error.new_zeros(())
@@ -179,7 +179,7 @@ class Objective(nn.Module):
         energy, found_energy = pairs.split((p.energy for p in predictions), pairs.structures)
         forces, found_forces = pairs.split((p.forces for p in predictions), pairs.atoms)
         turned = rotate_vectors(forces, pairs.relative, pairs.batch)
-        energy_change = ((found_energy - energy).abs() / pairs.batch.counts).sum() / share.paired_structures
+        energy_change = ((found_energy - energy).abs() / pairs.batch.atom_counts).sum() / share.paired_structures
         force_change = norm(found_forces - turned).sum() / share.paired_atoms
         energy_part = self.settings.energy * energy_change.to(force_change.dtype)
         return (energy_part + self.settings.forces * force_change) / self.potential.scale
@@ -195,7 +195,7 @@ def stress_error(batch: Batch, stress: Float[Tensor, "structures 3 3"]) -> Float
     assert batch.stress is not None and batch.cell is not None
     labelled = batch.stress.isfinite().flatten(1).all(1)
     difference = (stress - batch.stress).where(labelled[:, None, None], 0.0)
-    return norm(difference.flatten(1)) * torch.linalg.det(batch.cell).abs() / batch.counts * labelled
+    return norm(difference.flatten(1)) * torch.linalg.det(batch.cell).abs() / batch.atom_counts * labelled
 
 
 def rotation_gradient(batch: Batch, forces: Float[Tensor, "atoms 3"]) -> Float[Tensor, "structures"]:
@@ -204,7 +204,7 @@ def rotation_gradient(batch: Batch, forces: Float[Tensor, "atoms 3"]) -> Float[T
     With A = −Σ_i x_i F_iᵀ the derivative is A − Aᵀ, the net torque written as a matrix: no further backward pass.
     """
     outer = torch.einsum("ai,aj->aij", centred(batch.positions, batch), forces)
-    virial = sum_by_structure(outer.flatten(1), batch).view(-1, 3, 3)
+    virial = segment_sum(outer.flatten(1), batch).view(-1, 3, 3)
     return ((virial - virial.mT).square().sum((1, 2)) + 1e-12).sqrt()
 
 
@@ -222,5 +222,5 @@ def not_finite(potential: Potential, batch: Batch) -> list[int]:
     energy, forces = prediction.energy, prediction.forces
     if batch.energy is not None and batch.forces is not None:
         energy, forces = energy - batch.energy, forces - batch.forces
-    error = energy + mean_by_structure(norm(forces), batch)
+    error = energy + segment_mean(norm(forces), batch)
     return batch.index[~error.isfinite()].tolist()

@@ -100,7 +100,7 @@ class Views:
         paired = self._paired(len(drawn.labelled) + len(drawn.replay))  # the replayed ones come last
         new = min(paired, len(drawn.labelled))
         mine = sum(len(range(self.rank, part, self.processes)) for part in (new, paired - new))
-        return reduce(Batch.followed_by, batches), turns.to(device), mine, pool
+        return reduce(Batch.concatenate, batches), turns.to(device), mine, pool
 
     def share(self, group: Sequence[GlobalBatch]) -> Share:
         """What this process's losses on `group` are divided by."""
