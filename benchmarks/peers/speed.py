@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import provenance
 from structures import Batch, Molecules
+
+from report import provenance
 
 # ruff: isort: split
 from hardware import measure

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import provenance
 from structures import Batch, Molecules, random_rotations
 from torch import Tensor
 from torch.nn import functional
+
+from report import provenance
 
 EMA_DECAY = 0.99
 CLIP = 10.0  # norm of the gradient
