@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from random_molecules import real
 
 from transip.config import KeySettings, UnitSettings
-from transip.data.read import keys_found, read_structures
+from transip.data.read import inspect_keys, read_structures
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 
@@ -130,7 +130,7 @@ def test_aliases_and_mapped_keys(tmp_path):
         found = next(read_structures(path, keys))
         assert found.energy == pytest.approx(structure.energy)
         assert np.allclose(found.forces, structure.forces, atol=1e-6)
-        assert keys_found(path, keys)["energy"] == [energy]
+        assert inspect_keys(path, keys)["energy"] == [energy]
 
 
 def test_missing_labels_list_the_keys_that_exist(tmp_path):
@@ -144,7 +144,7 @@ def test_missing_labels_list_the_keys_that_exist(tmp_path):
         list(read_structures(path, KeySettings(energy="dft_e", forces="f")))
     (found,) = read_structures(path, labels="optional")
     assert found.energy is None and found.forces is None
-    assert {"dft_e", "dft_f"} <= set(keys_found(path)["unused"])
+    assert {"dft_e", "dft_f"} <= set(inspect_keys(path)["unused"])
 
 
 def test_two_different_labels_need_a_mapping(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase.io.extxyz import write_extxyz
 
-from transip.data.read import _records, read_structures
+from transip.data.read import read_structures
 from transip.errors import InputError
 from transip.inference import inference
 from transip.inference.ase import TransIPCalculator, attach
@@ -83,65 +83,6 @@ def test_nothing_but_extxyz_is_written(water, model_folder, tmp_path):
     ase.io.write(tmp_path / "in.xyz", water, format="extxyz")
     with pytest.raises(InputError, match="going to be an extxyz file"):
         predict_file(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "out.db", progress=False)
-
-
-@pytest.mark.parametrize(
-    "columns",
-    [  # per atom; the first three are what ASE is not asked about
-        {},
-        {"forces": (3,)},
-        {"dft_forces": (3,)},
-        {"forces": (3,), "forces_std": ()},
-        {"spins": (), "forces": (3,)},
-    ],
-)
-@pytest.mark.parametrize(
-    "comment", [{"temperature": 300.5}, {"weights": [1, 2, 3], "done": True, "note": 'a "b" = {c}'}]
-)
-def test_frames_are_read_as_ase_reads_them(make_structure, tmp_path, columns, comment):
-    path, generator = tmp_path / "in.xyz", np.random.default_rng(0)
-    frames = [make_structure(n, source="a b").to_atoms() for n in (1, 2, 9)]
-    for atoms in frames:
-        atoms.info |= comment
-        for name, shape in columns.items():
-            atoms.arrays[name] = generator.normal(size=(len(atoms), *shape))
-    ase.io.write(path, frames, format="extxyz")
-    expected = ase.io.read(path, ":")
-    for (_, record), atoms in zip(_records(path), expected, strict=True):
-        assert {key: str(record.info[key]) for key in atoms.info} == {key: str(x) for key, x in atoms.info.items()}
-    for found, atoms in zip(read_structures(path, labels="optional"), expected, strict=True):
-        assert (found.numbers == atoms.numbers).all() and (found.positions == atoms.positions).all()
-        assert (found.charge, found.spin, found.source) == (0, atoms.info["spin"], "a b")
-        assert (found.forces is None) == ("forces" not in columns)
-        if found.forces is not None:
-            assert (found.forces == atoms.get_forces()).all()
-
-
-@pytest.mark.parametrize(
-    ("text", "cell"),
-    [
-        ('1\nLattice="9 0 0 0 8 0 0 0 7" charge=0 spin=2\nH 0 0 0\n', [9, 8, 7]),
-        ('1\nLattice="9 0 0 0 8 0 0 0 7" pbc="T F T" charge=0 spin=2\nH 0 0 0\n', [9, 0, 7]),
-        ("1\n\nH 0 0 0\nVEC1 9 0 0\nVEC2 0 8 0\nVEC3 0 0 7\n", [9, 8, 7]),
-    ],
-)
-def test_cells_are_found_however_a_file_says_it(tmp_path, text, cell):
-    (tmp_path / "in.xyz").write_text(text)
-    (structure,) = read_structures(tmp_path / "in.xyz", labels="optional", charge=0, spin=2)
-    assert (structure.cell == np.diag(cell)).all()
-
-
-def test_periodic_without_a_cell_is_an_error(tmp_path):
-    (tmp_path / "in.xyz").write_text('1\npbc="T F F" charge=0 spin=2\nH 0 0 0\n')
-    with pytest.raises(InputError, match="periodic along a lattice vector of no length"):
-        list(read_structures(tmp_path / "in.xyz", labels="optional"))
-
-
-@pytest.mark.parametrize("text", ["2\ncharge=0 spin=2\nH 0 0 0\n", "1\ncharge=0 spin=2\nH 0 0\n"])
-def test_lines_that_are_not_there(tmp_path, text):
-    (tmp_path / "in.xyz").write_text(text)
-    with pytest.raises(InputError, match="truncated or corrupt"):
-        list(read_structures(tmp_path / "in.xyz", labels="optional"))
 
 
 def test_memory_does_not_grow_with_the_file(water, model_folder, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from transip.batch import Batch
 from transip.config import KeySettings, UnitSettings
-from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, is_pack, keys_found, read_structures
+from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, inspect_keys, is_pack, read_structures
 from transip.data.store import BLOCK, Pack, write_pack
 from transip.errors import InputError
 from transip.files import claimed
@@ -137,7 +137,7 @@ def pack_files(
             level_of_theory=level_of_theory,
             provenance={
                 "inputs": [path.name for path in inputs],
-                "keys": keys_found(files[0], keys) if files else {},
+                "keys": inspect_keys(files[0], keys) if files else {},
                 "units": units.model_dump(exclude_none=True) if files else {},
             },
             overwrite=overwrite,
@@ -163,7 +163,7 @@ def describe(path: Path, keys: KeySettings = DEFAULT_KEYS, units: UnitSettings =
     for block in _blocks(structures):
         tally.add(Batch.collate(block), [s.domain for s in block])
     return tally.report(
-        str(path), level_of_theory="", keys=keys_found(path, keys), units=units.model_dump(exclude_none=True)
+        str(path), level_of_theory="", keys=inspect_keys(path, keys), units=units.model_dump(exclude_none=True)
     )
 
 
