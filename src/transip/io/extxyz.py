@@ -146,8 +146,8 @@ def _parse_with_ase(lines: list[str]) -> RawFrame:
     announced = str(_parse_comment(lines[1]).get("Properties", "")).split(":")[2::3] if lines[1:] else []
     if sum(map(int, announced)) > max((len(row.split()) for row in lines[2:3]), default=0):
         raise ValueError("Properties announces more columns than there are")
-    handle: Any = io.StringIO("".join(lines))
-    (atoms,) = read_with_ase(handle, index=slice(None), properties_parser=_parse_comment)
+    every: Any = slice(None)  # ASE's annotation knows a number only
+    (atoms,) = read_with_ase(io.StringIO("".join(lines)), every, _parse_comment)
     results = dict(atoms.calc.results) if atoms.calc else {}
     cell, arrays = atoms.cell.array, dict(atoms.arrays)
     return RawFrame(atoms.numbers, atoms.positions, cell, atoms.pbc, atoms.info, arrays, results, lines[1])
