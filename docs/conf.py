@@ -1,17 +1,18 @@
 """Sphinx configuration; the settings and command-line pages are generated from the code first."""
 
 import sys
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import generate
 
+from transip.version import __version__
+
 generate.main()
 
 project = "transip"
 author = "The transip developers"
-version = release = installed_version("transip")
+version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -4,7 +4,7 @@
 
 Boxes are those that the model's recipe held out: of numbers of molecules that it has not seen. Three of them are
 simulated at constant energy, from the geometry as it is, with velocities of 300 K. Needs tblite
-(`pip install "transip[labels]"`). Leaves water.json in --output (benchmarks/periodic/results).
+(`pip install ".[labels]"`). Leaves water.json in --output (benchmarks/periodic/results).
 """
 
 import os

@@ -2,7 +2,7 @@
 
     python benchmarks/simulation/vibrations.py MODEL [--data PACK ...] [--molecules 10] [--device cpu]
 
-Needs tblite (`pip install "transip[labels]"`). Without --data, molecules that MODEL's recipe held out, each of another
+Needs tblite (`pip install ".[labels]"`). Without --data, molecules that MODEL's recipe held out, each of another
 composition. Frequencies are compared in ascending order. Leaves vibrations.json in --output
 (benchmarks/simulation/results).
 """

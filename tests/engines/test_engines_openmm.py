@@ -10,8 +10,8 @@ from ase.build import molecule
 
 from transip.errors import InputError
 
-openmm = pytest.importorskip("openmm", reason='needs pip install "transip[openmm]"')
-openmmml = pytest.importorskip("openmmml", reason='needs pip install "transip[openmm]"')
+openmm = pytest.importorskip("openmm", reason='needs pip install ".[openmm]"')
+openmmml = pytest.importorskip("openmmml", reason='needs pip install ".[openmm]"')
 from openmm import app, unit  # noqa: E402
 
 from transip.engines.openmm import TransIPPotentialImplFactory  # noqa: E402

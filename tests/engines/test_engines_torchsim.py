@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
 
-ts = pytest.importorskip("torch_sim", reason='needs pip install "transip[torchsim]"')
+ts = pytest.importorskip("torch_sim", reason='needs pip install ".[torchsim]"')
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
 from transip.engines.torchsim import TransIPModel, nearest_images  # noqa: E402

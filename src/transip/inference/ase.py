@@ -17,6 +17,7 @@ from rich.progress import track
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS, read_structures
 from transip.errors import InputError
+from transip.extras import check_name_clash
 from transip.inference.inference import (
     INFERENCE,
     LABELS,
@@ -70,9 +71,10 @@ class TransIPCalculator(Calculator):
     ``max_force_uncertainty``; 68 % of the errors were smaller on molecules that no model had seen.
 
     Raises:
-        InputError: the model cannot be loaded, or a bound is given and there are no uncertainties; later, at
-            calculation, a structure cannot be used: periodic, and the model has no cutoff, charge or spin missing or
-            impossible, atoms overlapping, unseen or uncertain and refused.
+        InputError: the model cannot be loaded, another project's files are in this package's folder, or a bound is
+            given and there are no uncertainties; later, at calculation, a structure cannot be used: periodic, and the
+            model has no cutoff, charge or spin missing or impossible, atoms overlapping, unseen or uncertain and
+            refused.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
@@ -94,6 +96,7 @@ class TransIPCalculator(Calculator):
         uncertain: Uncertain = "warn",
         compile: bool = False,
     ):
+        check_name_clash()
         super().__init__(charge=charge, spin=spin)
         self.origin = ", ".join("in memory" if isinstance(one, Potential) else str(one) for one in listed(model))
         self.model = prepare(model, device, dtype, compile=compile)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transip.errors import InputError, InputWarning
+from transip.extras import install_command
 from transip.files import read_json, write_json
 
 SHIPPED = Path(str(files("transip").joinpath("models")))
@@ -62,7 +63,7 @@ def _downloaded(repository: str, revision: str | None, name: str) -> Path:
         raise InputError(
             f"neither a folder nor a shipped model; for models of the Hugging Face Hub, {HUB} is needed",
             where=name,
-            remedy='pip install "transip[hub]", or give a model folder or a name that `transip models` lists',
+            remedy=f"{install_command('hub')}, or give a model folder or a name that `transip models` lists",
         ) from error
     wanted = [WEIGHTS, CONFIG, CARD, CHECKSUMS]  # nothing else is ever fetched, least of all a pickle
     try:

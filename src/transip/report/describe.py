@@ -10,9 +10,10 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from transip.extras import extras
+from transip.extras import extras, install_command
 from transip.model.files import load_model
 from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
+from transip.version import __version__
 
 
 def describe_model(path: str | Path) -> Table:
@@ -44,13 +45,14 @@ def describe_model(path: str | Path) -> Table:
 def describe_installation() -> Table:
     """Versions, devices and extras."""
     table = Table(title="transip", show_header=False)
-    for package in ("transip", "torch", "ase", "numpy", "accelerate"):
+    table.add_row("transip", __version__)
+    for package in ("torch", "ase", "numpy", "accelerate"):
         table.add_row(package, version(package))
     table.add_row("python", platform.python_version())
     table.add_row("devices", ", ".join(_devices()))
     table.add_row("threads", str(torch.get_num_threads()))
     for extra, there in extras().items():
-        table.add_row(f"extra {extra}", "installed" if there else f'pip install "transip\\[{extra}]"')
+        table.add_row(f"extra {extra}", "installed" if there else escape(install_command(extra)))
     return table
 
 

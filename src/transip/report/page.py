@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -14,6 +13,7 @@ from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_
 from transip.report import plots, tables
 from transip.report.runs import Run, evaluated, read_runs
 from transip.report.viewer import safe_json, viewer_data
+from transip.version import __version__
 
 LOSSES = (
     Quantity("loss", "training loss"),
@@ -62,7 +62,7 @@ def render(runs: Sequence[Run]) -> str:
     return Template(_asset("report.html")).substitute(
         title=escape(title),
         style=_asset("report.css"),
-        version=escape(version("transip")),
+        version=escape(__version__),
         navigation="".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items()),
         legend=tables.legend(runs),
         sections="".join(
