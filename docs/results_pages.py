@@ -89,7 +89,7 @@ and S, two blocks, angles of second degree; eSEN has 64 channels, not the 32 of 
 
 ```console
 $ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
-$ python benchmarks/throughput/stream.py --molecules 100000 --forces gradient
+$ python benchmarks/throughput/stream.py --molecules 100000 --forces conservative
 $ python benchmarks/throughput/precision.py transip-s-gfn2 transip-s-gfn2-direct
 ```
 """

@@ -35,10 +35,10 @@ INTRODUCTION = """# The study of learned symmetry
 What a loss that teaches symmetry is worth, against every control, on the same forward passes. The task is the
 speedrun's: neutral organic molecules of at most 26 atoms with GFN2-xTB energies and forces, errors on 930 structures
 of unseen composition. Unless a section says otherwise a run makes 1,000 steps of 16 forward passes on the default
-model at size XS, with direct forces and without the angles that convolutions have shown since (`model.angles: 0`,
-`model.gaussians: 32`); second views, and views of structures without labels, count as passes. The controls are
-augmentation with one view of 16 structures a step and with two views of 8; where there is a third, `raw`, structures
-are never turned.
+model at size XS, with direct forces and without the angles that convolutions have shown since
+(`model.angular_channels: 0`, `model.num_rbf: 32`); second views, and views of structures without labels, count as
+passes. The controls are augmentation with one view of 16 structures a step and with two views of 8; where there is a
+third, `raw`, structures are never turned.
 
 Mean over seeds ± their standard deviation. A ratio is taken seed by seed, error / error of the control; below 1 is
 better than the control. What the sentences say is worked out from the numbers: a ratio of which 1 lies within the 95 %

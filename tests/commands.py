@@ -53,7 +53,7 @@ def write_recipe(path: Path, pack: Path, **changes: object) -> Path:
         "objective": {"views": 2, "latent": {"weight": 1.0, "hidden": 8}},
         "training": {
             "steps": 4,
-            "batch": {"structures": 4},
+            "batch": {"batch_size": 4},
             "evaluate_every": 2,
             "checkpoint_every": 2,
             "log_every": 1,

@@ -172,7 +172,7 @@ def test_a_structure_far_away_is_moved_to_where_float32_can_hold_it(make_structu
 
 @pytest.mark.parametrize("cutoff", [None, 4.0])
 def test_forces_far_away_are_those_near_by(make_model, make_structure, cutoff):
-    model = make_model(forces="gradient", dtype=torch.float32, cutoff=cutoff)
+    model = make_model(forces="conservative", dtype=torch.float32, cutoff=cutoff)
     near = make_structure(6, cell=None if cutoff is None else np.diag([9.0, 9.0, 9.0]))
     far = replace(near, positions=near.positions + 9.0 * 10**5)
     found, expected = (model(Batch.collate([one])).forces for one in (far, near))

@@ -99,7 +99,7 @@ def toy_settings(packs: tuple[Path, Path], changes: dict[str, Any]) -> dict[str,
         "data": {"train": [str(packs[0])], "validation": [str(packs[1])]},
         "model": dict(TINY),
         "training": {
-            "batch": {"structures": 8, "window": 1},
+            "batch": {"batch_size": 8, "bucket_window": 1},
             "evaluate_every": 5,
             "checkpoint_every": 5,
             "log_every": 1,

@@ -17,7 +17,7 @@ from transip.evaluation.saved import evaluate
 from transip.structure import Structure
 
 DOMAINS = ("neutral_organics", "elytes", "reactivity")
-BATCH = BatchSettings(structures=5, atoms=60)
+BATCH = BatchSettings(batch_size=5, max_atoms=60)
 
 
 class Noisy(torch.nn.Module):

@@ -95,7 +95,12 @@ def continued(arguments: argparse.Namespace, pack: Path, held_out: Path, seed: i
         f"training.steps={arguments.steps}",
         f"training.seed={seed}",
     ]
-    data = [f"start={arguments.run}", f"data.train=[{pack}]", f"data.validation=[{held_out}]", "data.max_train=null"]
+    data = [
+        f"init_from={arguments.run}",
+        f"data.train=[{pack}]",
+        f"data.validation=[{held_out}]",
+        "data.max_train=null",
+    ]
     return load(Recipe, arguments.run / "recipe.yaml", [*budget, *data, *GENTLE])
 
 

@@ -56,8 +56,8 @@ ORIGINAL_SAMPLE = 300  # structures on which forgetting is measured, always the 
 
 # An eighth of a new model's: larger steps gain nothing on the family, and more is forgotten.
 GENTLE = {"training.optimizer.learning_rate": 2.5e-4, "training.optimizer.muon_learning_rate": 0.002}
-ADAPTERS = {"training.optimizer.learning_rate": 5e-4, "fine_tuning.rank": 8}
-HALF = {"training.batch.structures": 8, "training.batch.replay": 8}
+ADAPTERS = {"training.optimizer.learning_rate": 5e-4, "fine_tuning.lora_rank": 8}
+HALF = {"training.batch.batch_size": 8, "training.batch.replay": 8}
 WAYS: dict[str, dict[str, Any]] = {
     "scratch": {},
     "full": GENTLE,
@@ -162,7 +162,7 @@ def recipe_of(way: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     if way == "scratch":
         changes["model"] = load_model(arguments.start).settings.model_dump(mode="json")
     else:
-        changes["start"] = str(arguments.start)
+        changes["init_from"] = str(arguments.start)
     if "replay" in way:
         changes["data.replay"] = arguments.replay or [str(known_pack(arguments.start))]
     return load(Recipe, HERE / "base.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])

@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_validation_set(arguments.model, [])
     network = prepare(arguments.model, "cpu", "float32")
-    found = evaluate(network, data, batch=BatchSettings(structures=4), progress=True)
+    found = evaluate(network, data, batch=BatchSettings(batch_size=4), progress=True)
     config = read_json(arguments.model / "model" / "config.json")
     result = {
         "command": shlex.join(["python", *sys.argv]),

@@ -75,7 +75,7 @@ def write_inputs(folder: Path, size: int) -> None:
     domain = {"structures": 8 * size, "max_atoms": 8, "conformers": 2, "displacement": "gaussian"}
     campaign = {"chunk": 4, "workers": 1, "domains": [{"domain": "neutral_organics", **domain}]}
     (folder / "labels.yaml").write_text(yaml.safe_dump(campaign))
-    training = {"batch": {"structures": 8}, "steps": 6 * size, "log_every": 1, "evaluate_every": 3}
+    training = {"batch": {"batch_size": 8}, "steps": 6 * size, "log_every": 1, "evaluate_every": 3}
     recipe = {
         "name": "kill",
         "data": {"train": [str(folder / "train.pack")], "validation_fraction": 0.2},
@@ -94,9 +94,9 @@ def _with_labels(structure: Structure) -> Any:
 
 
 def random_model() -> Potential:
-    """A small model of gradient forces with gentle random weights, also where training would start from zero."""
+    """A small model with conservative forces and gentle random weights, also where training would start from zero."""
     torch.manual_seed(0)
-    settings = ModelSettings.model_validate({"width": 16, "depth": 2, "heads": 2, "forces": "gradient"})
+    settings = ModelSettings.model_validate({"width": 16, "depth": 2, "heads": 2, "forces": "conservative"})
     model = Potential(settings, torch.zeros(87, dtype=torch.float64), 0.1)
     for parameter in model.parameters():
         if not parameter.any():

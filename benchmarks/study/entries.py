@@ -23,10 +23,10 @@ SECOND_BACKBONE = ("second-backbone",)  # groups trained on backbone.py instead 
 INFINITESIMAL = ("infinitesimal",)  # groups in which infinitesimal.py's loss stands for the latent one
 
 ONE_VIEW: Overrides = {}
-TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.structures": 8}
+TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.batch_size": 8}
 RAW: Overrides = {"objective.augment": False}
-HALF_BATCH: Overrides = {"training.batch.structures": 8}
-QUARTER: Overrides = {"objective.views": 2, "objective.second_view": 0.25, "training.batch.structures": 13}
+HALF_BATCH: Overrides = {"training.batch.batch_size": 8}
+QUARTER: Overrides = {"objective.views": 2, "objective.second_view": 0.25, "training.batch.batch_size": 13}
 CONSISTENCY: Overrides = {"objective.consistency": 0.5}
 POOLED = {"objective.latent.level": "pooled"}
 # The paper's backbone, and the locality and the rotated values without which it finds no forces in this budget.
@@ -34,7 +34,7 @@ PLAIN = {"model.preset": "paper", "model.distance_bias": True, "model.rotary_val
 # Labelled structures in one view, geometries of all training data in two: 8 + 4 × 2 passes.
 WITH_POOL = {
     "data.unlabelled": ["data/organics.pack"],
-    "training.batch.structures": 8,
+    "training.batch.batch_size": 8,
     "training.batch.unlabelled": 4,
 }
 
@@ -57,7 +57,7 @@ CONTROLS = {"augment-1-view": ONE_VIEW, "augment-2-views": TWO_VIEWS}
 OBJECTIVES = {**CONTROLS, "atoms-latent": TWO_VIEWS | latent(0.2)}
 # Likewise with the default model as it is now, but for direct forces: base.yaml has the one that most of the study was
 # made with.
-PRESENT = {"model.depth": 2, "model.angles": 64, "model.gaussians": 12}
+PRESENT = {"model.depth": 2, "model.angular_channels": 64, "model.num_rbf": 12}
 PRESENT_OBJECTIVES = {name: PRESENT | entry for name, entry in OBJECTIVES.items()}
 WIDTHS: dict[int, Overrides] = {  # 64 is the base
     32: {"model.width": 32, "model.heads": 2},
@@ -79,7 +79,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         # A fixed representation has no pair forces: controls without the loss, and without pair forces alone.
         "fixed-representation": TWO_VIEWS | latent(0.2, action="fixed") | {"model.fixed_representation": True},
         "fixed-representation-no-loss": TWO_VIEWS | {"model.fixed_representation": True},
-        "no-pair-forces-2-views": TWO_VIEWS | {"model.pair_forces": False},
+        "no-pair-forces-2-views": TWO_VIEWS | {"model.edge_force_head": False},
         "consistency": TWO_VIEWS | CONSISTENCY,
         "consistency-0.1": TWO_VIEWS | {"objective.consistency": 0.1},
         "consistency-0.02": TWO_VIEWS | {"objective.consistency": 0.02},
@@ -92,7 +92,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         | {
             "objective.second_view": 0.9,
             "objective.second_view_labels": False,
-            "training.batch.structures": 11,
+            "training.batch.batch_size": 11,
         },
     },
     # A Transformer without our convolutions and pair forces, on absolute coordinates.
@@ -109,7 +109,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "paper-comparison": sized(
         {
             "augment-1-view": PLAIN,
-            "augment-1-view-twice": PLAIN | {"training.batch.structures": 32},  # as many passes as two views
+            "augment-1-view-twice": PLAIN | {"training.batch.batch_size": 32},  # as many passes as two views
             "augment-2-views": PLAIN | {"objective.views": 2},
             "pooled-latent": PLAIN | {"objective.views": 2} | POOLED | latent(1.0),
         },
@@ -134,11 +134,11 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     # The study's model with angles, and without, or with another setting of, each of its ingredients.
     "ingredients": {
         "default": ONE_VIEW,
-        "angles-64": {"model.angles": 64},
+        "angles-64": {"model.angular_channels": 64},
         "no-rotary-values": {"model.rotary_values": False},
         "no-distance-bias": {"model.distance_bias": False},
-        "no-convolutions": {"model.convolutions": 0},
-        "no-pair-forces": {"model.pair_forces": False},
+        "no-convolutions": {"model.num_local_layers": 0},
+        "no-pair-forces": {"model.edge_force_head": False},
         "absolute-features": {"model.absolute_features": True},
         "frequencies-to-3": {"model.max_frequency": 3.0},
         "frequencies-to-12": {"model.max_frequency": 12.0},
@@ -149,9 +149,9 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     },
     "forces": {
         "direct": ONE_VIEW,
-        "gradient": {"model.forces": "gradient"},
-        "gradient-angles-64": {"model.forces": "gradient", "model.angles": 64},
-        "gradient-equigrad": {"model.forces": "gradient", "objective.equigrad": 0.01},
+        "gradient": {"model.forces": "conservative"},
+        "gradient-angles-64": {"model.forces": "conservative", "model.angular_channels": 64},
+        "gradient-equigrad": {"model.forces": "conservative", "objective.equigrad_weight": 0.01},
     },
     # The tangent of a structure counts as a second pass, takes longer than one, and no labels are learned from it.
     "infinitesimal": {
@@ -191,8 +191,8 @@ def passes(recipe: Recipe) -> Fraction:
     objective, batch = recipe.objective, recipe.training.batch
     second = Fraction(0)
     if objective.views == 2:
-        second = Fraction(max(round(objective.second_view * batch.structures), 1))
+        second = Fraction(max(round(objective.second_view * batch.batch_size), 1))
         if not getattr(objective, "second_view_labels", True):
             deepest = max(layer % recipe.model.depth for layer in objective.latent.layers)
             second *= Fraction(deepest + 1, recipe.model.depth)
-    return batch.structures + second + 2 * getattr(batch, "unlabelled", 0)
+    return batch.batch_size + second + 2 * getattr(batch, "unlabelled", 0)

@@ -88,7 +88,7 @@ def main() -> None:
 
 def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
     """Entry, case, forces and compilation of the rows of ours that are to be measured."""
-    found = itertools.product(arguments.models, arguments.cases, ("direct", "gradient"), (False, True))
+    found = itertools.product(arguments.models, arguments.cases, ("direct", "conservative"), (False, True))
     return [one for one in found if not one[3] or one[1] in COMPILED]
 
 
@@ -151,7 +151,7 @@ def in_fresh_process(entry: str, case: str, forces: str, compiled: bool, atoms: 
 
 def growth(quick: bool) -> Iterable[Row]:
     """One cluster of each size, and how time and memory over that of the empty process grow among the large ones."""
-    for forces, most in (("direct", 20000), ("gradient", 10000)):
+    for forces, most in (("direct", 20000), ("conservative", 10000)):
         rows: list[Row] = []
         for atoms in (size for size in GROWTH if size <= (3000 if quick else most)):
             if row := in_fresh_process("transip-S", "growth", forces, False, atoms, quick=quick):
@@ -223,7 +223,7 @@ def reference(case: str, effort: dict[str, Any]) -> Row:
         "kind": "reference",
         "case": case,
         "atoms": len(structure),
-        "forces": "gradient",
+        "forces": "conservative",
         "compiled": False,
         "atoms_per_second": 1e3 * len(structure) / found["milliseconds"],
         **found,

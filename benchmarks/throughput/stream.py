@@ -1,6 +1,6 @@
 """`transip predict` over a long file: is memory constant, and how much of the batched rate is left?
 
-    python benchmarks/throughput/stream.py --molecules 100000 --forces gradient
+    python benchmarks/throughput/stream.py --molecules 100000 --forces conservative
 
 Makes an extxyz file of molecules from data/organics.pack (over and over, without labels), predicts it with a model of
 random weights, and compares atoms per second of processor time with those of the model alone on the same molecules in
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecules", type=int, default=100_000)
     parser.add_argument("--entry", choices=["transip-S", "transip-XS"], default="transip-S")
-    parser.add_argument("--forces", choices=["direct", "gradient"], default="direct")
+    parser.add_argument("--forces", choices=["direct", "conservative"], default="direct")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

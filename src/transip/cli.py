@@ -401,7 +401,9 @@ def relax(
     optimizer: Annotated[Relaxer | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")] = None,
     cell: Annotated[
         bool,
-        typer.Option("--cell", help="relax lattice vectors, too, to zero pressure; needs gradient forces and a cutoff"),
+        typer.Option(
+            "--cell", help="relax lattice vectors, too, to zero pressure; needs conservative forces and a cutoff"
+        ),
     ] = False,
     charge: Charge = None,
     spin: Spin = None,
@@ -488,7 +490,7 @@ def vibrations(
     average: Average = None,
     committee: Committee = None,
 ) -> None:
-    """Vibrational frequencies and zero-point energies of relaxed structures; best with gradient forces."""
+    """Vibrational frequencies and zero-point energies of relaxed structures; best with conservative forces."""
     from transip.inference.vibrations import vibrations_file
 
     calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average)

@@ -123,12 +123,12 @@ class DataSettings(Settings):
         default=(), description="packed stores; empty: split off `train` by composition"
     )
     validation_fraction: Fraction = Field(default=0.1, description="share held out of `train`")
-    split: Literal["drawn", "hashed"] = Field(
-        default="drawn",
-        description="drawn: compositions are held out at random until the share is reached; hashed: each by a hash of "
+    split: Literal["random", "hash"] = Field(
+        default="random",
+        description="random: compositions are held out at random until the share is reached; hash: each by a hash of "
         "its atoms, so that it stays on its side when packs are added: for models trained in stages, or on more data",
     )
-    max_validation: PositiveInt = Field(
+    max_val_structures: PositiveInt = Field(
         default=1000,
         description="structures that training looks at in between, at most, to keep the best model; "
         "`transip evaluate` looks at all that is held out",
@@ -141,8 +141,8 @@ class DataSettings(Settings):
     )
     replay: tuple[str, ...] = Field(
         default=(),
-        description="labelled packs of the same level of theory, usually what `start` was trained on, of which each "
-        "batch shows some, so that it is not forgotten; structures whose composition is held out are left out",
+        description="labelled packs of the same level of theory, usually what `init_from` was trained on, of which "
+        "each batch shows some, so that it is not forgotten; structures whose composition is held out are left out",
     )
     seed: Seed = Field(default=0, description="seed of the split and of subsets")
 
@@ -150,7 +150,7 @@ class DataSettings(Settings):
 class BatchSettings(Settings):
     """How structures are put into batches: whichever limit is met first closes a batch."""
 
-    structures: PositiveInt = Field(default=16, description="structures in a batch, at most, per process")
+    batch_size: PositiveInt = Field(default=16, description="structures in a batch, at most, per process")
     unlabelled: Count = Field(
         default=0,
         description="structures of `data.unlabelled` beside them, each in two views, at most, per process; "
@@ -161,13 +161,13 @@ class BatchSettings(Settings):
         description="structures of `data.replay` beside them, at most, per process; in the losses each counts like one "
         "of `data.train`, and the limits below hold for them too, apart from the others",
     )
-    atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
+    max_atoms: PositiveInt = Field(default=4096, description="atoms in a batch, at most, per process")
     pairs: PositiveInt = Field(
         default=1_000_000,
         description="padded atoms² in a batch, at most: structures × (largest structure)²; bounds attention between "
         "molecules' atoms, in crystals and liquids without the images, of which there may be ten times as many",
     )
-    window: PositiveInt = Field(
+    bucket_window: PositiveInt = Field(
         default=8,
         description="sort by size within windows of this many batches: less padding, slightly less random batches",
     )
@@ -187,25 +187,26 @@ class ModelSettings(Settings):
     width: PositiveInt = Field(default=128, description="features per atom")
     depth: PositiveInt = Field(default=2, description="attention blocks")
     heads: PositiveInt = Field(default=8, description="attention heads; width / heads must be even")
-    forces: Literal["direct", "gradient"] = Field(
-        default="gradient",
-        description="gradient: −∂E/∂x, more accurate, energy-conserving; direct: a head, twice as fast",
+    forces: Literal["direct", "conservative"] = Field(
+        default="conservative",
+        description="conservative: −∂E/∂x, exactly the derivative of the energy, and more accurate; direct: read "
+        "from the embeddings by a head of their own, twice as fast",
     )
     rotary_values: bool = Field(default=True, description="rotate values too, so that directions reach them")
     distance_bias: bool = Field(default=True, description="add a learned function of distance to the attention logits")
-    convolutions: Count = Field(
+    num_local_layers: Count = Field(
         default=2, description="blocks, evenly spread, that show each atom its surroundings within 4 Å"
     )
-    gaussians: Annotated[int, Field(ge=2)] = Field(
+    num_rbf: Annotated[int, Field(ge=2)] = Field(
         default=12, description="Gaussians over which convolutions and pair forces spread a distance"
     )
-    angles: Count = Field(
+    angular_channels: Count = Field(
         default=64, description="sums over the angles between neighbours, of each degree, that each convolution shows"
     )
-    angle_degree: Literal[1, 2, 3] = Field(
+    l_max: Literal[1, 2, 3] = Field(
         default=2, description="1: sums of cosines; 2: of their second Legendre polynomial, too; 3: of their third"
     )
-    pair_forces: bool = Field(
+    edge_force_head: bool = Field(
         default=True, description="with direct forces: add forces along the lines between atoms within 4 Å"
     )
     cutoff: float | None = Field(
@@ -224,9 +225,9 @@ class ModelSettings(Settings):
     )
 
     @property
-    def has_pair_forces(self) -> bool:
-        """Whether `pair_forces` has an effect: a gradient or a fixed representation leaves no room for it."""
-        return self.pair_forces and self.forces == "direct" and not self.fixed_representation
+    def has_edge_force_head(self) -> bool:
+        """Whether `edge_force_head` has an effect: a gradient or a fixed representation leaves no room for it."""
+        return self.edge_force_head and self.forces == "direct" and not self.fixed_representation
 
     @model_validator(mode="wrap")
     @classmethod
@@ -243,8 +244,8 @@ class ModelSettings(Settings):
     def _check(self) -> ModelSettings:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
-        if self.convolutions > self.depth:
-            raise ValueError(f"convolutions {self.convolutions} must not exceed depth {self.depth}")
+        if self.num_local_layers > self.depth:
+            raise ValueError(f"num_local_layers {self.num_local_layers} must not exceed depth {self.depth}")
         if self.cutoff is not None and self.absolute_features:
             raise ValueError("a cutoff needs absolute_features: false, or all atoms would still see the centre")
         if self.fixed_representation and self.width % 4:
@@ -264,9 +265,9 @@ PRESETS: dict[str, dict[str, bool | int | str]] = {
         "forces": "direct",
         "rotary_values": False,
         "distance_bias": False,
-        "convolutions": 0,
-        "angles": 0,
-        "pair_forces": False,
+        "num_local_layers": 0,
+        "angular_channels": 0,
+        "edge_force_head": False,
         "absolute_features": True,
     },
 }
@@ -304,7 +305,7 @@ class ObjectiveSettings(Settings):
     """What training minimises. One set of switches gives the method and every control."""
 
     augment: bool = Field(default=True, description="rotate each structure at random in each view")
-    reflections: bool = Field(
+    mirror: bool = Field(
         default=True,
         description="with `augment`, turn half of the molecules into their mirror images: the same physics",
     )
@@ -315,14 +316,14 @@ class ObjectiveSettings(Settings):
         description="false: labels are learned from the first view alone, and only blocks that `latent.layers` or "
         "`consistency` need see the second",
     )
-    energy: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")
-    forces: NonNegative = Field(default=1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
-    stress: NonNegative = Field(
+    energy_weight: NonNegative = Field(default=8.0, description="weight of |ΔE| / atoms / scale")
+    force_weight: NonNegative = Field(default=1.0, description="weight of ‖ΔF‖₂ / scale, mean over atoms")
+    stress_weight: NonNegative = Field(
         default=1.0,
-        description="weight of ‖Δσ‖ · volume / atoms / scale where there are labels; gradient forces only",
+        description="weight of ‖Δσ‖ · volume / atoms / scale where there are labels; conservative forces only",
     )
-    equigrad: NonNegative = Field(
-        default=0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); gradient forces only"
+    equigrad_weight: NonNegative = Field(
+        default=0.0, description="weight of ‖∂E/∂rotation‖ / scale (Orb-v3); conservative forces only"
     )
     consistency: NonNegative = Field(
         default=0.0,
@@ -360,10 +361,10 @@ class OptimizerSettings(Settings):
     momentum: Fraction = Field(default=0.95, description="Muon's momentum")
     weight_decay: NonNegative = Field(default=0.0, description="decoupled weight decay of matrices")
     warmup: Fraction = Field(default=0.02, description="share of training with linearly rising learning rate")
-    floor: Fraction = Field(
+    min_lr_ratio: Fraction = Field(
         default=0.01, description="final learning rate as a share of the peak, reached along a cosine"
     )
-    clip: float = Field(default=10.0, gt=0, description="largest gradient norm")
+    grad_clip_norm: float = Field(default=10.0, gt=0, description="largest gradient norm")
 
 
 class TrainingSettings(Settings):
@@ -375,14 +376,14 @@ class TrainingSettings(Settings):
     )
     batch: BatchSettings = Field(default_factory=BatchSettings, description="what goes into one step")
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings, description="optimiser and schedule")
-    accumulate: PositiveInt = Field(default=1, description="batches per optimiser step")
-    ema: Fraction = Field(
+    grad_accumulation: PositiveInt = Field(default=1, description="batches per optimiser step")
+    ema_decay: Fraction = Field(
         default=0.99, description="decay of the averaged weights that are evaluated and saved; 0: none"
     )
     evaluate_every: PositiveInt = Field(default=500, description="steps between evaluations")
     checkpoint_every: PositiveInt = Field(default=500, description="steps between checkpoints")
     log_every: PositiveInt = Field(default=20, description="steps between lines of metrics.jsonl")
-    patience: int | None = Field(
+    early_stopping_patience: int | None = Field(
         default=None, gt=0, description="stop after this many evaluations without a better force MAE"
     )
     precision: Literal["float32", "bf16"] = Field(
@@ -390,10 +391,10 @@ class TrainingSettings(Settings):
     )
     compile: bool = Field(
         default=False,
-        description="compile the network: steps take up to a sixth less time, up to a quarter with gradient forces, "
-        "after one to five minutes of compiling, once per machine and network; needs a C++ compiler on CPUs",
+        description="compile the network: steps take up to a sixth less time, up to a quarter with conservative "
+        "forces, after one to five minutes of compiling, once per machine and network; needs a C++ compiler on CPUs",
     )
-    non_finite: Literal["stop", "skip"] = Field(
+    on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop",
         description="a batch whose loss or gradient is not finite never changes the weights; stop: the run ends; "
         "skip: it goes on without the batch, says so and logs it, but ends after ten such batches in a row",
@@ -419,7 +420,7 @@ class ReferenceSettings(Settings):
 
 
 class FineTuningSettings(Settings):
-    """What is kept of the model that training starts from (`start`)."""
+    """What is kept of the model that training starts from (`init_from`)."""
 
     frozen_blocks: int | None = Field(
         default=None,
@@ -427,13 +428,13 @@ class FineTuningSettings(Settings):
         description="keep the embedding and this many blocks, from the first on, as they are; elements, charges and "
         "multiplicities that the model has not seen are learned all the same; None: train everything",
     )
-    rank: Count = Field(
+    lora_rank: Count = Field(
         default=0,
         description="low-rank adapters (LoRA): keep embedding and blocks as they are, but add a learned matrix of this "
         "rank to each matrix of attention and MLP of the blocks that are not frozen; merged when the model is saved; "
         "0: none",
     )
-    alpha: float = Field(default=8.0, gt=0, description="adapters are scaled by alpha / rank")
+    alpha: float = Field(default=8.0, gt=0, description="adapters are scaled by alpha / lora_rank")
     references: Literal["auto", "keep", "refit"] = Field(
         default="auto",
         description="element energies. keep: the model's, and fitted ones for elements that it has not seen; refit: "
@@ -448,13 +449,13 @@ class Recipe(Settings):
     name: str = Field(description="of the run; its folder is runs/NAME unless given")
     data: DataSettings = Field(description="what to learn from")
     model: ModelSettings = Field(default_factory=ModelSettings, description="the network")
-    start: str | None = Field(
+    init_from: str | None = Field(
         default=None,
         description="trained model whose weights, element energies and scale training begins with: a folder, a shipped "
         "model's name, or owner/name on the Hugging Face Hub; `model` is then that model's, but `forces` may differ",
     )
     fine_tuning: FineTuningSettings = Field(
-        default_factory=FineTuningSettings, description="what is kept of the model `start`"
+        default_factory=FineTuningSettings, description="what is kept of the model `init_from`"
     )
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="the loss and its controls")
     references: ReferenceSettings = Field(default_factory=ReferenceSettings, description="element energies")
@@ -464,10 +465,10 @@ class Recipe(Settings):
     def _check(self) -> Recipe:
         if self.name in ("", ".", "..") or not self.name.isprintable() or set(self.name) & set("/\\"):
             raise ValueError(f"name {self.name!r} cannot be that of a folder in runs/")
-        if self.start is None and self.fine_tuning != FineTuningSettings():
-            raise ValueError("fine_tuning says what to keep of a trained model: give start")
-        if self.start is not None and self.references != ReferenceSettings():
-            raise ValueError("with start, element energies are that model's: see fine_tuning.references")
+        if self.init_from is None and self.fine_tuning != FineTuningSettings():
+            raise ValueError("fine_tuning says what to keep of a trained model: give init_from")
+        if self.init_from is not None and self.references != ReferenceSettings():
+            raise ValueError("with init_from, element energies are that model's: see fine_tuning.references")
         self._check_views()
         if self.settled:
             self._check_model()
@@ -475,15 +476,15 @@ class Recipe(Settings):
 
     @property
     def settled(self) -> bool:
-        """Whether `model` is all that is meant: with `start`, what it does not say is as in that model."""
-        return self.start is None or set(ModelSettings.model_fields) <= self.model.model_fields_set
+        """Whether `model` is all that is meant: with `init_from`, what it does not say is as in that model."""
+        return self.init_from is None or set(ModelSettings.model_fields) <= self.model.model_fields_set
 
     def _check_model(self) -> None:
         latent, frozen = self.objective.latent, self.fine_tuning.frozen_blocks
         if latent.weight and latent.action == "fixed" and not self.model.fixed_representation:
             raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
-        if self.objective.equigrad and self.model.forces != "gradient":
-            raise ValueError("objective.equigrad penalises ∂E/∂rotation: it needs model.forces: gradient")
+        if self.objective.equigrad_weight and self.model.forces != "conservative":
+            raise ValueError("objective.equigrad_weight penalises ∂E/∂rotation: it needs model.forces: conservative")
         outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
         if outside:
             raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")

@@ -123,10 +123,10 @@ def pack_of_a_newer_version(at: Place) -> list[object]:
     return ["train", write_recipe(at.folder / "r.yaml", at.pack), "-o", at.output]
 
 
-@case("8 atoms", "raise training.batch.atoms")
+@case("8 atoms", "raise training.batch.max_atoms")
 def structure_larger_than_the_budget(at: Place) -> list[object]:
     recipe = write_recipe(at.folder / "r.yaml", at.pack)
-    return ["train", recipe, "-o", at.output, "--set", "training.batch.atoms=3"]
+    return ["train", recipe, "-o", at.output, "--set", "training.batch.max_atoms=3"]
 
 
 @case("already holds a run", "--resume")

@@ -77,7 +77,7 @@ class TestMisspeltKeys:
             ({"training": {"stesp": 10}}, "training.stesp", "steps"),
             ({"model": {"widht": 64}}, "model.widht", "width"),
             ({"objective": {"latent": {"wieght": 1.0}}}, "objective.latent.wieght", "weight"),
-            ({"training": {"steps": 1, "batch": {"atom": 5}}}, "training.batch.atom", "atoms"),
+            ({"training": {"steps": 1, "batch": {"atom": 5}}}, "training.batch.atom", "max_atoms"),
         ],
     )
     def test_the_nearest_is_suggested_at_every_depth(self, values, key, near):
@@ -133,7 +133,11 @@ class TestWrongValues:
                 "",
                 "needs model.fixed_representation: true",
             ),
-            ({"objective": {"equigrad": 0.1}, "model": {"forces": "direct"}}, "", "needs model.forces: gradient"),
+            (
+                {"objective": {"equigrad_weight": 0.1}, "model": {"forces": "direct"}},
+                "",
+                "needs model.forces: conservative",
+            ),
             (
                 {"objective": {"latent": {"weight": 1, "layers": [0, 2]}, "views": 2}, "model": {"size": "XS"}},
                 "",
@@ -141,7 +145,7 @@ class TestWrongValues:
             ),
             ({"objective": {"latent": {"layers": []}}}, "objective.latent.layers", "at least 1"),
             ({"training": {"steps": 0}}, "training.steps", "greater than 0"),
-            ({"training": {"steps": 1, "ema": 1.5}}, "training.ema", "less than or equal to 1"),
+            ({"training": {"steps": 1, "ema_decay": 1.5}}, "training.ema_decay", "less than or equal to 1"),
             ({"training": {"steps": 1, "precision": "fp8"}}, "training.precision", "'float32' or 'bf16'"),
             ({"training": {"steps": 1, "trackers": ["mlflow"]}}, "training.trackers.0", "'tensorboard' or 'wandb'"),
             ({"model": {"size": "XXL"}}, "model.size", "'XS', 'S', 'M' or 'L'"),
@@ -161,8 +165,12 @@ class TestWrongValues:
 
     def test_the_corrected_settings_are_fine(self):
         recipe(
-            model={"fixed_representation": True, "forces": "gradient", "size": "XS"},
-            objective={"views": 2, "equigrad": 0.1, "latent": {"weight": 1, "action": "fixed", "layers": [-2, 1]}},
+            model={"fixed_representation": True, "forces": "conservative", "size": "XS"},
+            objective={
+                "views": 2,
+                "equigrad_weight": 0.1,
+                "latent": {"weight": 1, "action": "fixed", "layers": [-2, 1]},
+            },
         )
 
     @pytest.mark.parametrize("objective", [{"latent": {"weight": 1}}, {"consistency": 1}])
@@ -201,7 +209,7 @@ class TestOverrides:
             ("model.size=XS", lambda r: r.model.width == 64),
             ("objective.augment=false", lambda r: r.objective.augment is False),
             ("data.train=[a.pack, b.pack]", lambda r: r.data.train == ("a.pack", "b.pack")),
-            ("training.patience=null", lambda r: r.training.patience is None),
+            ("training.early_stopping_patience=null", lambda r: r.training.early_stopping_patience is None),
             ("name=a=b", lambda r: r.name == "a=b"),
         ],
     )

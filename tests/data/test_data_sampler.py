@@ -14,16 +14,16 @@ from transip.errors import InputError
 sizes = st.lists(st.integers(1, 20), min_size=4, max_size=60).map(np.array)
 limits = st.builds(
     BatchSettings,
-    structures=st.integers(1, 8),
-    atoms=st.integers(20, 60),
+    batch_size=st.integers(1, 8),
+    max_atoms=st.integers(20, 60),
     pairs=st.integers(400, 1500),
-    window=st.integers(1, 4),
+    bucket_window=st.integers(1, 4),
 )
 
 
 def assert_within_limits(counts, share, limit):
-    assert 1 <= len(share) <= limit.structures
-    assert counts[share].sum() <= limit.atoms
+    assert 1 <= len(share) <= limit.batch_size
+    assert counts[share].sum() <= limit.max_atoms
     assert len(share) * counts[share].max() ** 2 <= limit.pairs
 
 
@@ -59,7 +59,7 @@ def test_epochs_and_seeds_differ():
 
 def test_a_batch_closes_only_when_the_next_structure_does_not_fit():
     counts = np.random.default_rng(0).integers(1, 20, 500)
-    limit = BatchSettings(structures=8, atoms=60, pairs=1500, window=1)
+    limit = BatchSettings(batch_size=8, max_atoms=60, pairs=1500, bucket_window=1)
     batches = AtomBudgetSampler(counts, limit, seed=0).epoch(0)
     for batch, following in pairwise(batches):
         with pytest.raises(AssertionError):
@@ -70,13 +70,13 @@ def test_windows_reduce_padding():
     counts = np.random.default_rng(0).integers(2, 60, 2000)
 
     def padding(window):
-        batches = AtomBudgetSampler(counts, BatchSettings(window=window), seed=0).epoch(0)
+        batches = AtomBudgetSampler(counts, BatchSettings(bucket_window=window), seed=0).epoch(0)
         return sum(len(b) * counts[b].max() for b in batches) / counts.sum()
 
     assert padding(16) < 1.1 < 1.5 < padding(1)
 
 
-@pytest.mark.parametrize(("limit", "name"), [({"atoms": 30}, "atoms"), ({"pairs": 900}, "pairs")])
+@pytest.mark.parametrize(("limit", "name"), [({"max_atoms": 30}, "max_atoms"), ({"pairs": 900}, "pairs")])
 def test_structure_larger_than_the_budget_is_named(limit, name):
     counts = np.array([3, 31, 5])
     for build in (lambda s: AtomBudgetSampler(counts, s, seed=0), lambda s: batches_in_order(counts, s)):

@@ -23,7 +23,7 @@ def sources(dataset: Dataset) -> list[str]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(fraction=st.floats(0.05, 0.4), seed=st.integers(0, 1000), how=st.sampled_from(["drawn", "hashed"]))
+@given(fraction=st.floats(0.05, 0.4), seed=st.integers(0, 1000), how=st.sampled_from(["random", "hash"]))
 def test_no_composition_is_in_both_parts(paths, fraction, seed, how):
     dataset = Dataset.open(paths)
     train, held_out = split_by_composition(dataset, fraction, seed, how)
@@ -31,10 +31,10 @@ def test_no_composition_is_in_both_parts(paths, fraction, seed, how):
     assert len(train) and len(held_out)
     assert not np.isin(held_out.compositions(), train.compositions()).any()
     largest_group = 5  # sixty structures of twelve compositions
-    assert how == "hashed" or abs(len(held_out) - fraction * len(dataset)) <= largest_group
+    assert how == "hash" or abs(len(held_out) - fraction * len(dataset)) <= largest_group
 
 
-@pytest.mark.parametrize("how", ["drawn", "hashed"])
+@pytest.mark.parametrize("how", ["random", "hash"])
 def test_the_split_does_not_depend_on_the_order_of_the_data(paths, how):
     def held_out(order):
         return set(sources(split_by_composition(Dataset.open(order), 0.3, 4, how)[1]))
@@ -46,7 +46,7 @@ class TestHashed:
     def test_compositions_stay_on_their_side_when_packs_are_added(self, paths):
         for seed in range(10):
             (few_train, few_out), (train, held_out) = (
-                split_by_composition(Dataset.open(some), 0.3, seed, "hashed") for some in (paths[:1], paths)
+                split_by_composition(Dataset.open(some), 0.3, seed, "hash") for some in (paths[:1], paths)
             )
             assert set(sources(few_out)) <= set(sources(held_out))
             assert set(sources(few_train)) <= set(sources(train))
@@ -60,13 +60,13 @@ class TestHashed:
             many.append(replace(structures[0], **atoms, charge=0, spin=1 + n % 2))
         write_pack(tmp_path / "many.pack", many, level_of_theory="test")
         dataset = Dataset.open([tmp_path / "many.pack"])
-        held_out = [len(split_by_composition(dataset, 0.3, seed, "hashed")[1]) for seed in range(30)]
+        held_out = [len(split_by_composition(dataset, 0.3, seed, "hash")[1]) for seed in range(30)]
         assert np.mean(held_out) == pytest.approx(120, abs=7)  # four standard errors
         assert 4 < np.std(held_out) < 16  # seeds differ, as binomial draws do: by 9
 
     def test_recipes_ask_for_it(self, paths):
-        _, expected = split_by_composition(Dataset.open(paths), 0.3, 5, "hashed")
-        _, held_out = prepare(DataSettings(train=paths, validation_fraction=0.3, seed=5, split="hashed"))
+        _, expected = split_by_composition(Dataset.open(paths), 0.3, 5, "hash")
+        _, held_out = prepare(DataSettings(train=paths, validation_fraction=0.3, seed=5, split="hash"))
         assert sources(held_out) == sources(expected)
 
 
@@ -77,18 +77,18 @@ def test_one_composition_cannot_be_split(tmp_path):
 
 
 def test_prepare_splits_and_cuts(paths):
-    train, validation = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
+    train, validation = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7))
     assert (len(train), len(validation)) == (20, 7)
     assert not np.isin(validation.compositions(), train.compositions()).any()
-    again, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7))
-    other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_validation=7, seed=1))
+    again, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7))
+    other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7, seed=1))
     sources = [[part.structure(i).source for i in range(20)] for part in (train, again, other)]
     assert sources[0] == sources[1] != sources[2]
 
 
 def test_nothing_is_cut_from_what_is_held_out_when_all_is_asked_for(paths):
     settings = DataSettings(train=paths, validation_fraction=0.3)
-    cut = settings.model_copy(update={"max_train": 20, "max_validation": 7})
+    cut = settings.model_copy(update={"max_train": 20, "max_val_structures": 7})
     assert [len(part) for part in prepare_all(cut)] == [len(part) for part in prepare(settings)]
     assert len(prepare_all(cut)[1]) > 7
 
@@ -114,7 +114,7 @@ def test_an_element_is_never_held_out_whole(tmp_path, structures):
     rare = [replace(s, charge=0, spin=1) for s in rare]
     write_pack(tmp_path / "rare.pack", [*structures, *rare], level_of_theory="test")
     dataset = Dataset.open([tmp_path / "rare.pack"])
-    for seed, how in product(range(10), ("drawn", "hashed")):
+    for seed, how in product(range(10), ("random", "hash")):
         train, held_out = split_by_composition(dataset, 0.4, seed, how)
         assert len(held_out) and set(held_out.elements()) <= set(train.elements())
         assert len(train) + len(held_out) == len(dataset)
@@ -122,9 +122,9 @@ def test_an_element_is_never_held_out_whole(tmp_path, structures):
 
 class TestUnlabelledPool:
     def test_is_everything_but_the_compositions_held_out(self, paths, structures):
-        """Also those held-out structures that `max_validation` leaves out, and however few are trained on."""
+        """Also those held-out structures that `max_val_structures` leaves out, and however few are trained on."""
         settings_ = DataSettings(
-            train=paths, validation_fraction=0.3, max_train=5, max_validation=2, unlabelled=paths[::-1]
+            train=paths, validation_fraction=0.3, max_train=5, max_val_structures=2, unlabelled=paths[::-1]
         )
         _, held_out = split_by_composition(Dataset.open(paths), 0.3, settings_.seed)
         assert len(held_out) > 2

@@ -30,8 +30,8 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="session")
 def gentle_model(make_model) -> Potential:
-    """Untrained, of gradient forces, weak enough for a simulation."""
-    return make_model(forces="gradient", scale=0.1)
+    """Untrained, with conservative forces, weak enough for a simulation."""
+    return make_model(forces="conservative", scale=0.1)
 
 
 @pytest.fixture(params=[(0, 1), (1, 2), (0, 3)], ids=["neutral", "cation", "triplet"])
@@ -47,7 +47,7 @@ def case(request, gentle_model) -> Case:
 @pytest.fixture(scope="session")
 def periodic_model(make_model) -> Potential:
     """As `gentle_model`, with a cutoff."""
-    return make_model(forces="gradient", scale=0.1, cutoff=4.5)
+    return make_model(forces="conservative", scale=0.1, cutoff=4.5)
 
 
 @pytest.fixture

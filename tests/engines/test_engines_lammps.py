@@ -89,7 +89,7 @@ def test_a_cell_that_changes_with_its_pressure(periodic_model, crystal):
     assert abs(lammps.get_thermo("pe") - crystal.get_potential_energy()) < 1e-5
 
 
-@pytest.mark.parametrize(("forces", "boundary"), [("direct", "p p p"), ("gradient", "p p f")])
+@pytest.mark.parametrize(("forces", "boundary"), [("direct", "p p p"), ("conservative", "p p f")])
 def test_without_stress_a_cell_does_not_change(make_model, crystal, forces, boundary):
     lammps = start(crystal, ["Cl", "Na"], boundary=boundary)
     lammps.add_potential(make_model(scale=0.1, cutoff=4.5, forces=forces), ["Cl", "Na"], charge=0, spin=1)

@@ -29,16 +29,16 @@ def molecules() -> list[ase.Atoms]:
     return found
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_torchsims_own_validation(make_model, forces):
     model = TransIPModel(make_model(forces=forces), charge=0, spin=1, periodic="isolate", unseen="ignore")
     validate_model_outputs(model, torch.device("cpu"), torch.float64)
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_torchsims_own_validation_of_crystals(make_model, forces):
     model = TransIPModel(make_model(forces=forces, cutoff=4.5), charge=0, spin=1, unseen="ignore")
-    assert model.compute_stress == (forces == "gradient")
+    assert model.compute_stress == (forces == "conservative")
     validate_model_outputs(model, torch.device("cpu"), torch.float64)
 
 
@@ -46,7 +46,7 @@ def test_crystals_are_what_ase_says_of_them(make_model):
     crystals = [bulk("Si", "diamond", a=5.43, cubic=True), bulk("Cu", "fcc", a=3.6).repeat((2, 1, 1))]
     for seed, atoms in enumerate(crystals):
         atoms.rattle(0.05, seed=seed)
-    model = make_model(forces="gradient", cutoff=4.5)
+    model = make_model(forces="conservative", cutoff=4.5)
     options = {"charge": 0, "spin": 1, "unseen": "ignore"}
     found = TransIPModel(model, network="float64", **options)(state_of(crystals))
     calculator = TransIPCalculator(model, dtype="float64", **options)
@@ -69,7 +69,7 @@ def test_far_from_the_origin_float32_says_the_same(make_model, periodic):
     np.testing.assert_allclose(there["forces"], here["forces"], rtol=0, atol=1e-4 * here["forces"].abs().max())
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_a_batch_is_what_ase_says_of_each(make_model, molecules, forces):
     model = make_model(forces=forces)
     found = TransIPModel(model, charge=0, spin=1)(state_of(molecules))

@@ -42,7 +42,7 @@ def test_predictions_are_in_the_order_of_the_dataset(dataset: Dataset, evaluatio
 
 
 def test_metrics_do_not_depend_on_batches(dataset: Dataset, evaluation: Evaluation) -> None:
-    one_by_one = evaluate(Noisy(), dataset, batch=BatchSettings(structures=1), symmetry=False, progress=False)
+    one_by_one = evaluate(Noisy(), dataset, batch=BatchSettings(batch_size=1), symmetry=False, progress=False)
     assert one_by_one.overall == pytest.approx(evaluation.overall, rel=1e-5)
 
 

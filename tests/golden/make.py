@@ -38,7 +38,7 @@ SMALL = {
     "training.checkpoint_every": 2,
     "training.evaluate_every": 2,
     "training.optimizer": {"name": "adamw"},
-    "model": {"width": 8, "depth": 1, "heads": 2, "convolutions": 1},
+    "model": {"width": 8, "depth": 1, "heads": 2, "num_local_layers": 1},
     "objective.views": 2,
     "objective.latent": {"weight": 1.0, "hidden": 4},
 }
@@ -50,7 +50,7 @@ CHANGES = {
     "model.width": 24,
     "model.heads": 2,
     # 15 signs of energy errors a step: an even number can cancel, and AdamW would step where rounding points
-    "training.batch.structures": 10,
+    "training.batch.batch_size": 10,
     "objective.views": 2,
     "objective.second_view": 0.5,
     "objective.latent": {"weight": 1.0, "hidden": 16},

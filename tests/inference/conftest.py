@@ -18,7 +18,7 @@ def water() -> ase.Atoms:
 @pytest.fixture
 def model_folder(tmp_path, make_model) -> Path:
     """A gradient model on disk with gentle forces."""
-    save_model(make_model(forces="gradient", scale=0.1), tmp_path / "model")
+    save_model(make_model(forces="conservative", scale=0.1), tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -25,14 +25,14 @@ quick = settings(max_examples=5, deadline=None)
 
 @pytest.fixture(scope="session")
 def calculator(make_model) -> TransIPCalculator:
-    return TransIPCalculator(make_model(forces="gradient"), dtype="float64")
+    return TransIPCalculator(make_model(forces="conservative"), dtype="float64")
 
 
 def energy_of(calculator: TransIPCalculator, atoms: ase.Atoms) -> float:
     return calculator.get_potential_energy(atoms)
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_results_are_the_models(make_model, water, forces, dtype):
     model = make_model(forces=forces, dtype=getattr(torch, dtype))
@@ -47,7 +47,7 @@ def test_results_are_the_models(make_model, water, forces, dtype):
 
 
 def test_a_model_folder_and_the_model_itself_agree(model_folder, make_model, water):
-    model = make_model(forces="gradient", scale=0.1)
+    model = make_model(forces="conservative", scale=0.1)
     from_folder, from_memory = TransIPCalculator(model_folder), TransIPCalculator(model)
     assert abs(energy_of(from_folder, water) - energy_of(from_memory, water)) < 1e-3
 
@@ -91,7 +91,7 @@ def test_nothing_changed_nothing_computed(calculator, water, monkeypatch):
 
 
 def test_arguments_take_precedence_and_can_be_set_anew(make_model, calculator, water):
-    cation = TransIPCalculator(make_model(forces="gradient"), charge=1, spin=2, dtype="float64")
+    cation = TransIPCalculator(make_model(forces="conservative"), charge=1, spin=2, dtype="float64")
     first = energy_of(cation, water)
     cation.set(charge=-1)
     second = energy_of(cation, water)
@@ -225,7 +225,7 @@ def test_permutation_and_translation(calculator, make_structure, count, seed):
 def test_many_at_once_are_the_same_as_one_by_one(calculator, make_structure, counts, limit, seed):
     given_atoms = [make_structure(count, seed + i).to_atoms() for i, count in enumerate(counts)]
     # limits of a few atoms: larger molecules must still be predicted
-    batch = BatchSettings(structures=limit, atoms=6, pairs=40)
+    batch = BatchSettings(batch_size=limit, max_atoms=6, pairs=40)
     predicted = calculator.predict(given_atoms, batch)
     assert len(predicted) == len(given_atoms)
     for before, after in zip(given_atoms, predicted, strict=True):
@@ -263,7 +263,7 @@ def test_the_atoms_handed_in_are_not_changed(make_model, water):
 
 
 def test_an_average_says_how_far_orientations_are_apart(make_model, water):
-    model = make_model(forces="gradient")
+    model = make_model(forces="conservative")
     calculator = TransIPCalculator(model, dtype="float64", average=12)
     water.calc = calculator
     batch = Batch.collate([Structure.from_atoms(water)], torch.float64)
@@ -278,7 +278,7 @@ def test_an_average_says_how_far_orientations_are_apart(make_model, water):
 
 
 def test_an_average_is_the_same_in_orientations_of_its_group(make_model, water):
-    calculator = TransIPCalculator(make_model(forces="gradient"), dtype="float64", average=24)
+    calculator = TransIPCalculator(make_model(forces="conservative"), dtype="float64", average=24)
     energy, forces = energy_of(calculator, water), calculator.get_forces(water)
     water.rotate(90, "x")
     assert abs(energy_of(calculator, water) - energy) < 1e-8
@@ -288,7 +288,7 @@ def test_an_average_is_the_same_in_orientations_of_its_group(make_model, water):
 
 def test_averaged_forces_are_the_derivative_of_the_averaged_energy(make_model, water):
     water.rattle(0.1, seed=1)
-    water.calc = TransIPCalculator(make_model(forces="gradient"), dtype="float64", average=5)
+    water.calc = TransIPCalculator(make_model(forces="conservative"), dtype="float64", average=5)
     np.testing.assert_allclose(water.get_forces(), calculate_numerical_forces(water, eps=1e-5), rtol=1e-4, atol=1e-4)
 
 

@@ -21,7 +21,8 @@ from transip.model.potential import Potential
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-model = Potential(ModelSettings(size="XS", depth=1, convolutions=1, forces="gradient"), torch.zeros(87).double(), 1.0)
+settings = ModelSettings(size="XS", depth=1, num_local_layers=1, forces="conservative")
+model = Potential(settings, torch.zeros(87).double(), 1.0)
 for parameter in model.parameters():
     if not parameter.any():
         torch.nn.init.normal_(parameter, std=0.1)

@@ -30,7 +30,7 @@ def salt() -> Atoms:
 
 @pytest.fixture
 def calculator(make_model) -> TransIPCalculator:
-    return TransIPCalculator(make_model(forces="gradient", cutoff=4.5), dtype="float64")
+    return TransIPCalculator(make_model(forces="conservative", cutoff=4.5), dtype="float64")
 
 
 def test_stress_is_the_derivative_of_the_energy(salt, calculator):
@@ -62,7 +62,7 @@ def test_cells_relax_with_their_atoms(salt, calculator):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cells_keep_their_energy_in_a_batch_with_molecules(make_model, make_structure, salt, dtype):
-    model = make_model(forces="gradient", cutoff=4.5, dtype=dtype)
+    model = make_model(forces="conservative", cutoff=4.5, dtype=dtype)
     structures = [Structure.from_atoms(salt), make_structure(5)]
     frames = list(batched_nve(model, structures, steps=20, temperature=100.0, timestep=0.2, interval=5, seed=1))
     totals = torch.stack([frame.potential + frame.kinetic for frame in frames])
@@ -71,7 +71,7 @@ def test_cells_keep_their_energy_in_a_batch_with_molecules(make_model, make_stru
 
 
 def test_who_has_no_stress_says_why(salt, make_model):
-    for kind, reason in (("direct", "gradient forces"), ("gradient", "no cell")):
+    for kind, reason in (("direct", "conservative forces"), ("conservative", "no cell")):
         salt.calc = TransIPCalculator(make_model(forces=kind, cutoff=4.5))
         salt.pbc = kind == "direct"
         with pytest.raises(PropertyNotImplementedError, match=reason):
@@ -81,7 +81,7 @@ def test_who_has_no_stress_says_why(salt, make_model):
 @pytest.mark.parametrize("way", [{"average": 12}, {"seed": 1}, {"seed": 1, "average": 3}])
 def test_means_have_the_stress_of_the_mean_energy(salt, make_model, way):
     """Over rotations, over models, and over both."""
-    settings = {"forces": "gradient", "cutoff": 4.5}
+    settings = {"forces": "conservative", "cutoff": 4.5}
     models = [make_model(**settings), *([make_model(**settings, seed=way["seed"])] if "seed" in way else [])]
     salt.calc = TransIPCalculator(models, average=way.get("average"), dtype="float64")
     found = salt.get_stress()
@@ -89,9 +89,9 @@ def test_means_have_the_stress_of_the_mean_energy(salt, make_model, way):
 
 
 def test_a_committee_with_direct_forces_among_it_has_no_stress(salt, make_model):
-    salt.calc = TransIPCalculator([make_model(forces=kind, cutoff=4.5) for kind in ("gradient", "direct")])
+    salt.calc = TransIPCalculator([make_model(forces=kind, cutoff=4.5) for kind in ("conservative", "direct")])
     assert np.isfinite(salt.get_forces()).all()
-    with pytest.raises(PropertyNotImplementedError, match="gradient forces"):
+    with pytest.raises(PropertyNotImplementedError, match="conservative forces"):
         salt.get_stress()
 
 
@@ -101,7 +101,7 @@ def test_models_without_cutoff_name_the_structure(salt, make_model):
         salt.get_potential_energy()
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
     save_model(make_model(forces=forces, cutoff=4.5), tmp_path / "model")
     ase.io.write(tmp_path / "in.xyz", salt)
@@ -114,7 +114,7 @@ def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
         atoms = ase.io.read(tmp_path / f"{name}.xyz", -1)
         np.testing.assert_allclose(atoms.cell.array, salt.cell.array)
         assert atoms.pbc.all()
-        assert ("stress" in atoms.calc.results) == (forces == "gradient")
+        assert ("stress" in atoms.calc.results) == (forces == "conservative")
     salt.calc = TransIPCalculator(tmp_path / "model")
     assert ase.io.read(tmp_path / "predicted.xyz").get_potential_energy() == pytest.approx(salt.get_potential_energy())
 
@@ -122,7 +122,7 @@ def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
 class TestRelaxingCells:
     @pytest.fixture
     def folder(self, salt, make_model, tmp_path):
-        save_model(make_model(forces="gradient", cutoff=4.5), tmp_path / "model")
+        save_model(make_model(forces="conservative", cutoff=4.5), tmp_path / "model")
         ase.io.write(tmp_path / "in.xyz", salt)
         return tmp_path
 

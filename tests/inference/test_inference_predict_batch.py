@@ -32,7 +32,7 @@ def test_structures_stream_in_chunks(make_model, make_structure, monkeypatch):
             read += 1
             yield make_structure(1 + 5 * i % 7, i, source=str(i))
 
-    for i, structure in enumerate(predict(make_model(), stream(), BatchSettings(structures=3))):
+    for i, structure in enumerate(predict(make_model(), stream(), BatchSettings(batch_size=3))):
         assert structure.source == str(i)
         assert structure.energy is not None and structure.forces is not None
         assert read <= 8 * (i // 8 + 1)

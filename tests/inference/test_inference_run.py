@@ -147,7 +147,7 @@ def test_unseen_elements_are_warned_of(make_model, source, tmp_path):
 
 
 def test_refused_elements_stop_every_verb(make_model, source, tmp_path):
-    model = make_model(forces="gradient", seed=6)
+    model = make_model(forces="conservative", seed=6)
     model.card.update(elements=["Rn"])
     save_model(model, tmp_path / "model")
     calculator = TransIPCalculator(tmp_path / "model", unseen="refuse")
@@ -202,7 +202,7 @@ def test_structures_that_do_not_converge_are_named_with_the_force_that_is_left(m
 
 
 @pytest.mark.filterwarnings("ignore:.*not converged", "ignore:this model predicts forces directly")
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_the_optimizer_suits_the_kind_of_forces(make_model, make_structure, tmp_path, monkeypatch, forces):
     used = []
     for name, kind in OPTIMIZERS.items():

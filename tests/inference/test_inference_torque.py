@@ -60,7 +60,7 @@ def test_a_crystal_keeps_its_torque():
 
 def test_a_simulation_never_begins_to_turn_and_conserves_its_energy(make_model):
     """A random network's energy depends on orientation strongly."""
-    calculator = TransIPCalculator(make_model(scale=0.1, forces="gradient"), charge=0, spin=1, dtype="float64")
+    calculator = TransIPCalculator(make_model(scale=0.1, forces="conservative"), charge=0, spin=1, dtype="float64")
     energies, turning = {}, {}
     for constrained in (False, True):
         atoms = molecule("CH3OH")
@@ -75,7 +75,7 @@ def test_a_simulation_never_begins_to_turn_and_conserves_its_energy(make_model):
 
 
 def test_a_relaxation_settles_where_it_would_turn_for_long(make_model):
-    calculator = TransIPCalculator(make_model(scale=0.1, forces="gradient"), charge=0, spin=1, dtype="float64")
+    calculator = TransIPCalculator(make_model(scale=0.1, forces="conservative"), charge=0, spin=1, dtype="float64")
     structure = Structure.from_atoms(molecule("H2O"), charge=0, spin=1)
     relaxed, row = relax(structure, calculator, fmax=1e-4, steps=300, optimizer="LBFGS")
     assert row["converged"], row

@@ -24,7 +24,7 @@ from transip.symmetry.committee import identity
 @pytest.fixture
 def members(make_model):
     """Two models, the first of which knows what the spread between both, and that of its own 2 rotations, means."""
-    models = [copy.deepcopy(make_model(forces="gradient", scale=0.1, seed=seed)) for seed in (0, 1)]
+    models = [copy.deepcopy(make_model(forces="conservative", scale=0.1, seed=seed)) for seed in (0, 1)]
     maps = {
         "energy": ErrorMap(factor=2.0, exponent=0.5, multiples={"68": 1.0}),
         "forces": ErrorMap(factor=3.0, exponent=1.0, multiples={"68": 1.0}),

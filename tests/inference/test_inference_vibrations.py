@@ -98,8 +98,8 @@ def test_downhill_curvature_is_a_negative_frequency():
 
 @pytest.mark.parametrize("limit", [3, 10_000])
 def test_batches_give_the_derivative_of_the_models_forces(make_model, make_structure, limit):
-    model, structure = make_model(forces="gradient"), make_structure(5, 1)
-    found = hessian(model, structure, 1e-4, BatchSettings(structures=limit))
+    model, structure = make_model(forces="conservative"), make_structure(5, 1)
+    found = hessian(model, structure, 1e-4, BatchSettings(batch_size=limit))
     assert asymmetry(found) < 1e-5
     calculator = TransIPCalculator(model, dtype="float64")
     direction = np.random.default_rng(0).normal(size=(5, 3))
@@ -154,7 +154,7 @@ def test_a_step_that_cannot_be(model_folder, source, tmp_path, step):
 
 
 def test_a_batch_at_constant_energy_is_each_molecule_alone(make_model, make_structure):
-    model = make_model(forces="gradient", scale=0.1)
+    model = make_model(forces="conservative", scale=0.1)
     structures = [make_structure(count, 1) for count in (5, 1, 3)]
     run = {"steps": 6, "interval": 2, "seed": 3}
     together = list(batched_nve(model, structures, **run))
@@ -168,7 +168,7 @@ def test_a_batch_at_constant_energy_is_each_molecule_alone(make_model, make_stru
 
 
 def test_the_error_of_a_batch_at_constant_energy_is_of_second_order(make_model, make_structure):
-    model = make_model(forces="gradient", scale=0.1)
+    model = make_model(forces="conservative", scale=0.1)
     structures = [make_structure(4, seed) for seed in range(3)]
     spreads = []
     for timestep in (0.4, 0.1):
@@ -188,7 +188,7 @@ def test_velocities_are_of_the_temperature(make_model, make_structure):
 
 def test_one_that_is_lost_does_not_disturb_the_others(make_model, make_structure):
     """A molecule whose forces are not finite is simulated beside a sound one, which moves as it does alone."""
-    model, sound, lost = make_model(forces="gradient", scale=0.1), make_structure(5, 1), make_structure(4, 2)
+    model, sound, lost = make_model(forces="conservative", scale=0.1), make_structure(5, 1), make_structure(4, 2)
 
     class Broken(type(model)):
         def forward(self, batch: Batch, *arguments):

@@ -79,7 +79,7 @@ def test_no_gaussian_is_subnormal(distance):
     assert values.min() > 1e3 * torch.finfo(torch.float32).tiny and values.min() < 1e-20
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_forces_from_the_table_are_those_from_the_product(make_model, make_structure, monkeypatch, forces):
     model = make_model(forces=forces, dtype=torch.float32)
     batch = Batch.collate([make_structure(count, seed=count) for count in (30, 12)])

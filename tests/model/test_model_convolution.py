@@ -22,7 +22,7 @@ def positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def settings_of(degree: int) -> ModelSettings:
-    return ModelSettings(size="XS", angles=3, angle_degree=degree)  # pyright: ignore[reportArgumentType]
+    return ModelSettings(size="XS", angles=3, l_max=degree)  # pyright: ignore[reportArgumentType]
 
 
 def seen(positions: torch.Tensor, settings: ModelSettings) -> Pairs:
@@ -33,7 +33,7 @@ def test_the_view_is_the_sum_over_neighbours(positions):
     channels = torch.randn(2, ATOMS, CHANNELS, dtype=torch.float64)
     settings = settings_of(degree=1)
     view = look_around(channels, seen(positions, settings).neighbours)
-    spread = Neighbourhood(settings.gaussians, 1).double().radial
+    spread = Neighbourhood(settings.num_rbf, 1).double().radial
     for b in range(2):
         for i in range(ATOMS):
             expected = torch.zeros_like(view[b, i])
@@ -51,7 +51,7 @@ def test_the_view_is_the_sum_over_neighbours(positions):
 def test_angles_are_sums_over_pairs_of_neighbours_and_do_not_turn(positions, degree):
     channels = torch.randn(2, ATOMS, CHANNELS, dtype=torch.float64)
     settings = settings_of(degree)
-    angles = Angles(CHANNELS * settings.gaussians, settings).double()
+    angles = Angles(CHANNELS * settings.num_rbf, settings).double()
     torch.nn.init.normal_(angles.read.weight)
 
     def read(positions: torch.Tensor) -> torch.Tensor:

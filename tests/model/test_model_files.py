@@ -19,7 +19,7 @@ def folder(tmp_path, make_model) -> Path:
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_a_model_comes_back_bit_for_bit(tmp_path, make_model, make_structure, preset, forces):
     model = make_model(preset, forces, torch.float32, scale=1.7)
     model.card.update(level_of_theory="test", elements=["H", "C"], charges=[0], spins=[1, 2])

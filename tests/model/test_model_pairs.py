@@ -14,7 +14,7 @@ def batch(make_structure):
     return Batch.collate([make_structure(count, seed=count) for count in (9, 1, 14)], torch.float64)
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 @pytest.mark.parametrize(("name", "value"), [("DENSE", 2), ("PAIRS_AT_ONCE", 100), ("PAIRS_AT_ONCE", 1)])
 def test_every_road_gives_the_same_numbers(make_model, batch, monkeypatch, forces, name, value):
     model = make_model("default", forces)
@@ -47,7 +47,7 @@ def test_gradient_forces_of_a_large_molecule_do_not_keep_its_pairs(
 ):
     """Nothing that waits for the backward pass is as large as all pairs, if they are looked at in parts."""
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", at_once)
-    model, largest, atoms = make_model(forces="gradient"), 0, 200
+    model, largest, atoms = make_model(forces="conservative"), 0, 200
 
     def watch(saved: torch.Tensor) -> torch.Tensor:
         nonlocal largest

@@ -21,7 +21,7 @@ from transip.structure import Structure
 
 CUTOFF = 5.0
 CELL = np.array([[4.0, 0.3, 0.0], [0.5, 4.4, 0.2], [-0.3, 0.1, 3.9]])
-FORCES = pytest.mark.parametrize("forces", ["direct", "gradient"])
+FORCES = pytest.mark.parametrize("forces", ["direct", "conservative"])
 SLAB = np.array([[1.0], [1.0], [0.0]])  # periodic in two directions
 
 
@@ -50,7 +50,7 @@ def test_a_supercell_is_so_many_cells(make_model, forces, matrix):
     many = predict(model, Structure(np.array(large.numbers), large.positions, 0, 1, cell=large.cell.array))
     torch.testing.assert_close(many.energy, times * one.energy, rtol=1e-13, atol=0)
     torch.testing.assert_close(many.forces, one.forces.repeat(times, 1), rtol=0, atol=1e-11)
-    if forces == "gradient":
+    if forces == "conservative":
         torch.testing.assert_close(many.stress, one.stress, rtol=0, atol=1e-11)
 
 
@@ -75,7 +75,7 @@ def test_a_batch_of_cells_and_molecules_is_each_alone(make_model, make_structure
     together, alone = predict(model, *structures), [predict(model, one) for one in structures]
     torch.testing.assert_close(together.energy, torch.cat([one.energy for one in alone]), rtol=1e-13, atol=0)
     torch.testing.assert_close(together.forces, torch.cat([one.forces for one in alone]), rtol=0, atol=1e-11)
-    if forces == "gradient":
+    if forces == "conservative":
         assert together.stress.isfinite().all((1, 2)).tolist() == [False, True, False, False]
         torch.testing.assert_close(together.stress[1], alone[1].stress[0], rtol=0, atol=1e-12)
 
@@ -83,7 +83,7 @@ def test_a_batch_of_cells_and_molecules_is_each_alone(make_model, make_structure
 def test_parts_see_what_the_whole_sees(make_model, monkeypatch):
     from transip.model import pairs
 
-    for forces in ("direct", "gradient"):
+    for forces in ("direct", "conservative"):
         model = make_model(forces=forces, cutoff=CUTOFF)
         whole = predict(model, crystal())
         with monkeypatch.context() as context:
@@ -94,7 +94,7 @@ def test_parts_see_what_the_whole_sees(make_model, monkeypatch):
 
 
 def test_a_molecule_in_a_wide_cell_is_a_molecule(make_model, make_structure):
-    model, molecule = make_model(forces="gradient", cutoff=CUTOFF), make_structure(12)
+    model, molecule = make_model(forces="conservative", cutoff=CUTOFF), make_structure(12)
     wide = replace(molecule, cell=40.0 * np.eye(3))
     alone, boxed = predict(model, molecule), predict(model, wide)
     torch.testing.assert_close(boxed.energy, alone.energy, rtol=1e-13, atol=0)
@@ -103,7 +103,7 @@ def test_a_molecule_in_a_wide_cell_is_a_molecule(make_model, make_structure):
 
 def test_far_molecules_add_up(make_model, make_structure):
     """What global attention cannot promise: energies of molecules that do not see each other are a sum."""
-    model = make_model(forces="gradient", cutoff=CUTOFF)
+    model = make_model(forces="conservative", cutoff=CUTOFF)
     a, b = make_structure(9), make_structure(5, charge=0)
     far = Structure(np.concatenate([a.numbers, b.numbers]), np.concatenate([a.positions, b.positions + 60.0]), 0, 1)
     a, b = replace(a, spin=1), replace(b, spin=1)
@@ -113,7 +113,7 @@ def test_far_molecules_add_up(make_model, make_structure):
 
 
 def test_forces_and_stress_are_derivatives(make_model):
-    model, cell, step = make_model(forces="gradient", cutoff=CUTOFF), crystal(), 1e-5
+    model, cell, step = make_model(forces="conservative", cutoff=CUTOFF), crystal(), 1e-5
     found, volume = predict(model, cell), abs(np.linalg.det(cell.cell))
 
     def slope(change):
@@ -137,7 +137,7 @@ def test_forces_and_stress_are_derivatives(make_model):
 
 def test_nothing_jumps_at_the_cutoff(make_model):
     """An atom that leaves takes its influence with it, as the third power of what is left to the cutoff."""
-    model = make_model(forces="gradient", cutoff=CUTOFF)
+    model = make_model(forces="conservative", cutoff=CUTOFF)
     places = CUTOFF + np.array([-0.04, -0.02, 0.0, 1.0, 5.0])
     line = [Structure(np.array([8, 6]), np.array([[0, 0, 0], [x, 0, 0]]), 0, 1) for x in places]
     far, near, *gone = (predict(model, *line).energy - predict(model, line[-1]).energy).detach().numpy()
@@ -156,7 +156,7 @@ def test_rotating_a_cell_turns_it_with_its_labels(make_model):
     torch.testing.assert_close(there.cell @ there.cell.mT, batch.cell @ batch.cell.mT)
     torch.testing.assert_close(torch.linalg.eigvalsh(there.stress[0]), torch.tensor([1.0, 2.0, 3.0]).double())
     back = rotate(there, turn.mT)
-    model = make_model(forces="gradient", cutoff=CUTOFF)
+    model = make_model(forces="conservative", cutoff=CUTOFF)
     torch.testing.assert_close(model(back).stress, model(batch).stress, rtol=0, atol=1e-11)
 
 

@@ -48,7 +48,7 @@ def test_operations_can_be_counted(make_model, make_structure, monkeypatch):
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 30)
     batch = Batch.collate([make_structure(9)], torch.float64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        make_model(forces="gradient")(batch)
+        make_model(forces="conservative")(batch)
     assert counter.get_total_flops() > 0
 
 

@@ -14,8 +14,8 @@ from transip.model.potential import Potential
 from transip.model.transformer import Attention
 from transip.structure import Structure
 
-KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "gradient")]
-GRADIENT = [kind for kind in KINDS if kind[1] == "gradient"]
+KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "conservative")]
+GRADIENT = [kind for kind in KINDS if kind[1] == "conservative"]
 F64 = torch.float64
 seeds, sizes = st.integers(0, 10_000), st.integers(1, 9)
 quick = settings(max_examples=5, deadline=None)

@@ -50,11 +50,11 @@ def test_trains(path, tiny_pack, tmp_path):
         values["data"][others] = [str(tiny_pack)]
     values["model"] = values.get("model", {}) | TINY_MODEL
     values["training"] |= TINY_TRAINING
-    if values.pop("start", None):
+    if values.pop("init_from", None):
         before = {key: value for key, value in values.items() if key != "fine_tuning"}
         before["model"] = values["model"] | {"forces": "direct"}
         train(parse(Recipe, before, path.name), tmp_path / "before", progress=False)
-        values["start"] = str(tmp_path / "before")
+        values["init_from"] = str(tmp_path / "before")
     model = train(parse(Recipe, values, path.name), tmp_path / "run", progress=False)
     card = json.loads((model / "config.json").read_text())
     assert card["training"]["step"] == 2

@@ -80,7 +80,7 @@ def held(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 def inputs(tmp_path_factory: pytest.TempPathFactory, make_model) -> Path:
     """A model, and four molecules with labels under the usual names of training data."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_model(make_model(forces="gradient", scale=0.1), folder / "model")
+    save_model(make_model(forces="conservative", scale=0.1), folder / "model")
     structures = [toy_structure(i) for i in range(4)]
     frames = [structure.to_atoms() for structure in structures]
     for atoms, structure in zip(frames, structures, strict=True):

@@ -23,7 +23,7 @@ from transip.inference.inference import predict_batch
 from transip.model.files import load_model
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
 
-KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "gradient")]
+KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "conservative")]
 GOLDEN = Path(__file__).parents[1] / "golden/model-format-6"
 F32, F64 = torch.float32, torch.float64
 MILLION = 1e6  # eV
@@ -77,7 +77,7 @@ def test_odd_molecules_in_float32(make_model, kind):
 @pytest.mark.parametrize("shape", [name for name, x in SHAPES.items() if len(x) > 1])
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_gradient_forces_of_odd_molecules_are_the_finite_difference(make_model, preset, shape):
-    model, structure = make_model(preset, "gradient"), turned(molecule(SHAPES[shape]))
+    model, structure = make_model(preset, "conservative"), turned(molecule(SHAPES[shape]))
     direction = np.random.default_rng(1).normal(size=structure.positions.shape)
     moved = [replace(structure, positions=structure.positions + k * 1e-4 * direction) for k in (-2, -1, 1, 2)]
     (energy, _), (_, forces) = predicted(model, *moved), predicted(model, structure)
@@ -105,7 +105,7 @@ def test_charges_to_ten(make_model, make_structure, kind):
     assert len({round(x, 9) for x in predicted(make_model(*kind), *ions)[0].tolist()}) == 21
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_a_thousand_atoms(make_model, forces):
     """On a lattice of 1.5 Å, shaken; in float32, elsewhere and in another order."""
     generator = np.random.default_rng(0)

@@ -105,7 +105,7 @@ def poison(monkeypatch):
     return apply
 
 
-SKIP = {"training.non_finite": "skip", "training.steps": 12}
+SKIP = {"training.on_nonfinite": "skip", "training.steps": 12}
 
 
 class TestPoisonedBatch:

@@ -56,7 +56,7 @@ def test_a_field_averages_out(make_structure, number):
     torch.testing.assert_close(found.energy_std, dipole * unbiased / 3**0.5)
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 @pytest.mark.parametrize("number", [12, 24, 60])
 def test_groups_are_exact_symmetries(make_model, make_structure, forces, number):
     batch = batch_of(make_structure, 5, 2)
@@ -99,7 +99,7 @@ def test_quadrature_has_weights(make_model, make_structure):
 
 
 @pytest.mark.parametrize("number", [7, 12])
-@pytest.mark.parametrize(("limits", "passes"), [({"atoms": 20}, 1), ({"atoms": 1}, 1), ({"pairs": 400}, 4)])
+@pytest.mark.parametrize(("limits", "passes"), [({"max_atoms": 20}, 1), ({"max_atoms": 1}, 1), ({"pairs": 400}, 4)])
 def test_memory_is_bounded(make_structure, number, limits, passes):
     """Fewer rotations at a time change nothing but the sizes of forward passes."""
     batch = batch_of(make_structure, 3, 7)  # 10 atoms, 98 padded pairs
@@ -107,7 +107,7 @@ def test_memory_is_bounded(make_structure, number, limits, passes):
     whole = RotationAverage(many, rotation_set(number))(batch)
     chunked = RotationAverage(few, rotation_set(number), limits=BatchSettings(**limits))(batch)
     assert many.sizes == [2 * number]
-    assert sum(few.sizes) == 2 * number and max(few.sizes) <= 2 * max(passes, limits.get("atoms", 0) // 10)
+    assert sum(few.sizes) == 2 * number and max(few.sizes) <= 2 * max(passes, limits.get("max_atoms", 0) // 10)
     for name in ("energy", "atom_energies", "forces", "energy_std", "forces_std"):
         torch.testing.assert_close(getattr(chunked, name), getattr(whole, name), rtol=0, atol=1e-8)
 
@@ -115,7 +115,7 @@ def test_memory_is_bounded(make_structure, number, limits, passes):
 @pytest.mark.parametrize("number", [5, 12])
 def test_average_of_gradients_is_gradient_of_average(make_model, make_structure, number):
     batch = batch_of(make_structure, 4, 3)
-    model = averaged(make_model(forces="gradient"), number)
+    model = averaged(make_model(forces="conservative"), number)
     forces = model(batch).forces
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(batch.positions.shape, generator=generator, dtype=F64)
@@ -127,14 +127,14 @@ def test_average_of_gradients_is_gradient_of_average(make_model, make_structure,
     torch.testing.assert_close((ahead - behind) / 2e-4, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_positions_may_need_gradients(make_model, make_structure, forces):
     batch = batch_of(make_structure, 4, 3)
     model = averaged(make_model(forces=forces), 12)
     positions = batch.positions.requires_grad_()
     found = model(batch)
     (gradient,) = torch.autograd.grad(found.energy.sum(), positions, retain_graph=True)
-    if forces == "gradient":
+    if forces == "conservative":
         torch.testing.assert_close(-gradient, found.forces)
     else:
         assert (gradient + found.forces).norm() > 1e-3

@@ -18,7 +18,7 @@ FIELDS = ("energy", "atom_energies", "forces", "energy_std", "forces_std")
 
 @pytest.fixture
 def models(make_model):
-    return [make_model(forces="gradient", seed=seed) for seed in (0, 1, 2)]
+    return [make_model(forces="conservative", seed=seed) for seed in (0, 1, 2)]
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ class TestLatentError:
         assert found[0]["latent_error"] is None and found[1]["latent_error"] is not None
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_layers_of_a_real_model_are_examined(make_model, batches, forces):
     model = make_model(forces=forces)
     last = model.settings.depth - 1

@@ -26,8 +26,8 @@ BATCHES = ([1, 2, 3, 0, 5], [0, 3, 7], [1, 11, 21, 31], [8, 3, 5, 7, 2, 0])  # t
 
 def objective(forces: str = "direct") -> Objective:
     torch.manual_seed(0)
-    depth = 2 if forces == "gradient" else 1  # shapes get lost from one block's second derivatives to the next's
-    settings = ModelSettings(**{**TINY, "depth": depth, "convolutions": 1, "forces": forces})
+    depth = 2 if forces == "conservative" else 1  # shapes get lost from one block's second derivatives to the next's
+    settings = ModelSettings(**{**TINY, "depth": depth, "num_local_layers": 1, "forces": forces})
     model = Potential(settings, torch.zeros(87).double(), 1.0)
     for parameter in model.parameters():
         if not parameter.any():
@@ -59,7 +59,7 @@ def compare(forces: str) -> None:
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 @pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_the_same_loss_and_gradients_from_one_graph(forces):
     """In a process of its own: the shape checks that all tests run under cannot be compiled."""
     command = [sys.executable, "-c", f"import test_training_compiled; test_training_compiled.compare({forces!r})"]

@@ -28,7 +28,7 @@ class TestNothingIsLeftBehind:
         [
             ({"data.train": ["nowhere.pack"]}, r"nowhere\.pack: does not exist"),
             ({"data.validation": [], "data.validation_fraction": 1.0}, "no structures are left for training"),
-            ({"training.batch.atoms": 4}, r"more than a batch may hold \(4 atoms\)"),
+            ({"training.batch.max_atoms": 4}, r"more than a batch may hold \(4 atoms\)"),
             ({"references": {"kind": "given", "values": {"H": -13.6}}}, "no reference energy for C, N, O, S"),
             ({"references": {"kind": "given", "values": {"Xx": 1.0}}}, "Xx"),
         ],
@@ -41,7 +41,7 @@ class TestNothingIsLeftBehind:
     def test_by_unlabelled_structures_that_do_not_fit(self, toy_packs, toy_pool, tmp_path):
         pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 2, "objective.consistency": 1.0}
         for changes, message in [
-            ({"training.batch.atoms": 8}, r"pool\.pack, structure 1 \(C2H6O, source pool-1\): has 9 atoms"),
+            ({"training.batch.max_atoms": 8}, r"pool\.pack, structure 1 \(C2H6O, source pool-1\): has 9 atoms"),
             ({"data.unlabelled": [str(toy_packs[0])]}, r"train\.pack: all 43 structures have a composition"),
         ]:
             with pytest.raises(InputError, match=message):

@@ -65,7 +65,7 @@ def packs(tmp_path_factory) -> tuple[Path, Path]:
 def changes(start: Path, pack: Path, **more) -> dict:
     """Fine-tuning on a pack of the family, as changes of the toy recipe."""
     data = {"train": [str(pack)], "validation_fraction": 0.25}
-    return {"start": str(start), "data": data, "model": {}} | more
+    return {"init_from": str(start), "data": data, "model": {}} | more
 
 
 def tune(start: Path, pack: Path, toy_packs, folder: Path, **more) -> Path:
@@ -97,14 +97,14 @@ class TestParametrisations:
         torch.nn.init.zeros_(rows.values)
         assert torch.equal(rows(table)[[0, 2, 3, 5]], table[[0, 2, 3, 5]]) and not rows(table)[[1, 4]].any()
 
-    @pytest.mark.parametrize("forces", ["direct", "gradient"])
+    @pytest.mark.parametrize("forces", ["direct", "conservative"])
     def test_neither_changes_predictions_and_merging_keeps_them(self, make_model, make_structure, forces):
         model = make_model(forces=forces)
         batch = Batch.collate([make_structure(7), make_structure(5, charge=1)], torch.float64)
         before = model(batch)
         tuned = Potential(model.settings, model.references, model.scale).double()
         tuned.load_state_dict(model.state_dict())
-        adapt(tuned, FineTuningSettings(frozen_blocks=1, rank=3), Unseen(elements=[8], charges=[1], spins=[2]))
+        adapt(tuned, FineTuningSettings(frozen_blocks=1, lora_rank=3), Unseen(elements=[8], charges=[1], spins=[2]))
         same = tuned(batch)
         assert torch.equal(same.energy, before.energy) and torch.equal(same.forces, before.forces)
         for parameter in tuned.parameters():
@@ -130,7 +130,7 @@ class TestWhatIsKept:
         assert "embed.charge.weight" not in changed
 
     def test_adapters_change_matrices_of_attention_and_mlp_by_a_low_rank(self, start, packs, toy_packs, tmp_path):
-        rank = {"rank": 2, "frozen_blocks": 1}
+        rank = {"lora_rank": 2, "frozen_blocks": 1}
         model = tune(start, packs[0], toy_packs, tmp_path / "run", fine_tuning=rank)
         old, new = weights(start / "model"), weights(model)
         assert old.keys() == new.keys()
@@ -148,9 +148,9 @@ class TestWhatIsKept:
         assert load_model(model).num_parameters == load_model(start).num_parameters
 
     def test_the_model_is_that_of_the_start_unless_said(self, start, packs, toy_packs, tmp_path):
-        model = tune(start, packs[0], toy_packs, tmp_path / "run", model={"forces": "gradient"})
+        model = tune(start, packs[0], toy_packs, tmp_path / "run", model={"forces": "conservative"})
         found, old = load_model(model), load_model(start)
-        assert found.settings == old.settings.model_copy(update={"forces": "gradient"})
+        assert found.settings == old.settings.model_copy(update={"forces": "conservative"})
         assert found.settings.width == TINY["width"] and found.scale == old.scale
 
     def test_a_start_by_name(self, start, packs, toy_packs, tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ class TestReferences:
 class TestReplay:
     @pytest.fixture
     def recipe(self, start, packs, toy_packs):
-        more = {"training.batch.structures": 3, "training.batch.replay": 5, "objective.views": 2}
+        more = {"training.batch.batch_size": 3, "training.batch.replay": 5, "objective.views": 2}
         data = {"train": [str(packs[0])], "validation": [str(packs[0])], "replay": [str(toy_packs[0])]}
         return toy_recipe(toy_packs, {**changes(start, packs[0]), **more, "data": data, "model": dict(TINY)})
 
@@ -245,11 +245,11 @@ class TestReplay:
 
     def test_two_processes_fine_tune_as_one(self, start, packs, toy_packs, tmp_path):
         more = {
-            "fine_tuning": {"rank": 2},
+            "fine_tuning": {"lora_rank": 2},
             "training.steps": 4,
             "training.evaluate_every": 4,
             "training.optimizer": {"name": "adamw", "learning_rate": 1e-4},
-            "objective.energy": 0,
+            "objective.energy_weight": 0,
         }
         of_two, of_one = {"structures": 2, "replay": 3}, {"structures": 4, "replay": 6}
         settings = changes(start, packs[0], **more)
@@ -265,7 +265,7 @@ class TestReplay:
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
     def test_what_is_held_out_is_not_replayed(self, recipe, toy_packs):
-        changes = {"train": (str(toy_packs[0]),), "validation": (), "validation_fraction": 0.3, "max_validation": 1}
+        changes = {"train": (str(toy_packs[0]),), "validation": (), "validation_fraction": 0.3, "max_val_structures": 1}
         settings = recipe.data.model_copy(update=changes)
         trained = prepare(settings)[0]  # what validation is cut to does not matter
         assert set(prepare_replay(settings).compositions()) == set(trained.compositions())
@@ -289,22 +289,22 @@ class TestReplay:
 
 RUNS = {
     "frozen blocks": {"fine_tuning": {"frozen_blocks": 1}},
-    "adapters": {"fine_tuning": {"rank": 2}},
-    "adapters and gradient forces, adamw": {
-        "fine_tuning": {"rank": 2, "frozen_blocks": 1},
-        "model": {"forces": "gradient"},
+    "adapters": {"fine_tuning": {"lora_rank": 2}},
+    "adapters and conservative forces, adamw": {
+        "fine_tuning": {"lora_rank": 2, "frozen_blocks": 1},
+        "model": {"forces": "conservative"},
         "training.optimizer.name": "adamw",
     },
     "replay": {
-        "training.batch.structures": 4,
+        "training.batch.batch_size": 4,
         "training.batch.replay": 5,
-        "training.accumulate": 2,
+        "training.grad_accumulation": 2,
         "objective.views": 2,
         "objective.second_view": 0.7,
     },
     "all together": {
-        "fine_tuning": {"rank": 2},
-        "training.batch.structures": 4,
+        "fine_tuning": {"lora_rank": 2},
+        "training.batch.batch_size": 4,
         "training.batch.replay": 3,
         "training.batch.unlabelled": 2,
         "objective.latent": {"weight": 1.0, "hidden": 16},
@@ -330,10 +330,10 @@ def test_references_that_were_fitted_again_survive_a_kill(start, packs, toy_pack
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fine_tuning": {"rank": 2}}, "give start"),
-        ({"start": "x", "references": {"kind": "omol25"}}, r"see fine_tuning\.references"),
-        ({"start": "x", "model": {}, "training.batch.replay": 2}, "go together"),
-        ({"start": "x", "data.replay": ["x.pack"]}, "go together"),
+        ({"fine_tuning": {"lora_rank": 2}}, "give init_from"),
+        ({"init_from": "x", "references": {"kind": "omol25"}}, r"see fine_tuning\.references"),
+        ({"init_from": "x", "model": {}, "training.batch.replay": 2}, "go together"),
+        ({"init_from": "x", "data.replay": ["x.pack"]}, "go together"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(toy_packs, wrong, message):

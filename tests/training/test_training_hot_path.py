@@ -37,7 +37,7 @@ WAITING = {
 }
 KINDS = {
     "direct": {},
-    "gradient": {"forces": "gradient"},
+    "conservative": {"forces": "conservative"},
     "paper": {"preset": "paper"},
 }
 OBJECTIVES = {

@@ -29,9 +29,9 @@ def test_augmentation_teaches_what_plain_data_do_not(tmp_path):
     packs = write_toy_pack(tmp_path / "train.pack", 300, kinds=3), write_toy_pack(tmp_path / "new.pack", 40, 1, kinds=3)
     changes = {
         "training.steps": 200,
-        "training.ema": 0.95,
+        "training.ema_decay": 0.95,
         "training.optimizer.learning_rate": 1e-2,
-        "training.batch.structures": 16,
+        "training.batch.batch_size": 16,
         "training.evaluate_every": 200,
         "training.checkpoint_every": 200,
     }

@@ -103,6 +103,6 @@ def test_tensorboard_gets_the_same_numbers(run):
 def test_patience_ends_a_run_that_no_longer_gains(toy_packs, tmp_path):
     """With a vanishing learning rate, every evaluation finds the same error: none is better than the first."""
     optimizer = {"name": "adamw", "learning_rate": 1e-30}
-    changes = {"training.steps": 100, "training.patience": 2, "training.evaluate_every": 2}
+    changes = {"training.steps": 100, "training.early_stopping_patience": 2, "training.evaluate_every": 2}
     train(toy_recipe(toy_packs, {**changes, "training.optimizer": optimizer}), tmp_path / "run", progress=False)
     assert [line["step"] for line in read_metrics(tmp_path / "run", "evaluation")] == [2, 4, 6]

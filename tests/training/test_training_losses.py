@@ -50,11 +50,11 @@ def one_by_one(batch: Batch, orientations: torch.Tensor):
         yield alone, *(orientations[:, i : i + 1])
 
 
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_terms_are_those_of_the_formula(make_model, make_structure, forces):
     """L = w_E |ΔE| / N / s + w_F mean_i ‖ΔF_i‖₂ / s, over both views."""
     model, batch, orientations = make_model(forces=forces, scale=0.5), labelled(make_structure, 5, 3, 1), turns(2, 3)
-    built = Objective(model, ObjectiveSettings(energy=3.0, forces=2.0, views=2, second_view=0.67))
+    built = Objective(model, ObjectiveSettings(energy_weight=3.0, force_weight=2.0, views=2, second_view=0.67))
     losses: Losses = built(batch, orientations, 2, Share(5, 17, 2), 0.0)
     energy, force = [], []
     for view, number in zip(orientations, (3, 2), strict=True):
@@ -109,7 +109,7 @@ class TestLossesBetweenViews:
             yield from one_by_one(labelled(make_structure, 5, 3), turns(2, 3)[:, :2])
 
     @VIEWS
-    @pytest.mark.parametrize("forces", ["direct", "gradient"])
+    @pytest.mark.parametrize("forces", ["direct", "conservative"])
     @pytest.mark.parametrize("level", ["atoms", "pooled"])
     def test_the_latent_loss_is_the_mean_over_all_pairs(self, make_model, make_structure, views, forces, level):
         model, pool = make_model(forces=forces), a_pool(make_structure, 4, 2)
@@ -124,11 +124,11 @@ class TestLossesBetweenViews:
         assert found.latent.item() > 1e-3
 
     @VIEWS
-    @pytest.mark.parametrize("forces", ["direct", "gradient"])
+    @pytest.mark.parametrize("forces", ["direct", "conservative"])
     def test_the_consistency_is_the_mean_over_all_pairs(self, make_model, make_structure, views, forces):
         """The task losses' distance, weights included, between one view's prediction and the other's, turned."""
         model, pool = make_model(forces=forces, scale=0.5), a_pool(make_structure, 4, 2)
-        settings_ = {**views, "consistency": 0.7, "energy": 3.0, "forces": 2.0}
+        settings_ = {**views, "consistency": 0.7, "energy_weight": 3.0, "force_weight": 2.0}
         _, found = self.losses(model, make_structure, settings_, pool)
         energy, force = [], []
         for alone, first, second in self.pairs(make_structure, settings_, pool):
@@ -208,7 +208,7 @@ class TestLossesBetweenViews:
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_embeddings_of_a_part_of_the_network_are_those_of_the_whole(make_model, make_structure, preset, forces):
     model, batch = make_model(preset, forces), labelled(make_structure, 5, 3)
     for layers in [(0,), (2, 1), (-2,), (-1, 0)]:
@@ -269,7 +269,7 @@ def test_bfloat16_changes_the_network_only_in_its_third_digit(make_model, make_s
 @given(counts=st.lists(st.integers(2, 7), min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_the_rotation_gradient_is_that_of_automatic_differentiation(make_model, make_structure, counts, seed):
     """Of E(x exp(G − Gᵀ)) with respect to G at G = 0."""
-    model = make_model(forces="gradient")
+    model = make_model(forces="conservative")
     batch = Batch.collate([make_structure(count, seed + i) for i, count in enumerate(counts)], F64)
     generator = torch.zeros(len(batch), 3, 3, dtype=F64, requires_grad=True)
     turned = rotate(batch, torch.matrix_exp(generator - generator.mT).mT)  # x G as rows is Gᵀ x as columns

@@ -35,7 +35,7 @@ def give_gradients(module: torch.nn.Module, seed: int) -> None:
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.name)
 @pytest.mark.parametrize("preset", ["default", "paper"])
-@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_every_parameter_is_in_exactly_one_group(settings, preset, forces):
     module = objective(preset, forces)
     groups = [group for part in Optimizers(module, settings).parts.values() for group in part.param_groups]

@@ -42,13 +42,13 @@ def packs(tmp_path_factory):
     return folder / "train.pack", folder / "validation.pack"
 
 
-CUTOFF = {"model.cutoff": 5.0, "model.forces": "gradient"}
+CUTOFF = {"model.cutoff": 5.0, "model.forces": "conservative"}
 
 
 def test_stress_is_learned(packs, tmp_path):
     errors = {}
     for weight in (0.0, 1.0):
-        changes = {"training.steps": 60, "training.log_every": 10, "objective.stress": weight}
+        changes = {"training.steps": 60, "training.log_every": 10, "objective.stress_weight": weight}
         model = load_model(train(toy_recipe(packs, CUTOFF | changes), tmp_path / str(weight), progress=False))
         found = evaluate(model, Dataset.open(packs[1:]), batch=BatchSettings(), symmetry=False, progress=False)
         errors[weight] = found.overall["stress_mae"]
@@ -75,4 +75,4 @@ def test_crystals_need_a_cutoff_and_torques(packs, tmp_path):
     with pytest.raises(InputError, match=r"set model\.cutoff"):
         train(toy_recipe(packs), tmp_path / "a", progress=False)
     with pytest.raises(InputError, match="equigrad"):
-        train(toy_recipe(packs, {**CUTOFF, "objective.equigrad": 0.1}), tmp_path / "b", progress=False)
+        train(toy_recipe(packs, {**CUTOFF, "objective.equigrad_weight": 0.1}), tmp_path / "b", progress=False)

@@ -29,18 +29,22 @@ RUNS = {
         "objective.views": 2,
         "objective.second_view": 0.5,
         "objective.latent": LATENT,
-        "training.accumulate": 3,
+        "training.grad_accumulation": 3,
     },
-    "gradient forces": {"model.forces": "gradient", "objective.equigrad": 0.1, "objective.energy": 0},
+    "conservative forces": {
+        "model.forces": "conservative",
+        "objective.equigrad_weight": 0.1,
+        "objective.energy_weight": 0,
+    },
     "consistency on an unlabelled pool": {
         "training.batch.unlabelled": 2,
-        "objective.energy": 0,
+        "objective.energy_weight": 0,
         "objective.consistency": 0.5,
         "objective.latent": LATENT,
     },
     "part of a second view and an unlabelled pool": {
         "training.batch.unlabelled": 2,
-        "objective.energy": 0,
+        "objective.energy_weight": 0,
         "objective.views": 2,
         "objective.second_view": 0.5,
         "objective.second_view_labels": False,
@@ -100,12 +104,12 @@ def test_two_processes_train_as_one(toy_packs, toy_pool, tmp_path, changes):
     of_pool = changes.get("training.batch.unlabelled", 0)
     if of_pool:
         changes["data.unlabelled"] = [str(toy_pool)]
-    halves = toy_settings(toy_packs, {**changes, "training.batch.structures": 5})
+    halves = toy_settings(toy_packs, {**changes, "training.batch.batch_size": 5})
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(halves))
     launcher = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2"}  # not the recipe's
     finished = launch(tmp_path / "recipe.yaml", tmp_path / "two", **launcher)
     assert finished.returncode == 0, finished.stderr
-    whole = {**changes, "training.batch.structures": 10, "training.batch.unlabelled": 2 * of_pool}
+    whole = {**changes, "training.batch.batch_size": 10, "training.batch.unlabelled": 2 * of_pool}
     train(toy_recipe(toy_packs, whole), tmp_path / "one", progress=False)
     two, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [line["step"] for line in two] == [1, 2, 3, 4, 5, 6, 6]
@@ -137,7 +141,7 @@ LATENTS = [
 OBJECTIVES = [
     {},
     {"augment": False},
-    {"energy": 0},
+    {"energy_weight": 0},
     {"forces": 0},
     {"views": 2},
     {"views": 2, "second_view": 0.5},
@@ -151,8 +155,8 @@ POOLED = [
 ]
 VARIATIONS = [
     *(({"preset": preset}, objective) for preset in ("default", "paper") for objective in OBJECTIVES),
-    *(({"forces": "gradient"}, objective) for objective in [*OBJECTIVES[:6], {"equigrad": 1.0}]),
-    *(({"forces": forces, "fixed_representation": True}, FIXED) for forces in ("direct", "gradient")),
+    *(({"forces": "conservative"}, objective) for objective in [*OBJECTIVES[:6], {"equigrad_weight": 1.0}]),
+    *(({"forces": forces, "fixed_representation": True}, FIXED) for forces in ("direct", "conservative")),
 ]
 
 
@@ -176,7 +180,7 @@ def rotations(views: int, structures: int) -> torch.Tensor:
     ("model", "settings", "pool"),
     [
         *((*variation, 0) for variation in VARIATIONS),
-        *(({"forces": forces}, settings, 2) for forces in ("direct", "gradient") for settings in POOLED),
+        *(({"forces": forces}, settings, 2) for forces in ("direct", "conservative") for settings in POOLED),
     ],
 )
 def test_every_parameter_has_a_gradient_at_every_step(model, settings, pool):
@@ -198,10 +202,10 @@ def test_every_parameter_has_a_gradient_at_every_step(model, settings, pool):
         ({}, {}, 0),
         ({}, {"views": 2, "second_view": 0.5, "latent": {"weight": 2.0, "level": "atoms", "hidden": 16}}, 0),
         ({}, {"views": 2, "latent": {"weight": 2.0, "level": "pooled", "distance": "cosine", "hidden": 16}}, 0),
-        ({"forces": "gradient"}, {"equigrad": 0.7}, 0),
+        ({"forces": "conservative"}, {"equigrad_weight": 0.7}, 0),
         ({}, {"views": 2, "second_view": 0.5, "consistency": 0.4}, 0),
         *(({}, settings, 5) for settings in POOLED),
-        ({"forces": "gradient"}, POOLED[-1], 5),
+        ({"forces": "conservative"}, POOLED[-1], 5),
     ],
 )
 @pytest.mark.parametrize("processes", [2, 3])

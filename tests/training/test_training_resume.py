@@ -33,8 +33,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 # The 43 structures make six batches: step 5 is in the middle of an epoch, step 10 in the middle of the next.
 OBJECTIVES = {
     "plain": {},
-    "sorted windows": {"training.batch.window": 3, "training.batch.atoms": 30},
-    "accumulation": {"training.accumulate": 2},
+    "sorted windows": {"training.batch.bucket_window": 3, "training.batch.max_atoms": 30},
+    "accumulation": {"training.grad_accumulation": 2},
     "two views and latent": {
         "objective.views": 2,
         "objective.second_view": 0.5,
@@ -45,12 +45,12 @@ OBJECTIVES = {
         "objective.views": 2,
         "objective.latent": {"weight": 1.0, "action": "fixed", "distance": "cosine"},
     },
-    "gradient forces": {"model.forces": "gradient", "objective.equigrad": 0.1},
-    "adamw without averaging": {"training.optimizer.name": "adamw", "training.ema": 0},
-    "patience": {"training.patience": 100},
+    "conservative forces": {"model.forces": "conservative", "objective.equigrad_weight": 0.1},
+    "adamw without averaging": {"training.optimizer.name": "adamw", "training.ema_decay": 0},
+    "early_stopping_patience": {"training.early_stopping_patience": 100},
     "unlabelled pool": {
         "training.batch.unlabelled": 4,
-        "training.accumulate": 2,
+        "training.grad_accumulation": 2,
         "objective.latent": {"weight": 1.0, "hidden": 16, "warmup": 0.5},
         "objective.consistency": 0.3,
     },
@@ -224,7 +224,7 @@ class TestFolderOfARun:
         [
             {"model.width": 64},
             {"objective.views": 2},
-            {"objective.energy": 1.0},
+            {"objective.energy_weight": 1.0},
             {"data.max_train": 20},
             {"training.optimizer.name": "adamw"},
         ],
@@ -256,7 +256,7 @@ class TestFolderOfARun:
         data = {"train": [str(first)], "validation": [], "validation_fraction": 0.3} | {which: [str(pack)]}
         more = {
             "train": {},
-            "replay": {"training.batch.replay": 2, "start": str(finished)},
+            "replay": {"training.batch.replay": 2, "init_from": str(finished)},
             "unlabelled": {"training.batch.unlabelled": 2, "objective.consistency": 1.0},
         }[which]
         recipe = toy_recipe(toy_packs, {"data": data, "training.steps": 2, **more})
@@ -280,7 +280,7 @@ class TestFolderOfARun:
         assert state(folder, 12)[3][: len(read_metrics(finished))] == read_metrics(finished)
 
     def test_goes_on_with_averaging_switched_on(self, toy_packs, tmp_path):
-        train(toy_recipe(toy_packs, {"training.ema": 0}), tmp_path / "run", progress=False)
+        train(toy_recipe(toy_packs, {"training.ema_decay": 0}), tmp_path / "run", progress=False)
         train(toy_recipe(toy_packs, {"training.steps": 11}), tmp_path / "run", resume=True, progress=False)
         groups = state(tmp_path / "run", 11)[0]
         # one step on, the average is the current weights and not the untrained ones

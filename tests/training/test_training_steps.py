@@ -22,9 +22,9 @@ def test_accumulated_batches_are_one_large_batch(toy_packs, tmp_path):
         "training.optimizer": {"name": "adamw", "learning_rate": 1e-4},
         "objective.augment": False,
     }
-    small = {"training.batch.structures": 5, "training.accumulate": 3}
+    small = {"training.batch.batch_size": 5, "training.grad_accumulation": 3}
     train(toy_recipe(toy_packs, {**changes, **small}), tmp_path / "small", progress=False)
-    train(toy_recipe(toy_packs, {**changes, "training.batch.structures": 15}), tmp_path / "large", progress=False)
+    train(toy_recipe(toy_packs, {**changes, "training.batch.batch_size": 15}), tmp_path / "large", progress=False)
     found, expected = (read_metrics(tmp_path / name, "train") for name in ("small", "large"))
     assert len(found) == 2
     for a, b in zip(found, expected, strict=True):
@@ -42,7 +42,7 @@ def test_every_view_of_every_batch_has_an_orientation_of_its_own(toy_packs, tmp_
         return forward(self, batch, turns, *rest)
 
     monkeypatch.setattr(Objective, "forward", recorded)
-    changes = {"training.steps": 3, "training.accumulate": 2, "objective.views": 2, "objective.augment": augment}
+    changes = {"training.steps": 3, "training.grad_accumulation": 2, "objective.views": 2, "objective.augment": augment}
     train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
     assert len(seen) == 2 * (5 * 8 + 3)  # the last of six batches is the rest of the epoch
     if augment:
@@ -61,7 +61,7 @@ def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_pack
         return forward(self, batch, turns, *rest)
 
     monkeypatch.setattr(Objective, "forward", recorded)
-    changes = {"training.steps": 12, "objective.views": 2, "objective.reflections": reflections}
+    changes = {"training.steps": 12, "objective.views": 2, "objective.mirror": reflections}
     train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
     signs = torch.cat(seen, 1)
     assert torch.equal(signs[0], signs[1])
@@ -97,7 +97,9 @@ def test_the_pool_has_structures_and_orientations_of_its_own(toy_packs, toy_pool
     assert torch.equal(signs[0], signs[1]) and set(signs[0].tolist()) == {-1.0, 1.0}
 
 
-@pytest.mark.parametrize(("before", "after"), [("direct", "gradient"), ("gradient", "direct"), ("direct", "direct")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("direct", "conservative"), ("conservative", "direct"), ("direct", "direct")]
+)
 def test_training_goes_on_from_a_trained_model(toy_packs, tmp_path, before, after):
     train(toy_recipe(toy_packs, {"training.steps": 3, "model.forces": before}), tmp_path / "first", progress=False)
     almost_nothing = {"name": "adamw", "learning_rate": 1e-12}
@@ -106,7 +108,7 @@ def test_training_goes_on_from_a_trained_model(toy_packs, tmp_path, before, afte
         "training.optimizer": almost_nothing,
         "training.seed": 5,
         "model.forces": after,
-        "start": str(tmp_path / "first"),
+        "init_from": str(tmp_path / "first"),
     }
     train(toy_recipe(toy_packs, changes), tmp_path / "second", progress=False)
     first, second = load_model(tmp_path / "first"), load_model(tmp_path / "second")
@@ -121,7 +123,7 @@ def test_training_goes_on_from_a_trained_model(toy_packs, tmp_path, before, afte
 
 def test_a_start_of_another_architecture_is_refused(toy_packs, tmp_path):
     train(toy_recipe(toy_packs, {"training.steps": 1}), tmp_path / "first", progress=False)
-    changes = {"start": str(tmp_path / "first"), "model.depth": 1, "model.convolutions": 1}
+    changes = {"init_from": str(tmp_path / "first"), "model.depth": 1, "model.num_local_layers": 1}
     with pytest.raises(InputError, match=r"another architecture.*depth 1 \(there 2\)"):
         train(toy_recipe(toy_packs, changes), tmp_path / "second", progress=False)
     assert not (tmp_path / "second" / "model").exists()

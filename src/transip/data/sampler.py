@@ -47,14 +47,14 @@ class AtomBudgetSampler:
         """
         generator = np.random.default_rng((self._seed, e))
         order = generator.permutation(len(self._counts))
-        window = self._settings.window * self._settings.structures * self._processes
-        if self._settings.window > 1:
+        window = self._settings.bucket_window * self._settings.batch_size * self._processes
+        if self._settings.bucket_window > 1:
             windows = np.arange(len(order)) // window
             order = order[np.lexsort((self._counts[order], windows))]
         batches = _fill(order, self._counts, self._settings, self._processes)
         if len(batches[-1]) < self._processes:
             batches.pop()
-        if self._settings.window > 1:
+        if self._settings.bucket_window > 1:
             batches = [batches[i] for i in generator.permutation(len(batches))]
         return batches
 
@@ -89,12 +89,13 @@ def check_budget(
         return
     largest = int(counts.argmax())
     atoms = int(counts[largest])
-    for name, size, limit in (("atoms", atoms, settings.atoms), ("pairs", atoms**2, settings.pairs)):
+    limits = (("max_atoms", "atoms", atoms, settings.max_atoms), ("pairs", "pairs", atoms**2, settings.pairs))
+    for setting, name, size, limit in limits:
         if size > limit:
             raise InputError(
                 f"has {atoms} atoms ({size} {name}), more than a batch may hold ({limit} {name})",
                 where=describe(largest),
-                remedy=f"raise training.batch.{name} to at least {size}, or leave the structure out",
+                remedy=f"raise training.batch.{setting} to at least {size}, or leave the structure out",
             )
 
 
@@ -106,8 +107,8 @@ def _fill(order: np.ndarray, counts: np.ndarray, settings: BatchSettings, proces
         share, rank = divmod(i - begin, processes)
         size = count if count > largest[rank] else largest[rank]
         if (
-            share == settings.structures
-            or atoms[rank] + count > settings.atoms
+            share == settings.batch_size
+            or atoms[rank] + count > settings.max_atoms
             or (share + 1) * size * size > settings.pairs
         ):
             cuts.append(i)

@@ -33,12 +33,12 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
     train, validation = prepare_all(settings)
     return (
         _subset(train, settings.max_train, settings.seed),
-        _subset(validation, settings.max_validation, settings.seed),
+        _subset(validation, settings.max_val_structures, settings.seed),
     )
 
 
 def prepare_all(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """`prepare` without `max_train` and `max_validation`: everything to train on, and everything held out."""
+    """`prepare` without `max_train` and `max_val_structures`: everything to train on, and everything held out."""
     train, validation = _split(settings)
     if settings.validation:
         _warn_of_overlap(train, validation)
@@ -103,7 +103,7 @@ def _apart(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
 
 
 def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """Training and held-out structures, before `max_train` and `max_validation` cut either."""
+    """Training and held-out structures, before `max_train` and `max_val_structures` cut either."""
     train = Dataset.open(settings.train)
     if not train.labelled:
         raise InputError("has no energies and forces", where=", ".join(settings.train), remedy="give labelled packs")
@@ -133,7 +133,7 @@ def _warn_of_overlap(train: Dataset, validation: Dataset) -> None:
 
 
 def split_by_composition(
-    dataset: Dataset, fraction: float, seed: int, how: Literal["drawn", "hashed"] = "drawn"
+    dataset: Dataset, fraction: float, seed: int, how: Literal["random", "hash"] = "random"
 ) -> tuple[Dataset, Dataset]:
     """Split into (train, held out) so that no composition is in both.
 
@@ -143,8 +143,8 @@ def split_by_composition(
         dataset: what to split; the order of its structures does not matter.
         fraction: share of the structures to hold out.
         seed: of the choice.
-        how: "drawn" takes compositions at random until about `fraction` is held out, which depends on all of them.
-            "hashed" takes each by a hash of its atoms and the seed: it stays on its side when others come and go, but
+        how: "random" takes compositions at random until about `fraction` is held out, which depends on all of them.
+            "hash" takes each by a hash of its atoms and the seed: it stays on its side when others come and go, but
             for one that an element needs in training, or that is held out for want of any other; the share held out is
             as near to `fraction` as chance is.
 
@@ -160,7 +160,7 @@ def split_by_composition(
             remedy="give validation data of its own (data.validation)",
         )
     present = _elements_present(dataset.select(examples))
-    held_out = _hashed(ids, present, fraction, seed) if how == "hashed" else _drawn(sizes, present, fraction, seed)
+    held_out = _hashed(ids, present, fraction, seed) if how == "hash" else _drawn(sizes, present, fraction, seed)
     if fraction > 0 and not held_out.any():  # every composition is larger than the share, or chance took none
         held_out[sizes.argmin()] = True
     mask = held_out[member]

@@ -52,7 +52,7 @@ def serve(
             raise InputError(
                 "the cell changes, and there is no stress to change it with",
                 where="i-PI",
-                remedy="use a model of gradient forces and a cell that is periodic in all directions, or keep the cell",
+                remedy="use a model with conservative forces and a cell that is periodic in all directions, or keep it",
             )
 
 

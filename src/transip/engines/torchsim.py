@@ -27,7 +27,7 @@ Periodic = Literal["images", "isolate"]
 class TransIPModel(ModelInterface):
     """Energies (eV) and forces (eV/Å) of a batch of molecules or cells: TorchSim's ``ModelInterface``.
 
-    A model of gradient forces with a cutoff also has a stress.
+    A model with conservative forces and a cutoff also has a stress.
 
     Args:
         model: folder or name of a model, or a model in memory (copied).

@@ -63,7 +63,7 @@ class TransIPCalculator(Calculator):
         compile: compile the network: about twice as fast for small molecules, after a minute or two at the first of
             them, fewer seconds in later processes. Needs a C++ compiler on CPUs.
 
-    Models of gradient forces also give the ``stress`` (eV/Å³) of cells that are periodic in three directions.
+    Models with conservative forces also give the ``stress`` (eV/Å³) of cells that are periodic in three directions.
 
     With `average` or several models, ``results`` also holds the spreads ``energy_std`` (eV) and ``forces_std`` (eV/Å,
     per atom). If this way to predict has been calibrated (``transip calibrate``), it holds what the spreads stand for:
@@ -144,7 +144,7 @@ class TransIPCalculator(Calculator):
             if asked is None or not asked.pbc.all():
                 raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
             if not self.has_stress:
-                raise PropertyNotImplementedError("only models of gradient forces have a stress")
+                raise PropertyNotImplementedError("only models with conservative forces have a stress")
         return super().get_property(name, atoms, allow_calculation)
 
     @property

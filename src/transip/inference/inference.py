@@ -33,7 +33,7 @@ Models = Model | Sequence[Model]
 
 CHUNK = 2048  # structures held at a time, and sorted by size among themselves
 # Attention's temporaries stay below 0.1 GB.
-INFERENCE = BatchSettings(structures=256, atoms=4096, pairs=200_000)
+INFERENCE = BatchSettings(batch_size=256, max_atoms=4096, pairs=200_000)
 # Spreads only of a committee or rotational average, uncertainties only of a calibrated one.
 LABELS: tuple[str, ...] = ("energy", "forces", "energy_std", "forces_std", "energy_uncertainty", "forces_uncertainty")
 
@@ -127,7 +127,7 @@ def predict(
     while chunk := [scope.check(structure) for structure in islice(remaining, CHUNK)]:
         counts = np.array([len(structure) for structure in chunk])
         largest = int(counts.max())
-        limits = {"atoms": max(batch.atoms, largest), "pairs": max(batch.pairs, largest**2)}
+        limits = {"max_atoms": max(batch.max_atoms, largest), "pairs": max(batch.pairs, largest**2)}
         labelled: list[Structure | None] = [None] * len(chunk)
         for indices in batches_in_order(counts, batch.model_copy(update=limits)):
             for i, result in zip(indices, predict_batch(model, [chunk[i] for i in indices]), strict=True):
@@ -222,8 +222,8 @@ def warn_if_direct(model: nn.Module) -> None:
     if has_direct_forces(model):
         warnings.warn(
             "this model predicts forces directly: they are not exactly the derivative of its energy, so relaxations "
-            "may not settle, energy drifts in NVE and frequencies are approximate; models with gradient forces do not "
-            "have this limit",
+            "may not settle, energy drifts in NVE and frequencies are approximate; models with conservative "
+            "forces do not have this limit",
             InputWarning,
             stacklevel=2,
         )

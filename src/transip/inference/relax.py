@@ -147,7 +147,7 @@ def _check_stress(atoms: ase.Atoms, structure: Structure) -> None:
         raise InputError(
             f"its cell cannot be relaxed: {error}",
             where=structure.source or structure.formula,
-            remedy="leave out --cell, or give crystals and a single model of gradient forces",
+            remedy="leave out --cell, or give crystals and a single model with conservative forces",
         ) from None
 
 

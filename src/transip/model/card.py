@@ -97,8 +97,8 @@ def describe_objective(recipe: dict[str, Any]) -> str:
         return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
     if objective.get("consistency"):
         return f"control: consistent outputs, weight {objective['consistency']}{pool}"
-    if objective.get("equigrad"):
-        return f"equigrad, weight {objective['equigrad']}"
+    if objective.get("equigrad_weight"):
+        return f"equigrad, weight {objective['equigrad_weight']}"
     if not objective.get("augment", True):
         return "control: raw orientation"
     return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
@@ -161,7 +161,7 @@ def _symmetry(model: Potential) -> str:
     found = {of: (quantity.of(known), quantity.unit) for of, quantity in SYMMETRY.items()}
     errors = [f"{of} {value:.3g} {unit}" for of, (value, unit) in found.items() if value is not None]
     turned = f" When a molecule is turned, predictions change by: {', '.join(errors)}." if errors else ""
-    if model.settings.forces == "gradient":
+    if model.settings.forces == "conservative":
         forces = "Forces are the exact derivative of the energy."
     else:
         forces = (

@@ -23,9 +23,9 @@ def compile_network(potential: Potential, device: torch.device) -> None:
     """Have `potential` compiled when it is first run; copies of it are not.
 
     One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones. Crystals, more
-    than 512 atoms, whose pairs are looked at in parts, and more than 64 where gradient forces are trained run as they
-    are. Each graph takes about a minute to compile, several minutes where gradient forces are trained; the compiler
-    keeps what it made for the next process.
+    than 512 atoms, whose pairs are looked at in parts, and more than 64 where conservative forces are trained run as
+    they are. Each graph takes about a minute to compile, several minutes where conservative forces are trained; the
+    compiler keeps what it made for the next process.
 
     Raises:
         InputError: PyTorch is older than `OLDEST`, or there is no C++ compiler, which CPUs need.

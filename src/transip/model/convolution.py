@@ -25,11 +25,11 @@ class Convolution(nn.Module):
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
-        seen = CHANNELS * settings.gaussians
+        seen = CHANNELS * settings.num_rbf
         self.channels = nn.Linear(settings.width, CHANNELS, bias=False)
         self.read = nn.Linear(4 * seen, settings.width, bias=False)
         nn.init.zeros_(self.read.weight)
-        self.angles = Angles(seen, settings) if settings.angles else None
+        self.angles = Angles(seen, settings) if settings.angular_channels else None
 
     def forward(self, pairs: Pairs, seen: Float[Tensor, "B N D"]) -> Float[Tensor, "B n D"]:
         """Σ_j channels_j ⊗ (1, direction_ij) ⊗ radial_ij over the atoms that are `seen`, then read."""
@@ -48,10 +48,10 @@ class Angles(nn.Module):
 
     def __init__(self, seen: int, settings: ModelSettings):
         super().__init__()
-        self.sizes = [2 * degree + 1 for degree in range(1, settings.angle_degree + 1)]
-        self.left = nn.Linear(seen, settings.angles, bias=False)
-        self.right = nn.Linear(seen, settings.angles, bias=False)
-        self.read = nn.Linear(len(self.sizes) * settings.angles, settings.width, bias=False)
+        self.sizes = [2 * degree + 1 for degree in range(1, settings.l_max + 1)]
+        self.left = nn.Linear(seen, settings.angular_channels, bias=False)
+        self.right = nn.Linear(seen, settings.angular_channels, bias=False)
+        self.read = nn.Linear(len(self.sizes) * settings.angular_channels, settings.width, bias=False)
         nn.init.zeros_(self.read.weight)
 
     def forward(self, harmonics: Float[Tensor, "B n C S K"]) -> Float[Tensor, "B n D"]:

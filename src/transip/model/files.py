@@ -24,11 +24,11 @@ from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 FORMAT = 6
 # What a format has that the one before it had not: settings of the architecture, as they were in effect until then.
 NEW_SETTINGS = {
-    2: {"convolutions": 0},
-    3: {"pair_forces": False},
+    2: {"num_local_layers": 0},
+    3: {"edge_force_head": False},
     4: {"cutoff": None},
-    5: {"angles": 0},
-    6: {"gaussians": 32, "angle_degree": 1},
+    5: {"angular_channels": 0},
+    6: {"num_rbf": 32, "l_max": 1},
 }
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")

@@ -143,8 +143,8 @@ class PairFeatures(nn.Module):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.spread = Gaussians(*SPREAD) if settings.distance_bias else None
-        near = settings.convolutions or settings.has_pair_forces
-        self.neighbourhood = Neighbourhood(settings.gaussians, degree_shown(settings)) if near else None
+        near = settings.num_local_layers or settings.has_edge_force_head
+        self.neighbourhood = Neighbourhood(settings.num_rbf, degree_shown(settings)) if near else None
         self.cutoff = settings.cutoff
 
     def forward(
@@ -203,7 +203,7 @@ class PairFeatures(nn.Module):
 
 def degree_shown(settings: ModelSettings) -> int:
     """Degree of the harmonics that a model's convolutions need: more than 1 for angles only."""
-    return settings.angle_degree if settings.angles else 1
+    return settings.l_max if settings.angular_channels else 1
 
 
 def faded(distance: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:

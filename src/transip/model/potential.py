@@ -57,15 +57,15 @@ class Potential(nn.Module):
         self.energy_head = (VectorEnergyHead if vectors else EnergyHead)(settings.width)
         direct = settings.forces == "direct"
         self.force_head = (VectorForceHead if vectors else ForceHead)(settings.width) if direct else None
-        self.pair_force_head = PairForceHead(settings.width, settings.gaussians) if settings.has_pair_forces else None
+        self.pair_force_head = PairForceHead(settings.width, settings.num_rbf) if settings.has_edge_force_head else None
         self.register_buffer("references", references.to(torch.float64))
 
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
         """Predict energies (eV) and forces (eV/Å); also embeddings after the `layers` asked for.
 
         Embeddings are normed to unit root mean square, so that they compare across layers. Under
-        ``torch.no_grad()`` and ``torch.inference_mode()`` gradient forces (and stress) are computed all the same and
-        everything comes back detached.
+        ``torch.no_grad()`` and ``torch.inference_mode()`` conservative forces (and stress) are computed all the same
+        and everything comes back detached.
 
         Raises:
             InputError: a structure is periodic and the model has no cutoff.

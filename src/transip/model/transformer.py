@@ -30,7 +30,7 @@ class Transformer(nn.Module):
     def __init__(self, settings: ModelSettings):
         super().__init__()
         self.pairs = PairFeatures(settings)
-        looking = {k * settings.depth // settings.convolutions for k in range(settings.convolutions)}
+        looking = {k * settings.depth // settings.num_local_layers for k in range(settings.num_local_layers)}
         self.blocks = nn.ModuleList(Block(settings, k in looking) for k in range(settings.depth))
 
     def forward(

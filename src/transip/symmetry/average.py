@@ -38,7 +38,7 @@ class Averaged(Prediction):
 class RotationAverage(nn.Module):
     """A potential averaged over rotations: mean of g⁻¹ f(g x), equivariant under the group that the rotations form.
 
-    The average of gradient forces is the gradient of the average energy. Nothing is drawn at random in a call.
+    The average of conservative forces is the gradient of the average energy. Nothing is drawn at random in a call.
 
     Args:
         model: maps a Batch to a Prediction; its weights are shared, not copied.
@@ -74,7 +74,7 @@ class RotationAverage(nn.Module):
         if layers:
             raise InputError("a rotational average has no embeddings", remedy="ask the model itself for them")
         pairs = len(batch) * batch.max_num_atoms**2
-        chunk = max(1, min(self.limits.atoms // batch.num_atoms, self.limits.pairs // pairs))
+        chunk = max(1, min(self.limits.max_atoms // batch.num_atoms, self.limits.pairs // pairs))
         chunks = self.rotations.to(batch.positions).split(chunk)
         views = [self._predict_turned(batch, rotations) for rotations in chunks]
         return combined([torch.cat(parts) for parts in zip(*views, strict=True)], self.weights)

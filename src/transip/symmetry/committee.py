@@ -16,7 +16,7 @@ from transip.symmetry.average import Averaged, RotationAverage, combined, view_o
 
 
 class Committee(nn.Module):
-    """The mean of several potentials; its gradient forces are the gradient of the mean energy.
+    """The mean of several potentials; its conservative forces are the gradient of the mean energy.
 
     A `RotationAverage` of it is averaged over both, and its spread is that of single models in single orientations.
 

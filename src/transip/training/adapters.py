@@ -64,7 +64,7 @@ def adapt(potential: Potential, settings: FineTuningSettings, unseen: Unseen) ->
 
     Heads and the last norm are always trained, and so are the vectors of `unseen` elements, charges and multiplicities.
     """
-    if settings.frozen_blocks is None and not settings.rank:
+    if settings.frozen_blocks is None and not settings.lora_rank:
         return
     embed, kept = potential.embed.requires_grad_(False), settings.frozen_blocks or 0
     charges = [charge + MAX_CHARGE for charge in unseen.charges]
@@ -72,11 +72,11 @@ def adapt(potential: Potential, settings: FineTuningSettings, unseen: Unseen) ->
         if rows:
             _learn(table, NewRows(table.weight.detach(), rows))
     for number, block in enumerate(cast(Block, module) for module in potential.transformer.blocks):
-        if settings.rank or number < kept:
+        if settings.lora_rank or number < kept:
             block.requires_grad_(False)
         for matrix in chain(block.attention.children(), block.mlp.children()):
-            if settings.rank and number >= kept and isinstance(matrix, nn.Linear):
-                _learn(matrix, LowRank(matrix.weight.detach(), settings.rank, settings.alpha))
+            if settings.lora_rank and number >= kept and isinstance(matrix, nn.Linear):
+                _learn(matrix, LowRank(matrix.weight.detach(), settings.lora_rank, settings.alpha))
 
 
 def merged(potential: Potential) -> Potential:

@@ -57,7 +57,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     Raises:
         InputError: data or settings do not fit, the folder already holds a run and `resume` is False, or another
             process is training there.
-        NonFiniteLoss: a loss is NaN or infinite, and `training.non_finite` does not say to skip such batches; the
+        NonFiniteLoss: a loss is NaN or infinite, and `training.on_nonfinite` does not say to skip such batches; the
             last checkpoint is kept.
     """
     keep_freed_memory()
@@ -88,9 +88,9 @@ def check_periodic(recipe: Recipe, potential: Potential) -> None:
     where = ", ".join(recipe.data.train)
     if potential.settings.cutoff is None:
         raise InputError(f"holds periodic structures, and {NO_CUTOFF}", where=where, remedy="set model.cutoff, in Å")
-    if recipe.objective.equigrad:
+    if recipe.objective.equigrad_weight:
         problem = "holds periodic structures, whose torque, which equigrad punishes, need not vanish"
-        raise InputError(problem, where=where, remedy="set objective.equigrad to 0")
+        raise InputError(problem, where=where, remedy="set objective.equigrad_weight to 0")
 
 
 class Training:
@@ -126,7 +126,7 @@ class Training:
             check_periodic(recipe, potential)
         self.objective.to(self.device)
         self.optimizers = Optimizers(self.objective, self.settings.optimizer)
-        self.averaged = averaged_weights(potential, self.settings.ema) if self.settings.ema else None
+        self.averaged = averaged_weights(potential, self.settings.ema_decay) if self.settings.ema_decay else None
         self.progress = Progress()
         if resume:
             self._restore()
@@ -174,7 +174,7 @@ class Training:
         """One optimiser step: sums of the losses, gradient norm, learning rate, atoms/s."""
         skipped = 0
         while True:
-            began, group = time.perf_counter(), [next(self._batches) for _ in range(self.settings.accumulate)]
+            began, group = time.perf_counter(), [next(self._batches) for _ in range(self.settings.grad_accumulation)]
             sums, norm, finite = self._gradients(group)
             self.progress.batches += len(group)
             if finite:
@@ -205,9 +205,9 @@ class Training:
             passes, atoms = self.views.cost(drawn)
             self.progress.forward_passes += passes
             self.progress.atoms_seen += atoms
-        clipped = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.clip)
+        clipped = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.grad_clip_norm)
         found = torch.stack([clipped.to(sums.dtype), sums[0]])  # |∞| has a finite gradient: look at the loss, too
-        if self.settings.non_finite == "skip" and self.processes > 1:  # which may be infinite in one process alone
+        if self.settings.on_nonfinite == "skip" and self.processes > 1:  # which may be infinite in one process alone
             found = torch.stack([found[0], self._summed(sums[0].clone())])
         norm, loss = found.tolist()  # the only wait for the device
         return sums, norm, math.isfinite(norm) and math.isfinite(loss)
@@ -220,7 +220,7 @@ class Training:
         """
         self.optimizers.zero_grad()
         problem = self._diverged(group)
-        if self.settings.non_finite == "stop" or skipped == SKIPS:
+        if self.settings.on_nonfinite == "stop" or skipped == SKIPS:
             raise problem
         warnings.warn(f"{problem.problem}; the batch is skipped", InputWarning, stacklevel=2)
         line = {"kind": "skipped", "step": self.progress.step + 1, "time_s": self.progress.seconds}
@@ -263,7 +263,7 @@ class Training:
         self._used = self._seconds()
         if self.settings.minutes is not None and self.processes > 1:
             self._used = self._summed(torch.tensor(self._used, device=self.device)).item() / self.processes
-        patience = self.settings.patience
+        patience = self.settings.early_stopping_patience
         out_of_patience = patience is not None and self.progress.evaluations_without_gain >= patience
         return out_of_patience or self._done() >= 1.0
 

@@ -146,9 +146,9 @@ class Objective(nn.Module):
             latent = weight * loss / share.paired_structures
         if pairs is not None and self.settings.consistency:
             consistency = self.settings.consistency * self._distance(pairs, [prediction, *others], share)
-        if self.settings.equigrad:
+        if self.settings.equigrad_weight:
             penalty = rotation_gradient(views, prediction.forces).sum() / self.potential.scale
-            equigrad = self.settings.equigrad * penalty / share.structures
+            equigrad = self.settings.equigrad_weight * penalty / share.structures
         total = energy + forces + stress + latent + equigrad + consistency
         return Losses(total, energy, forces, stress, latent, equigrad, consistency)
 
@@ -168,11 +168,11 @@ class Objective(nn.Module):
         scale, settings = self.potential.scale, self.settings
         energy_error = (prediction.energy - batch.energy).abs() / batch.atom_counts / scale
         force_error = norm(prediction.forces - batch.forces) / scale
-        energy = settings.energy * energy_error.sum() / share.structures
+        energy = settings.energy_weight * energy_error.sum() / share.structures
         stress = force_error.new_zeros(())
-        if settings.stress and prediction.stress is not None and batch.stress is not None:
-            stress = settings.stress * stress_error(batch, prediction.stress).sum() / scale / share.structures
-        return energy.to(force_error.dtype), settings.forces * force_error.sum() / share.atoms, stress
+        if settings.stress_weight and prediction.stress is not None and batch.stress is not None:
+            stress = settings.stress_weight * stress_error(batch, prediction.stress).sum() / scale / share.structures
+        return energy.to(force_error.dtype), settings.force_weight * force_error.sum() / share.atoms, stress
 
     def _distance(self, pairs: TwoViews, predictions: list[Prediction], share: Share) -> Tensor:
         """The task losses with the first view's prediction, turned, in the place of the second's labels."""
@@ -181,8 +181,8 @@ class Objective(nn.Module):
         turned = rotate_vectors(forces, pairs.relative, pairs.batch)
         energy_change = ((found_energy - energy).abs() / pairs.batch.atom_counts).sum() / share.paired_structures
         force_change = norm(found_forces - turned).sum() / share.paired_atoms
-        energy_part = self.settings.energy * energy_change.to(force_change.dtype)
-        return (energy_part + self.settings.forces * force_change) / self.potential.scale
+        energy_part = self.settings.energy_weight * energy_change.to(force_change.dtype)
+        return (energy_part + self.settings.force_weight * force_change) / self.potential.scale
 
 
 def norm(vectors: Float[Tensor, "*rest components"]) -> Float[Tensor, "*rest"]:

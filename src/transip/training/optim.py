@@ -42,7 +42,7 @@ class Optimizers:
 
     def step(self, progress: float) -> float:
         """One step at `progress` (0 … 1) of training; returns AdamW's learning rate."""
-        factor = schedule(progress, self.settings.warmup, self.settings.floor)
+        factor = schedule(progress, self.settings.warmup, self.settings.min_lr_ratio)
         for name, optimizer in self.parts.items():
             for group in optimizer.param_groups:
                 group["lr"] = self.peaks[name] * factor

@@ -32,30 +32,30 @@ def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
 
 
 def settle(recipe: Recipe) -> Recipe:
-    """`recipe` with all of its `model`: what it does not say is as in the model `recipe.start`.
+    """`recipe` with all of its `model`: what it does not say is as in the model `recipe.init_from`.
 
     Raises:
         InputError: that model cannot be loaded, or the recipe does not fit it.
     """
-    if recipe.settled or recipe.start is None:
+    if recipe.settled or recipe.init_from is None:
         return recipe
     said = recipe.model.model_dump(include=recipe.model.model_fields_set)
-    model = load_model(recipe.start).settings.model_dump() | said
-    return parse(Recipe, recipe.model_dump() | {"model": model}, f"{recipe.name}, with the model of {recipe.start}")
+    model = load_model(recipe.init_from).settings.model_dump() | said
+    return parse(Recipe, recipe.model_dump() | {"model": model}, f"{recipe.name}, with the model of {recipe.init_from}")
 
 
 def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None) -> Potential:
-    """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.start`.
+    """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.init_from`.
 
     Raises:
         InputError: that model is of another architecture.
     """
-    if recipe.start is None:
+    if recipe.init_from is None:
         references = References.from_settings(recipe.references, data)
         found = statistics(data, references)
         card = _card(data, None) | {"data": {"structures": len(data), **found}}
         return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
-    start = load_model(recipe.start)
+    start = load_model(recipe.init_from)
     _check_architecture(recipe, start)
     references = _references(recipe, start, data)
     card = _card(data, replay) | {"data": {"structures": len(data), **statistics(data, references)}}
@@ -63,7 +63,7 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
         card["data"]["replayed"] = len(replay)
     values = torch.from_numpy(references.values)
     # The scale stays: what the network says in units of it keeps its meaning.
-    potential = Potential(recipe.model, values, start.scale, card | {"started_from": recipe.start})
+    potential = Potential(recipe.model, values, start.scale, card | {"started_from": recipe.init_from})
     # direct → gradient leaves the force head behind, gradient → direct gets a new one
     known = potential.state_dict()
     weights = {name: value for name, value in start.state_dict().items() if name in known and name != "references"}
@@ -135,6 +135,6 @@ def _check_architecture(recipe: Recipe, start: Potential) -> None:
     if different:
         raise InputError(
             f"is of another architecture than the recipe's model: {', '.join(different)}",
-            where=str(recipe.start),
+            where=str(recipe.init_from),
             remedy="leave `model` out of the recipe, but for `forces`",
         )

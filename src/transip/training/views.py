@@ -71,7 +71,7 @@ class Views:
         """Draws so many structures of `data`, if there are any, for each batch."""
         if data is None:
             return None
-        limits = self.limits.model_copy(update={"structures": structures})
+        limits = self.limits.model_copy(update={"batch_size": structures})
         check_budget(data.counts, limits, data.describe)
         return AtomBudgetSampler(data.counts, limits, self.seed + seed, self.processes)
 
@@ -147,6 +147,6 @@ class Views:
             return torch.eye(3).expand(views, len(range(self.rank, structures, self.processes)), 3, 3)
         generator = torch.Generator().manual_seed(seed)
         turns = random_rotations(views * structures, generator).view(views, structures, 3, 3)
-        if self.objective.reflections:  # in both views or in neither: between them is a rotation
+        if self.objective.mirror:  # in both views or in neither: between them is a rotation
             turns = turns * (1 - 2 * torch.randint(2, (structures, 1, 1), generator=generator))
         return turns[:, self.rank :: self.processes]
