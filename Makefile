@@ -14,23 +14,29 @@ help:  ## this list
 venv: $(READY)  ## .venv with transip, its extras and the tools, as pinned in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
+	@echo 'Installing into $(VENV): this takes some minutes, once.'
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 # Each step goes on where it was killed, so `make demo` may be stopped and started again at any moment.
-# The latent loss trains beside it, each on a core of its own: the same minutes, hence the same compute.
+# The two models train at the same time, each on a core of its own: the same minutes, hence the same compute.
 demo: venv  ## label, train with and without latent loss, evaluate, relax, simulate, report: under ten minutes on 2 cores
 	test -d demo/demo.pack || transip data build recipes/data-demo.yaml -o demo/demo.pack
-	transip data info demo/demo.pack
+	@echo 'The model with the latent loss trains at the same time; its log is in demo/latent.log.'
 	OMP_NUM_THREADS=1 transip train recipes/demo-latent.yaml -o demo/latent --resume \
-		2> demo/latent.log & latent=$$!; \
-	OMP_NUM_THREADS=1 transip train recipes/demo.yaml -o demo/model --resume && wait $$latent
+		> demo/latent.log 2>&1 & latent=$$!; \
+	OMP_NUM_THREADS=1 transip train recipes/demo.yaml -o demo/model --resume; done=$$?; \
+	wait $$latent || { tail demo/latent.log; exit 1; }; exit $$done
 	transip evaluate demo/model
 	transip evaluate demo/latent
 	transip report demo/model demo/latent -o demo/report.html
 	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.02 --steps 200
 	transip md demo/model demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
+	@echo
+	@echo 'Done. Open demo/report.html in a browser: it compares the two models. The molecule, relaxed, is in'
+	@echo 'demo/relaxed.extxyz, its dynamics in demo/md.extxyz. Next: docs/tutorial.md trains on molecules of your own,'
+	@echo 'and `transip models` lists the trained models in the package. The command is in $(VENV)/bin.'
 
 test: venv  ## the tests, two at a time, one thread each
 	OMP_NUM_THREADS=1 python -m pytest -n 2
