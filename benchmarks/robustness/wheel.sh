@@ -44,10 +44,10 @@ atoms = ase.io.read("fluorotoluene.extxyz")
 atoms.calc = TransIPCalculator("model", unseen="ignore")
 forces = ase.io.read("out.extxyz").get_forces()
 assert np.isfinite(forces).all() and np.abs(atoms.get_forces() - forces).max() < 1e-4
-for name in ("data/omol25_references.json", "report/assets/3Dmol-min.js", "report/assets/report.html"):
+for name in ("data/omol25_references.json", "report/assets/viewer.js", "report/assets/report.html"):
     assert files("transip").joinpath(name).is_file(), name
 shipped = [str(path) for path in distribution("transip").files]
-for name in ("LICENSE", "LICENSE-3Dmol.txt", "LICENSE-OMol25.txt"):
+for name in ("LICENSE", "LICENSE-OMol25.txt"):
     assert any(".dist-info/licenses" in path and path.endswith(name) for path in shipped), name
 assert not [path for path in shipped if path.startswith(("tests", "benchmarks", "docs"))]
 print(f"transip {transip.__version__ if hasattr(transip, '__version__') else ''}: {len(shipped)} files, all well")

@@ -110,7 +110,7 @@ def test_names_from_data_stay_text(dataset: Dataset, tmp_path: Path) -> None:
     np.savez(run / "predictions.npz", **arrays)
     (run / "recipe.yaml").write_text("name: '</pre><script>alert(3)</script>'\n")
     page = Page(write_report([run, run], tmp_path / "report.html"))
-    assert len(page.scripts) == 3  # the data, the viewer and ours
+    assert len(page.scripts) == 3  # the data, the viewer, its controls
     assert json.loads(page.scripts[0])["structures"][0]["id"] == "</script><script>alert(2)//"
     assert attack in page.text
     assert all(link.startswith(("#", "data:image/")) for link in page.links)

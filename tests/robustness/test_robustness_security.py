@@ -309,7 +309,7 @@ class Tags(HTMLParser):
 def test_markup_in_data_is_text_in_the_report(marked):
     text = marked.read_text(encoding="utf-8")
     page = Tags(text)
-    assert page.tags.count("script") == 3 and page.handlers == []  # the data, the viewer and ours
+    assert page.tags.count("script") == 3 and page.handlers == []  # the data, the viewer, its controls
     assert "&lt;script&gt;document.title" in text
 
 

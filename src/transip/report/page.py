@@ -153,7 +153,7 @@ def _scripts(runs: Sequence[Run]) -> str:
         return ""
     return (
         f'<script type="application/json" id="viewer-data">{safe_json(data)}</script>'
-        f"<script>{_asset('3Dmol-min.js')}</script><script>{_asset('report.js')}</script>"
+        f"<script>{_asset('viewer.js')}</script><script>{_asset('report.js')}</script>"
     )
 
 
