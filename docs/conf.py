@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-import generate
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+import generate  # noqa: E402
 
-from transip.version import __version__
+from transip.version import __version__  # noqa: E402
 
 generate.main()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.records import read_results
+
 HERE = Path(__file__).parent
 PAGES, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks"
-CONSERVATION = BENCHMARKS / "simulation" / "results" / "conservation.json"
-VIBRATIONS = BENCHMARKS / "simulation" / "results" / "vibrations.json"
+SIMULATIONS = BENCHMARKS / "simulation" / "results.jsonl"
 
 Result = dict[str, Any]
 
@@ -44,8 +44,7 @@ COLUMNS = {
 def write() -> None:
     """Write the page."""
     PAGES.mkdir(exist_ok=True)
-    paths = sorted((BENCHMARKS / "released" / "results").glob("*.json"), key=lambda path: path.stem)
-    models = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    models = list(read_results(BENCHMARKS / "released" / "results.jsonl").values())
     if not models:
         (PAGES / "models.md").write_text("# The models in the package\n\nThere is none yet.\n", encoding="utf-8")
         return
@@ -86,20 +85,19 @@ def cells(metrics: Result) -> list[str]:
 
 def conservation() -> list[str]:
     """Dynamics at constant energy."""
-    if not CONSERVATION.exists():
-        return []
-    found = json.loads(CONSERVATION.read_text(encoding="utf-8"))
+    found = [result for name, result in read_results(SIMULATIONS).items() if name.startswith("conservation/")]
     rows = [
         f"| {Path(row['model']).name} | {row['forces']} | {row['picoseconds']:g} | {row['broken']} of "
         f"{len(row['molecules'])} | {number(row['mean_drift_mev_per_atom_per_ps'])} | "
         f"{number(row['largest_drift_mev_per_atom_per_ps'])} | {row['steps_per_second']:.0f} |"
-        for row in found["models"]
+        for row in found
     ]
     return [
         "## Conservation of energy",
         "",
-        f"Molecules of unseen composition, relaxed, at {found['temperature_k']:g} K and constant energy, in steps of "
-        f"{found['timestep_fs']:g} fs, those of like size as one batch. Broken: a bond longer than 1.5 times its "
+        "Molecules of unseen composition, relaxed, at "
+        f"{found[0]['temperature_k']:g} K and constant energy, in steps of "
+        f"{found[0]['timestep_fs']:g} fs, those of like size as one batch. Broken: a bond longer than 1.5 times its "
         "relaxed length.",
         "",
         "| model | forces | ps | broken | mean drift, meV/atom/ps | largest | steps/s |",
@@ -107,7 +105,7 @@ def conservation() -> list[str]:
         *rows,
         "",
         "```console",
-        *(f"$ {row['command']}" for row in found["models"]),
+        *(f"$ {row['command']}" for row in found),
         "```",
         "",
     ]
@@ -115,9 +113,7 @@ def conservation() -> list[str]:
 
 def vibrations() -> list[str]:
     """Frequencies against those of GFN2-xTB."""
-    if not VIBRATIONS.exists():
-        return []
-    found = json.loads(VIBRATIONS.read_text(encoding="utf-8"))
+    found = read_results(SIMULATIONS)["vibrations"]
     return [
         "## Vibrations",
         "",

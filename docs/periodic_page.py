@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.records import read_results
+
 HERE = Path(__file__).parent
-PAGES, RESULT = HERE / "results", HERE.parent / "benchmarks" / "periodic" / "results" / "water.json"
+PAGES, RESULT = HERE / "results", HERE.parent / "benchmarks" / "periodic" / "results.jsonl"
 
 Result = dict[str, Any]
 
@@ -15,7 +16,7 @@ Result = dict[str, Any]
 def write() -> None:
     """Write results/periodic-water.txt, which the page includes."""
     PAGES.mkdir(exist_ok=True)
-    lines = table(json.loads(RESULT.read_text(encoding="utf-8"))) if RESULT.exists() else ["Not measured yet."]
+    lines = table(read_results(RESULT)["water"])
     (PAGES / "periodic-water.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

@@ -5,7 +5,6 @@ They come from benchmarks/*/results and from benchmarks/throughput/plan.py: noth
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -18,11 +17,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.common.records import read_results
 from transip.files import atomic_path
 
 HERE = Path(__file__).parent
 PAGES, BENCHMARKS = HERE / "results", HERE.parent / "benchmarks"
-RESULTS, SPEED = BENCHMARKS / "speedrun" / "results", BENCHMARKS / "throughput" / "results"
+RESULTS, SPEED = BENCHMARKS / "speedrun" / "results.jsonl", BENCHMARKS / "throughput" / "results.jsonl"
 FORCES = "force_mae_mev_per_angstrom"
 COLUMNS = {
     "forces, meV/Å": (FORCES, 1),
@@ -45,7 +45,7 @@ the budget. A *recipe* is ours, a *control* is ours without the latent loss on t
 its own package in its own environment (`benchmarks/peers`). One command each, in the result's JSON:
 
 ```console
-$ python benchmarks/speedrun/run.py organics painn --seeds 0 1 2
+$ python -m benchmarks.speedrun.run organics painn --seeds 0 1 2
 ```
 
 Mean over seeds, ± their standard deviation where there are several; one seed alone says nothing about differences of a
@@ -71,7 +71,7 @@ exponent of force error ∝ structures^α. Few structures are seen hundreds of t
 eSEN's size and rate were badly chosen here, too.
 
 ```console
-$ python benchmarks/speedrun/run.py organics esen --structures 1000
+$ python -m benchmarks.speedrun.run organics esen --structures 1000
 ```
 """
 SPEED_INTRODUCTION = """# Throughput
@@ -88,9 +88,9 @@ measured with the other core busy. Each process has glibc's limits of freed memo
 and S, two blocks, angles of second degree; eSEN has 64 channels, not the 32 of the speedrun.
 
 ```console
-$ python benchmarks/throughput/run.py ours import growth reference painn esen allscaip mace nequip
-$ python benchmarks/throughput/stream.py --molecules 100000 --forces conservative
-$ python benchmarks/throughput/precision.py transip-s-gfn2 transip-s-gfn2-direct
+$ python -m benchmarks.throughput.run ours import growth reference painn esen allscaip mace nequip
+$ python -m benchmarks.throughput.stream --molecules 100000 --forces conservative
+$ python -m benchmarks.throughput.precision transip-s-gfn2 transip-s-gfn2-direct
 ```
 """
 SPEED_COLUMNS = {  # column → case, key, digits
@@ -109,7 +109,7 @@ SPEED_COLUMNS = {  # column → case, key, digits
 def write() -> None:
     """Write the pages, the figures and the scaling plan's tables."""
     PAGES.mkdir(exist_ok=True)
-    now, earlier = on_everything(entries(RESULTS)), entries(RESULTS / "earlier")
+    now, earlier = on_everything(entries("")), entries("earlier/")
     more = [EARLIER, *table(on_everything(earlier)), *size_table(earlier)]
     write_page("speedrun", [INTRODUCTION, *table(now)], figure(now), more)
     rows = speed_rows()
@@ -117,7 +117,9 @@ def write() -> None:
     page = [SPEED_INTRODUCTION, *speed_table(rows), *start_table(rows), *growth_text(grown), *stream_text()]
     page += precision_table()
     write_page("throughput", page, growth_figure(grown) if grown else None)
-    plan = subprocess.run([sys.executable, BENCHMARKS / "throughput" / "plan.py"], check=True, capture_output=True)
+    plan = subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput.plan"], cwd=HERE.parent, check=True, capture_output=True
+    )
     (PAGES / "scaling-plan.txt").write_bytes(plan.stdout)
 
 
@@ -130,12 +132,11 @@ def write_page(name: str, lines: list[str], drawing: Figure | None, more: Sequen
             drawing.savefig(partial, format="svg")
 
 
-def entries(folder: Path) -> list[list[dict[str, Any]]]:
+def entries(prefix: str) -> list[list[dict[str, Any]]]:
     """Results with a time budget, one list per entry and number of structures (its seeds), the best first."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result.get("budget_minutes"):
+    for name, result in read_results(RESULTS).items():
+        if result.get("budget_minutes") and name.rpartition("/")[0] == prefix.rstrip("/"):
             result |= {f"test_{key}": value for key, value in result.get("test", {}).items()}
             groups[result["entry"], result["train_structures"]].append(result)
     return sorted(groups.values(), key=lambda runs: mean(run[FORCES] for run in runs))
@@ -210,9 +211,7 @@ def figure(groups: list[list[dict[str, Any]]]) -> Figure:
 
 def speed_rows() -> list[dict[str, Any]]:
     """Rows of all entries."""
-    others = ("stream.json", "precision.json")
-    paths = [path for path in sorted(SPEED.glob("*.json")) if path.name not in others]
-    return [row for path in paths for row in json.loads(path.read_text(encoding="utf-8"))]
+    return [row for row in read_results(SPEED).values() if row.get("case", "stream") != "stream"]
 
 
 def speed_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -278,11 +277,8 @@ def growth_figure(rows: list[dict[str, Any]]) -> Figure:
 
 def stream_text() -> list[str]:
     """`transip predict` over a long file."""
-    path = SPEED / "stream.json"
-    if not path.exists():
-        return []
     lines = []
-    for found in json.loads(path.read_text(encoding="utf-8")):
+    for found in (row for row in read_results(SPEED).values() if row.get("case") == "stream"):
         least, most = min(found["memory_mb"]), max(found["memory_mb"])
         lines += [
             "",
@@ -296,9 +292,6 @@ def stream_text() -> list[str]:
 
 def precision_table() -> list[str]:
     """How far lower precision is from float64."""
-    path = SPEED / "precision.json"
-    if not path.exists():
-        return []
     lines = [
         "",
         "**Precision**: the largest, and in brackets the mean, deviation from float64, over the batch.",
@@ -306,7 +299,7 @@ def precision_table() -> list[str]:
         "| model | precision | energy, meV/atom | forces, meV/Å | batch, ms |",
         "|---|---|---|---|---|",
     ]
-    for row in json.loads(path.read_text(encoding="utf-8")):
+    for row in (row for row in read_results(SPEED).values() if "precision" in row):
         energy, forces = (
             f"{row[f'{of}_max_{unit}']:.2g} ({row[f'{of}_mean_{unit}']:.2g})"
             for of, unit in (("energy", "mev_per_atom"), ("forces", "mev_per_angstrom"))

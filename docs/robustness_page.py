@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.records import read_results
+
 HERE = Path(__file__).parent
-PAGES, RESULTS = HERE / "results", HERE.parent / "benchmarks" / "robustness" / "results"
+PAGES, RESULTS = HERE / "results", HERE.parent / "benchmarks" / "robustness" / "results.jsonl"
 
 Result = dict[str, Any]
 
@@ -21,12 +22,15 @@ def write() -> None:
 
 def tables() -> dict[str, list[str]]:
     """Lines of each table by the name of its results."""
-    lines = {}
-    for name, table in {"kill": kill_table, "fuzz": fuzz_table, "soak": soak_table}.items():
-        path = RESULTS / f"{name}.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        lines[name] = ["Not measured yet."] if found is None else table(found)
-    return lines
+    groups: dict[str, dict[str, Result]] = {"kill": {}, "fuzz": {}, "soak": {}}
+    for name, result in read_results(RESULTS).items():
+        group, _, entry = name.partition("/")
+        groups[group][entry] = result
+    return {
+        "kill": kill_table(groups["kill"]),
+        "fuzz": fuzz_table(list(groups["fuzz"].values())),
+        "soak": soak_table(groups["soak"][""]),
+    }
 
 
 def kill_table(found: dict[str, Result]) -> list[str]:

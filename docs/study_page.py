@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,13 @@ from matplotlib.figure import Figure
 from results_pages import exponent, spread
 from scipy.stats import t as student
 
+from benchmarks.common.records import read_results
 from transip.files import atomic_path
 
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent / "benchmarks"
-RESULTS, AVERAGING = BENCHMARKS / "study" / "results", BENCHMARKS / "averaging" / "results" / "averaging.json"
-DISTILLED = AVERAGING.with_name("distill.json")
-PEER = BENCHMARKS / "speedrun" / "results"  # eSEN, the strongest peer, of several widths
+RESULTS, AVERAGING = BENCHMARKS / "study" / "results.jsonl", BENCHMARKS / "averaging" / "results.jsonl"
+PEER = BENCHMARKS / "speedrun" / "results.jsonl"  # eSEN, the strongest peer, of several widths
 PAGES = HERE / "results"
 
 Run = dict[str, Any]
@@ -141,16 +140,14 @@ def write() -> None:
         if group == "objective" and group in groups:
             lines += [*where_symmetry_lives(groups[group]), ""]
     PAGES.mkdir(exist_ok=True)
-    lines += averaging() if AVERAGING.exists() else []
-    lines += distillation() if DISTILLED.exists() else []
+    lines += averaging() + distillation()
     (PAGES / "study.md").write_text("\n".join([*lines, *provenance(groups)]) + "\n", encoding="utf-8")
 
 
 def read() -> dict[str, Runs]:
     """All results: group → entry → seed."""
     groups: dict[str, Runs] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(RESULTS.glob("*/*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
+    for run in read_results(RESULTS).values():
         groups[run["group"]][run["entry"]][run["seed"]] = run
     return groups
 
@@ -163,13 +160,13 @@ def section(group: str, runs: Runs) -> list[str]:
             drawing.savefig(partial, format="svg", metadata={"Date": None})  # the same numbers, the same file
         lines += [f"```{{image}} {name}.svg", "```", ""]
     seeds = sorted({seed for of_entry in runs.values() for seed in of_entry})
-    command = f"$ python benchmarks/study/run.py {group} --seeds {' '.join(map(str, seeds))}"
+    command = f"$ python -m benchmarks.study.run {group} --seeds {' '.join(map(str, seeds))}"
     return [*lines, "```console", command, "```", *(peer() if group == "model-size" else [])]
 
 
 def peer() -> list[str]:
     """How the strongest peer's error falls with its size."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in PEER.glob("esen-w*-1000-steps-seed*.json")]
+    found = [run for name, run in read_results(PEER).items() if re.match(r"esen-w\d+-1000-steps", name)]
     found.sort(key=lambda run: (run["width"], run["seed"]))
     alpha = exponent([run["parameters"] for run in found], [run[FORCES] for run in found])
     return [
@@ -233,7 +230,7 @@ def shares(layers: list[dict[str, float]]) -> list[float]:
 
 def averaging() -> list[str]:
     """What the mean over rotations does to the errors of a trained model."""
-    found = json.loads(AVERAGING.read_text(encoding="utf-8"))
+    found = read_results(AVERAGING)["averaging"]
     alone = found["rows"][0]
     error, turning = alone[FORCES], alone["force_rotation_error_mev_per_angstrom"]
     # An error that turns with the frame and one that does not add in squares.
@@ -256,13 +253,12 @@ def averaging() -> list[str]:
             f"| {name} | {row[FORCES]:.1f} | {row[FORCES] / error:.3f} | {row['energy_mae_mev_per_atom']:.2f} | "
             f"{ratio:.3f} | {row['forward_passes'] // alone['forward_passes']} |"
         )
-    (PAGES / "averaging.png").write_bytes(AVERAGING.with_suffix(".png").read_bytes())
-    return [*lines, "", "```{image} averaging.png", "```", "", "```console", f"$ {found['command']}", "```", ""]
+    return [*lines, "", "```console", f"$ {found['command']}", "```", ""]
 
 
 def distillation() -> list[str]:
     """What a model becomes that learns its own mean over rotations."""
-    found = json.loads(DISTILLED.read_text(encoding="utf-8"))
+    found = read_results(AVERAGING)["distill"]
     steps, seeds = found["steps"], len({row["seed"] for row in found["rows"] if "seed" in row})
     return [
         "## Distilling the average",
@@ -280,7 +276,7 @@ def distillation() -> list[str]:
         ),
         "",
         "```console",
-        "$ python benchmarks/speedrun/run.py organics --seeds 1 --set training.compile=true --name=-compiled "
+        "$ python -m benchmarks.speedrun.run organics --seeds 1 --set training.compile=true --name=-compiled "
         "--keep runs",
         f"$ {found['command']}",
         "```",
@@ -292,7 +288,7 @@ def provenance(groups: dict[str, Runs]) -> list[str]:
     """Where the numbers come from."""
     every = [run for runs in groups.values() for of_entry in runs.values() for run in of_entry.values()]
     if not every:
-        return ["There are no results yet: `python benchmarks/study/run.py` makes them."]
+        return ["There are no results yet: `python -m benchmarks.study.run` makes them."]
     hours = sum(run["cpu_seconds"] for run in every if "copied_from" not in run) / 3600
     hardware = " and ".join(sorted({run["hardware"] for run in every}))
     torch = " and ".join(sorted({run["versions"]["torch"] for run in every}))

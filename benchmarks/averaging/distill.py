@@ -1,47 +1,39 @@
 """The rotational average distilled back into a model: it learns its own mean over rotations in the place of labels.
 
-    python benchmarks/averaging/distill.py RUN [--rotations 12] [--steps 1000] [--seeds 0 1 2]
+    python -m benchmarks.averaging.distill RUN [--rotations 12] [--steps 1000] [--seeds 0 1 2]
 
 RUN goes on from its weights, with an eighth of the learning rates, on the structures that it was trained on: with their
 labels, which is the control, and with the mean of its predictions over a group of rotations, which needs no labels.
-Errors are on what RUN held out. Leaves distill.json in benchmarks/averaging/results.
+Errors are on what RUN held out. The record `distill` goes into benchmarks/averaging/results.jsonl.
 """
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
 import json
-import shlex
-import sys
 import tempfile
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.errors import errors_in_mev
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.config import Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare
 from transip.data.store import write_pack
 from transip.evaluation.saved import batch_limits_for, evaluate
-from transip.files import write_json
 from transip.model.files import load_model
 from transip.symmetry.average import averaged
 from transip.training.loop import train
 
-RESULT = Path(__file__).parent / "results" / "distill.json"
+RESULTS = results_file(__file__)
 GENTLE = ["training.optimizer.learning_rate=2.5e-4", "training.optimizer.muon_learning_rate=0.002"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--rotations", type=int, default=12, help="of the average")
     parser.add_argument("--steps", type=int, default=1000)
@@ -65,15 +57,14 @@ def main() -> None:
                 rows.append({"way": way, "seed": seed, **errors(run, held_out)})
                 print(rows[-1], flush=True)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "name": "distill",
         "recipe": recipe.model_dump(mode="json"),
         "structures": len(learned),
         "steps": arguments.steps,
-        "hardware": f"one core of {processor()}",
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
         "rows": rows,
+        **provenance(),
     }
-    write_json(RESULT, result)
+    save_results(RESULTS, [result])
     print(json.dumps(rows, indent=1))
 
 
@@ -106,12 +97,7 @@ def continued(arguments: argparse.Namespace, pack: Path, held_out: Path, seed: i
 
 def errors(run: Path, data: Dataset, rotations: int | None = None) -> dict[str, float]:
     found = evaluate(averaged(load_model(run), rotations), data, batch=batch_limits_for(data), progress=False)
-    assert found.symmetry is not None
-    return {
-        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
-        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
-        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
-    }
+    return errors_in_mev(found.overall, found.symmetry)
 
 
 if __name__ == "__main__":

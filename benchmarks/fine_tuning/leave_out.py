@@ -1,16 +1,16 @@
 """Takes a family of molecules out of labelled packs, so that a model can be trained that has never seen it.
 
-    python benchmarks/fine_tuning/leave_out.py "[#16]~[#8]" data/gfn2-{organics,others,metals}.pack \\
+    python -m benchmarks.fine_tuning.leave_out "[#16]~[#8]" data/gfn2-{organics,others,metals}.pack \\
         --known data/gfn2-without-so.pack --family data/fine-tuning-so.pack
 
     transip train recipes/gfn2-s.yaml --set name=gfn2-without-so --set data.train=[data/gfn2-without-so.pack] \\
         --set training.minutes=60
-    python benchmarks/fine_tuning/run.py scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
+    python -m benchmarks.fine_tuning.run scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
 
     cp -r runs/gfn2-without-so runs/gfn2-without-so-160   # once more, with a start model trained for longer
     transip train runs/gfn2-without-so/recipe.yaml -o runs/gfn2-without-so-160 --set training.minutes=160 --resume
-    python benchmarks/fine_tuning/run.py replay --start runs/gfn2-without-so-160 --family data/fine-tuning-so.pack \\
-        --results benchmarks/fine_tuning/results/160-minutes
+    python -m benchmarks.fine_tuning.run replay --start runs/gfn2-without-so-160 --family data/fine-tuning-so.pack \\
+        --group 160-minutes/fine-tuning-so
 
 and likewise 255 minutes, from those of 160.
 
@@ -18,13 +18,13 @@ and likewise 255 minutes, from those of 160.
 organics that do. Structures are matched by their SMILES, which campaigns store as `source`.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, RDLogger
 
+from benchmarks.common.records import argument_parser
 from transip.data.dataset import Dataset
 from transip.data.store import write_pack
 
@@ -32,7 +32,7 @@ DOMAIN = "neutral_organics"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("pattern", help="SMARTS")
     parser.add_argument("packs", nargs="+", type=Path)
     parser.add_argument("--known", type=Path, required=True, help="pack to write, without the family")

@@ -1,10 +1,10 @@
 """A few labels of an unseen family: from scratch, and from a trained model in several ways; what each forgets.
 
-    python benchmarks/fine_tuning/run.py --start runs/organics-seed0 --seeds 0 1 2
-    python benchmarks/fine_tuning/run.py full adapters --start runs/organics-seed0 --seeds 0
-    python benchmarks/fine_tuning/run.py --start runs/gfn2-s --family data/fine-tuning-boron.pack
-    python benchmarks/fine_tuning/run.py scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
-    python benchmarks/fine_tuning/run.py --table
+    python -m benchmarks.fine_tuning.run --start runs/organics-seed0 --seeds 0 1 2
+    python -m benchmarks.fine_tuning.run full adapters --start runs/organics-seed0 --seeds 0
+    python -m benchmarks.fine_tuning.run --start runs/gfn2-s --family data/fine-tuning-boron.pack
+    python -m benchmarks.fine_tuning.run scratch replay --start runs/gfn2-without-so --family data/fine-tuning-so.pack
+    python -m benchmarks.fine_tuning.run --table
 
 The family is that of `family.yaml` (built once) or any labelled pack, `--family`, such as that of `boron.yaml` or what
 `leave_out.py` took from the data of the start model.
@@ -12,44 +12,37 @@ Replayed is what the run `--start` was trained on (or `--replay`), forgetting is
 `--original`). If the family's level of theory is not that of the start model, nothing can be replayed, and errors on
 the original data would compare two levels of theory: both are left out.
 
-Each run leaves one JSON object in benchmarks/fine_tuning/results/FAMILY/WAY-seedK.json (FAMILY-N-steps with `--steps`);
-one that is there is not repeated. Force MAEs are in meV/Å, energies in meV/atom, both of the last weights on
-compositions not trained on.
+Each run adds the record GROUP/WAY-seedK to benchmarks/fine_tuning/results.jsonl, where GROUP is the family's pack
+(FAMILY-N-steps with `--steps`) unless `--group` names it; a run that is there is not repeated. Force MAEs are in meV/Å,
+energies in meV/atom, both of the last weights on compositions not trained on.
 """
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
 
 import argparse
 import json
-import shlex
 import statistics
-import sys
 import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.errors import errors_in_mev
+from benchmarks.common.records import Record, argument_parser, provenance, read_results, results_file, save_results
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
-from transip.files import write_json
 from transip.labels.campaign import build
 from transip.metrics.validation import validation_metrics
 from transip.model.files import load_model
 from transip.training.loop import train
 
-HERE = Path(__file__).parent
+HERE, RESULTS = Path(__file__).parent, results_file(__file__)
 FAMILY = Path("data/fine-tuning-family.pack")
 KNOWN = "data/fine-tuning-known-{}.pack"  # training part of the run that is started from
 ORIGINAL_SAMPLE = 300  # structures on which forgetting is measured, always the same ones
@@ -69,7 +62,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("ways", nargs="*", help=f"of {', '.join(WAYS)}; all if not given")
     parser.add_argument("--start", default="runs/organics-seed0", help="trained model")
     parser.add_argument("--original", nargs="+", default=[], help="packs on which forgetting is measured")
@@ -78,18 +71,20 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--structures", type=int, default=200, help="to learn from")
     parser.add_argument("--steps", type=int, help="instead of the base recipe's")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--group", help="first part of the records' names (default: the family's)")
     parser.add_argument("--table", action="store_true", help="only print what has been found")
     arguments = parser.parse_args()
     if unknown := set(arguments.ways) - set(WAYS):
         parser.error(f"no such way: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    arguments.results /= arguments.family.stem + (f"-{arguments.steps}-steps" if arguments.steps else "")
+    arguments.group = arguments.group or (
+        arguments.family.stem + (f"-{arguments.steps}-steps" if arguments.steps else "")
+    )
     if not arguments.table:
         if arguments.family == FAMILY and not FAMILY.exists():
             build(load(LabelSettings, HERE / "family.yaml"), FAMILY)
         run_all(arguments)
-    print(table(arguments.results))
+    print(table([result for name, result in read_results(RESULTS).items() if name.startswith(f"{arguments.group}/")]))
 
 
 def run_all(arguments: argparse.Namespace) -> None:
@@ -98,11 +93,11 @@ def run_all(arguments: argparse.Namespace) -> None:
     original = known_data(arguments) if same_level else None
     for seed in arguments.seeds:
         for way in ["start", *(arguments.ways or WAYS)]:
-            target = arguments.results / f"{way}-seed{seed}.json"
-            if target.exists() or ("replay" in way and not same_level):
+            name = f"{arguments.group}/{way}-seed{seed}"
+            if name in read_results(RESULTS) or ("replay" in way and not same_level):
                 continue
-            print(target, "…", flush=True)
-            write_json(target, run(way, seed, arguments, original))
+            print(name, "…", flush=True)
+            save_results(RESULTS, [{"name": name, **run(way, seed, arguments, original)}])
 
 
 def known_data(arguments: argparse.Namespace) -> Dataset:
@@ -136,9 +131,7 @@ def run(way: str, seed: int, arguments: argparse.Namespace, original: Dataset | 
         "new": errors(model, family),
         "original": None if original is None or way == "scratch" else errors(model, original),
         "training": {**cost, "cpu_seconds": seconds},
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"one core of {processor()}",
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+        **provenance(),
     }
 
 
@@ -183,17 +176,11 @@ def known_pack(start: str) -> Path:
 
 def errors(model: Any, data: Dataset) -> dict[str, float]:
     found = validation_metrics(model, data, batch_limits_for(data))
-    return {
-        "force_mae_mev_per_angstrom": 1e3 * found["force_mae"],
-        "energy_mae_mev_per_atom": 1e3 * found["energy_mae_per_atom"],
-        "force_rotation_error_mev_per_angstrom": 1e3 * found["force_rotation_error"],
-        "structures": found["structures"],
-    }
+    return {**errors_in_mev(found), "structures": found["structures"]}
 
 
-def table(folder: Path) -> str:
+def table(found: Sequence[Record]) -> str:
     """Mean over the seeds, and how much lower the force error is than from scratch."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
     def mean(way: str, data: str, key: str) -> float:
         values = [result[data][key] for result in found if result["way"] == way and result[data]]

@@ -1,24 +1,20 @@
 """Labels per second, start-up included, and the size of the forces, per domain.
 
 Neutral organics of at most 26 atoms are what the rate is stated for; the other domains show that their forces
-have the size of OMol25's (about 1 eV/Å per atom, few above 10). Writes `results/rate.json` beside this file:
+have the size of OMol25's (about 1 eV/Å per atom, few above 10). The record `rate` goes into `results.jsonl`:
 
-    python benchmarks/labelling/rate.py
+    python -m benchmarks.labelling.rate
 """
 
-import argparse
 import json
 import os
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.config import LabelSettings
 from transip.labels.campaign import build
 from transip.labels.chunks import label_chunk
@@ -60,10 +56,9 @@ def measure(domain, seed, workers, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rate.json")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -71,15 +66,15 @@ def main():
     atoms = np.array([row["structures"] * row["mean_atoms"] for row in found])
     squares = np.array([row["force_rms_ev_per_angstrom"] ** 2 for row in found])
     result = {
-        "command": "python " + " ".join(sys.argv),
-        "versions": {name: version(name) for name in ("transip", "tblite", "rdkit", "joblib", "numpy")},
-        "hardware": {"processor": processor(), "workers": arguments.workers, "load_before": load},
+        "name": "rate",
+        **provenance("tblite", "rdkit", "joblib"),
+        "workers": arguments.workers,
+        "load_before": load,
         "seed": arguments.seed,
         "force_rms_ev_per_angstrom": float(np.sqrt((atoms * squares).sum() / atoms.sum())),
         "domains": found,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    save_results(results_file(__file__), [result])
     print(json.dumps(result, indent=2))
 
 

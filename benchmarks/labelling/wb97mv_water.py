@@ -1,25 +1,20 @@
 """Check ωB97M-V/def2-TZVPD with VV10 on water: forces against finite differences of the energy.
 
 The differences are taken with two steps and extrapolated to none (Richardson), so that what is left is not the step's
-error. Also: how much of energy and forces is VV10's, and what density fitting costs in accuracy. Writes a JSON into
-results/. One command, minutes on one core for a molecule, an hour for a dimer:
+error. Also: how much of energy and forces is VV10's, and what density fitting costs in accuracy. The record goes into
+`results.jsonl`. One command, minutes on one core for a molecule, an hour for a dimer:
 
-    python benchmarks/labelling/wb97mv_water.py --molecule water
+    python -m benchmarks.labelling.wb97mv_water --molecule water
 """
 
-import argparse
 import json
-import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from ase.units import Bohr, Hartree
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.labels.methods import level_of_theory, mean_field, wb97m_v
 from transip.structure import Structure
 
@@ -68,10 +63,9 @@ def without_vv10(structure, basis):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--molecule", choices=MOLECULES, default="water")
     parser.add_argument("--basis", default="def2-tzvpd")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     basis, structure = arguments.basis, MOLECULES[arguments.molecule]
     started = time.perf_counter()
@@ -87,12 +81,11 @@ def main():
     analytic = np.array([fitted.forces[c] for c in COORDINATES])
     extrapolated = (4 * short - long) / 3  # the error of a central difference is of second order
     result = {
-        "command": "python " + " ".join(sys.argv),
+        "name": f"wb97mv_{arguments.molecule}",
         "molecule": arguments.molecule,
         "level_of_theory": level_of_theory("wb97m-v"),
         "basis": basis,
-        "versions": {name: version(name) for name in ("pyscf", "numpy", "transip")},
-        "hardware": processor(),
+        **provenance("pyscf"),
         "seed": None,
         "steps_angstrom": [STEP, 2 * STEP],
         "coordinates_atom_axis": COORDINATES,
@@ -112,9 +105,7 @@ def main():
         "density_fitting_largest_force_error_ev_per_angstrom": float(np.abs(fitted.forces - exact.forces).max()),
         "seconds": time.perf_counter() - started,
     }
-    output = arguments.output or Path(__file__).parent / "results" / f"wb97mv_{arguments.molecule}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + "\n")
+    save_results(results_file(__file__), [result])
     print(json.dumps(result, indent=2))
 
 

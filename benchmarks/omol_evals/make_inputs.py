@@ -1,6 +1,6 @@
 """Small inputs of the seven tasks, and an S2EF split, in the formats of the published ones, for GFN2-xTB to label.
 
-    python benchmarks/omol_evals/make_inputs.py FOLDER
+    python -m benchmarks.omol_evals.make_inputs FOLDER
 
 Leaves TASK.pkl of each task and s2ef.extxyz. The molecules have a dozen atoms at most; geometries come from RDKit and
 ASE, displacements from SEED.

@@ -1,6 +1,6 @@
 """Run one of OMol25's seven evaluation tasks, or its S2EF splits, with a transip model; writes what is submitted.
 
-    python benchmarks/omol_evals/run.py TASK MODEL INPUT -o OUTPUT [--device cuda] [--shard 0/8]
+    python -m benchmarks.omol_evals.run TASK MODEL INPUT -o OUTPUT [--device cuda] [--shard 0/8]
 
 TASK is conformers, distance_scaling, ieea, ligand_pocket, ligand_strain, protonation or spin_gap, INPUT the published
 pickle and OUTPUT a JSON file; or TASK is s2ef, INPUT a pack, a shard or a folder of shards, and OUTPUT an .npz file.
@@ -13,7 +13,6 @@ What is done is kept in OUTPUT.parts, one line per calculation: a run that was k
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,9 +25,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import LBFGS
 from rich.progress import track
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tasks import TASKS, Calculation, calculations, described, nested, read_inputs
-
+from benchmarks.common.records import argument_parser
+from benchmarks.omol_evals.tasks import TASKS, Calculation, calculations, described, nested, read_inputs
 from transip.data.read import read_structures
 from transip.errors import InputError
 from transip.files import atomic_path, write_text
@@ -69,7 +67,7 @@ class GFN2(Calculator):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("task", choices=[*TASKS, "s2ef", "all"])
     parser.add_argument("model")
     parser.add_argument("input", type=Path)

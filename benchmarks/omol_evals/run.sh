@@ -8,23 +8,23 @@
 # (default: a new one in the scratch folder).
 set -euo pipefail
 
-here=$(cd "$(dirname "$0")" && pwd)
-python=${PYTHON:-$here/../../.venv/bin/python}
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 evaluator=${EVALUATOR_VENV:-$scratch/evaluator}
 
 if [ ! -x "$evaluator/bin/python" ]; then
     "$python" -m venv "$evaluator"
-    "$evaluator/bin/python" -m pip install --quiet -r "$here/requirements.txt"
+    "$evaluator/bin/python" -m pip install --quiet -r benchmarks/omol_evals/requirements.txt
 fi
 
-"$python" "$here/make_inputs.py" "$scratch/inputs"
+"$python" -m benchmarks.omol_evals.make_inputs "$scratch/inputs"
 for run in reference:gfn2 gfn2:gfn2 "model:$1"; do
-    "$python" "$here/run.py" all "${run#*:}" "$scratch/inputs" -o "$scratch/${run%%:*}"
+    "$python" -m benchmarks.omol_evals.run all "${run#*:}" "$scratch/inputs" -o "$scratch/${run%%:*}"
 done
 for run in gfn2 model; do
     [ $run = gfn2 ] && what="GFN2-xTB" || what=$1
-    "$evaluator/bin/python" "$here/score.py" "$scratch/reference" "$scratch/$run" -o "$here/results/$run.json" \
+    "$evaluator/bin/python" -m benchmarks.omol_evals.score "$scratch/reference" "$scratch/$run" --name "$run" \
         --what "$what against GFN2-xTB on small inputs: bash benchmarks/omol_evals/run.sh $1"
 done

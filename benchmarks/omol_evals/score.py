@@ -1,21 +1,21 @@
 """Score results of the seven tasks, and an S2EF submission, with OMol25's official evaluator.
 
-    python benchmarks/omol_evals/score.py REFERENCE FOLDER -o SCORES.json
+    python -m benchmarks.omol_evals.score REFERENCE FOLDER [--name NAME]
 
 In an environment with fairchem-data-omol and pymatgen (requirements.txt); transip is not needed. REFERENCE and FOLDER
 hold TASK.json of each task, those from ORCA (or GFN2) and those from a model, and s2ef.npz. Tasks that are not in both
-are left out.
+are left out. The scores are printed and, with `--name`, kept as that record in benchmarks/omol_evals/results.jsonl.
 """
 
-import argparse
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fairchem.data.omol.modules import evaluator
 from pymatgen.io.ase import MSONAtoms
+
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 
 EVALUATORS = {  # as the leaderboard calls them
     "conformers": evaluator.geom_conformers,
@@ -29,10 +29,10 @@ EVALUATORS = {  # as the leaderboard calls them
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("reference", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.add_argument("--name", help="of the record that keeps the scores")
     parser.add_argument("--what", default="", help="a note on what is scored, kept with the scores")
     arguments = parser.parse_args()
     scores: dict[str, Any] = {}
@@ -45,9 +45,10 @@ def main() -> None:
     pair = [folder / "s2ef.npz" for folder in (arguments.reference, arguments.folder)]
     if all(path.exists() for path in pair):
         scores["s2ef"] = {name: float(value) for name, value in evaluator.singlepoint(*map(submission, pair)).items()}
-    packages = ("fairchem-data-omol", "pymatgen", "ase", "numpy")
-    found = {"what": arguments.what, "scores": scores, "versions": {name: version(name) for name in packages}}
-    arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if arguments.name:
+        origin = provenance("fairchem-data-omol", "pymatgen", "ase")
+        record = {"name": arguments.name, "what": arguments.what, "scores": scores, **origin}
+        save_results(results_file(__file__), [record])
     print(json.dumps(scores, indent=2))
 
 

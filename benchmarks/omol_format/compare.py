@@ -1,22 +1,18 @@
 """Assert that transip and fairchem read the same numbers from a folder of `.aselmdb` shards; write a result.
 
-python compare.py FOLDER FAIRCHEM.npz RESULT.json
+python -m benchmarks.omol_format.compare FOLDER FAIRCHEM.npz
 """
 
-import argparse
-import os
-import platform
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack
-from transip.files import write_json
 
 EXACT = ("counts", "numbers", "charge", "spin", "domain", "source")
 
@@ -44,10 +40,9 @@ def packed(folder: Path) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("fairchem", type=Path)
-    parser.add_argument("result", type=Path)
     options = parser.parse_args()
     theirs = dict(np.load(options.fairchem, allow_pickle=False))
     ours = read(options.folder)
@@ -57,7 +52,7 @@ def main() -> None:
     rounding = {name: float(np.abs(values - theirs[name]).max()) for name, values in packed(options.folder).items()}
     same = all(exact.values()) and not any(difference.values()) and max(rounding.values()) < 1e-5
     result = {
-        "command": "bash benchmarks/omol_format/run.sh",
+        "name": "same_numbers",
         "structures": len(ours["counts"]),
         "atoms": int(ours["counts"].sum()),
         "shards": len(list(options.folder.glob("*.aselmdb"))),
@@ -67,14 +62,11 @@ def main() -> None:
         "largest_difference": difference,
         "largest_difference_after_packing_float32": rounding,
         "same": same,
-        "versions": {
-            "fairchem": theirs["versions"].tolist(),
-            "transip": [f"{name} {version(name)}" for name in ("transip", "ase", "ase-db-backends", "numpy")],
-            "python": platform.python_version(),
-        },
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions_of_fairchem": theirs["versions"].tolist(),
+        **provenance("ase", "ase-db-backends"),
+        "command": "bash benchmarks/omol_format/run.sh",
     }
-    write_json(options.result, result)
+    save_results(results_file(__file__), [result])
     print(f"{result['structures']} structures, {result['atoms']} atoms: {'the same' if same else 'DIFFERENT'} numbers")
     sys.exit(not same)
 

@@ -2,7 +2,7 @@
 
 Runs in fairchem's environment; knows nothing of transip.
 
-    python dump_fairchem.py FOLDER OUT.npz
+    python -m benchmarks.omol_format.dump_fairchem FOLDER OUT.npz
 """
 
 import sys

@@ -3,10 +3,9 @@
 Each row is a zlib-compressed JSON document written by ase-db-backends: atoms without a cell, energy and forces of a
 SinglePointCalculator, and OMol25's `atoms.info` in `data`.
 
-    python write_shards.py FOLDER [--pack NAME.pack] [--structures 200] [--shards 4]
+    python -m benchmarks.omol_format.write_shards FOLDER [--pack NAME.pack] [--structures 200] [--shards 4]
 """
 
-import argparse
 from pathlib import Path
 
 import ase.build
@@ -15,6 +14,7 @@ import ase.db
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from benchmarks.common.records import argument_parser
 from transip.data.store import Pack
 from transip.structure import Structure
 
@@ -95,7 +95,7 @@ def write(folder: Path, structures: list[Structure], shards: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pack", type=Path, help="labelled structures to write; without it, synthetic ones")
     parser.add_argument("--structures", type=int, default=200)

@@ -1,16 +1,11 @@
 """Time a peer's energies and forces, and a training step, on one core with random weights. In the peer's environment:
 
-    .venvs/painn/bin/python speed.py painn --structures STRUCTURES.npz -o result.json
+    benchmarks/peers/.venvs/painn/bin/python -m benchmarks.peers.speed painn --structures STRUCTURES.npz -o result.json
 
 Timed is the model on a batch whose neighbours are known: finding them is not counted, in the peers' favour. Times are
-those of benchmarks/hardware.py; each case's peak memory is the whole process's, libraries included.
+those of benchmarks/common/hardware.py; each case's peak memory is the whole process's, libraries included.
 """
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-
-import argparse
 import inspect
 import json
 from importlib import import_module
@@ -18,12 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from structures import Batch, Molecules
 
-from report import provenance
-
-# ruff: isort: split
-from hardware import measure
+from benchmarks.common.hardware import measure
+from benchmarks.common.records import argument_parser, provenance
+from benchmarks.peers.structures import Batch, Molecules
 
 CASES = ("single20", "single200", "single1000", "batch64x20")  # memory that one has used stays with the next
 TRAINED = 16  # of the structures of batch64x20
@@ -32,7 +25,7 @@ PEERS = ["painn", "esen", "allscaip", "mace", "nequip", "pet"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--structures", type=Path, required=True, help="the cases as .npz (benchmarks/throughput)")
     parser.add_argument("--compile", action="store_true", help="the package's own compilation; an error without one")
@@ -42,7 +35,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    adapter = import_module(f"adapters.{arguments.peer}")
+    adapter = import_module(f"benchmarks.peers.adapters.{arguments.peer}")
     if arguments.compile and "compile_mode" not in inspect.signature(adapter.build).parameters:
         parser.error(f"{arguments.peer} has no compilation of its own")
     options = SIZES.get(arguments.peer, {}) | ({"compile_mode": "compile"} if arguments.compile else {})

@@ -1,14 +1,10 @@
 """Train a peer for a number of minutes on one core and evaluate it. Runs in the peer's environment:
 
-    .venvs/painn/bin/python train.py painn --data DATA.npz --minutes 12 --seed 0 -o result.json
+    benchmarks/peers/.venvs/painn/bin/python -m benchmarks.peers.train painn --data DATA.npz --minutes 12 -o result.json
 
 One loop, loss and schedule for every peer; what a peer's users would choose (size, optimiser, learning rate) is in
 adapters/NAME.py. Validation and writing results are off the clock, finding neighbours and making batches are on it.
 """
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
 import json
@@ -21,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from structures import Batch, Molecules, random_rotations
 from torch import Tensor
 from torch.nn import functional
 
-from report import provenance
+from benchmarks.common.records import argument_parser, provenance
+from benchmarks.peers.structures import Batch, Molecules, random_rotations
 
 EMA_DECAY = 0.99
 CLIP = 10.0  # norm of the gradient
@@ -36,7 +32,7 @@ CURVE_STRUCTURES = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("peer", choices=["painn", "esen", "allscaip", "mace", "nequip", "pet"])
     parser.add_argument("--data", type=Path, required=True, help="the packed task as .npz (benchmarks/speedrun)")
     parser.add_argument("--minutes", type=float, default=12.0)
@@ -52,7 +48,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
-    adapter = import_module(f"adapters.{arguments.peer}")
+    adapter = import_module(f"benchmarks.peers.adapters.{arguments.peer}")
     arrays = np.load(arguments.data)
     train, validation, test = (Molecules(arrays, name) for name in ("train", "validation", "test"))
     width = {} if arguments.width is None else {"width": arguments.width}
@@ -72,10 +68,10 @@ def main() -> None:
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         **run.evaluate(validation),
         "test": run.evaluate(test),
-        "forward_passes": run.structures_seen,
+        "forward_passes": run.structures_processed,
         "steps": run.steps,
         "batch": arguments.batch,
-        "atoms_seen": run.atoms_seen,
+        "atoms_processed": run.atoms_processed,
         "seconds": run.seconds,
         "learning_rate": run.peaks[0],
         "energy_weight": run.energy_weight,
@@ -103,7 +99,7 @@ class Run:
         self.budget, self.last_step = 60.0 * arguments.minutes, arguments.steps
         self.energy_weight = arguments.energy_weight
         self.generator = torch.Generator().manual_seed(arguments.seed)
-        self.steps = self.structures_seen = self.atoms_seen = 0
+        self.steps = self.structures_processed = self.atoms_processed = 0
         self.seconds = 0.0
         self.curve: list[tuple[float, float]] = []
 
@@ -142,7 +138,7 @@ class Run:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self._rate(self._done())
         energy, forces = self.model(batch)
-        energy_error = (self.scale * energy - batch.energy).abs() / batch.counts
+        energy_error = (self.scale * energy - batch.energy).abs() / batch.atom_counts
         force_error = torch.linalg.vector_norm(self.scale * forces - batch.forces, dim=-1)
         loss = (self.energy_weight * energy_error.mean() + force_error.mean()) / self.scale
         self.optimizer.zero_grad()
@@ -150,8 +146,8 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.steps += 1
-        self.structures_seen += len(batch.counts)
-        self.atoms_seen += len(batch.numbers)
+        self.structures_processed += len(batch.atom_counts)
+        self.atoms_processed += len(batch.numbers)
         self._follow(min(EMA_DECAY, (1 + self.steps) / (10 + self.steps)))
 
     @staticmethod
@@ -179,7 +175,7 @@ class Run:
         for start in range(0, len(molecules), size):
             batch = molecules.batch(range(start, min(start + size, len(molecules))))
             energy, forces = self.predict(batch)
-            rotations = random_rotations(len(batch.counts), generator)
+            rotations = random_rotations(len(batch.atom_counts), generator)
             _, turned = self.predict(batch.rotated(rotations))
             back = batch.turn(turned, rotations.mT)
             sums += torch.stack(
@@ -187,7 +183,7 @@ class Run:
                     (forces - batch.forces).abs().sum() / 3,
                     functional.cosine_similarity(forces, batch.forces, dim=-1).sum(),
                     (back - forces).abs().sum() / 3 / math.sqrt(2),  # of one orientation, as ours, not of a difference
-                    ((energy - batch.energy).abs() / batch.counts).sum(),
+                    ((energy - batch.energy).abs() / batch.atom_counts).sum(),
                 ]
             )
         force, cosine, rotation, energy_error = sums.tolist()

@@ -1,22 +1,14 @@
 """Liquid water in periodic boxes: errors on unseen boxes, energy conservation, and the price beside GFN2-xTB's.
 
-    python benchmarks/periodic/water.py runs/water
+    python -m benchmarks.periodic.water runs/water
 
 Boxes are those that the model's recipe held out: of numbers of molecules that it has not seen. Three of them are
 simulated at constant energy, from the geometry as it is, with velocities of 300 K. Needs tblite
-(`pip install ".[labels]"`). Leaves water.json in --output (benchmarks/periodic/results).
+(`pip install ".[labels]"`). The record `water` goes into benchmarks/periodic/results.jsonl.
 """
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import argparse
 import json
-import shlex
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +16,11 @@ import numpy as np
 import torch
 from ase.units import GPa
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
 from transip.evaluation.saved import evaluate, load_validation_set
-from transip.files import read_json, write_json
+from transip.files import read_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import prepare
 from transip.inference.md import batched_nve, energy_drift
@@ -42,19 +33,17 @@ OH = 1.3  # Å; a longer bond is broken
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--picoseconds", type=float, default=5.0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     data = load_validation_set(arguments.model, [])
     network = prepare(arguments.model, "cpu", "float32")
     found = evaluate(network, data, batch=BatchSettings(batch_size=4), progress=True)
     config = read_json(arguments.model / "model" / "config.json")
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"{processor()}, 1 thread",
-        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy", "tblite")},
+        "name": "water",
+        **provenance("ase", "tblite"),
         "training": config["training"],
         "parameters": config["parameters"],
         "boxes": len(data),
@@ -64,7 +53,7 @@ def main() -> None:
         "nve": simulate(network, data, arguments.picoseconds),
         "seconds_per_box": price(arguments.model, data.structure(0)),
     }
-    write_json(arguments.output / "water.json", result)
+    save_results(results_file(__file__), [result])
     print(json.dumps(result, indent=1))
 
 

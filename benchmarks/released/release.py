@@ -1,36 +1,27 @@
 """Measure a trained model, complete its card with what was found, and put it into the package under a name.
 
-    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --conservation runs/conservation.json
-    python benchmarks/released/release.py runs/gfn2-xs transip-xs-gfn2 --into OUT
+    python -m benchmarks.released.release runs/gfn2-xs transip-xs-gfn2
+    python -m benchmarks.released.release runs/gfn2-xs transip-xs-gfn2 --into OUT
 
 Errors are those on what the run's recipe held out, domain by domain, and on organics at 300 K of compositions that it
 has not trained on (recipes/data-gfn2-300k.yaml, built if it is not there), beside what GFN2-xTB itself costs.
-`--conservation` is the result of benchmarks/simulation/conservation.py for the same model. What was measured is left in
-benchmarks/released/results/NAME.json, and the model, with card and checksums, in src/transip/models/NAME.
+What benchmarks/simulation/conservation.py has found of the same run goes onto its card. The record NAME goes into
+benchmarks/released/results.jsonl, and the model, with card and checksums, into src/transip/models/NAME.
 """
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # one core, whatever the machine has
-
-import argparse
 import json
-import shlex
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import measure, processor
+from benchmarks.common.hardware import measure
+from benchmarks.common.records import argument_parser, provenance, read_results, results_file, save_results
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import prepare_all
 from transip.evaluation.saved import batch_limits_for, evaluate
-from transip.files import read_json, write_json
 from transip.inference.inference import predict_batch
 from transip.labels.campaign import build
 from transip.labels.methods import GFN2
@@ -39,7 +30,8 @@ from transip.model.hub import release
 from transip.model.potential import Potential
 from transip.model.released import SHIPPED
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = results_file(__file__)
+SIMULATIONS = RESULTS.parents[1] / "simulation" / RESULTS.name
 TEST, TEST_RECIPE = Path("data/gfn2-300k.pack"), "recipes/data-gfn2-300k.yaml"
 AT_300_K, HELD_OUT = "neutral organics at 300 K", "held out"
 NOT_FOR = [
@@ -53,12 +45,10 @@ NOT_FOR = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("name", help="of the model in the package")
-    parser.add_argument("--conservation", type=Path, help="result of benchmarks/simulation/conservation.py")
     parser.add_argument("--into", type=Path, default=SHIPPED, help="folder of released models")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not TEST.exists():
@@ -69,7 +59,7 @@ def main() -> None:
     test = Dataset.open([TEST])
     test = test.select(np.flatnonzero(~np.isin(test.compositions(), train.compositions())))
     domains, symmetry = errors(model, {"": validation, AT_300_K: test})
-    conserved = conservation(arguments.conservation, arguments.run) if arguments.conservation else {}
+    conserved = conservation(arguments.run)
     folder = release(model, arguments.into / arguments.name)
     validation = model.card["validation"] | symmetry[HELD_OUT]  # of more structures than training looked at
     amend_card(
@@ -81,9 +71,8 @@ def main() -> None:
         not_for=NOT_FOR,
     )
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"one core of {processor()}",
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "tblite")},
+        "name": arguments.name,
+        **provenance("tblite"),
         "model": arguments.name,
         "parameters": model.num_parameters,
         "megabytes": sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
@@ -96,7 +85,7 @@ def main() -> None:
         "conservation": conserved,
         "cost": cost(model, test),
     }
-    write_json(arguments.output / f"{arguments.name}.json", result)
+    save_results(RESULTS, [result])
     print(json.dumps(result, indent=1))
 
 
@@ -112,16 +101,11 @@ def errors(model: Potential, sets: dict[str, Dataset]) -> tuple[dict[str, Any], 
     return domains, symmetry
 
 
-def conservation(path: Path, run: Path) -> dict[str, str]:
-    """What a conservation run found about this model, in words.
-
-    Raises:
-        SystemExit: it is about other models.
-    """
-    rows = {Path(row["model"]): row for row in read_json(path)["models"]}
-    if run not in rows:
-        sys.exit(f"{path} is about {', '.join(map(str, rows))}, not about {run}")
-    row = rows[run]
+def conservation(run: Path) -> dict[str, str]:
+    """How well this run's model conserves energy, in words; empty if it has not been simulated."""
+    row = read_results(SIMULATIONS).get(f"conservation/{run.name}")
+    if row is None:
+        return {}
     mean, largest = (row[f"{which}_drift_mev_per_atom_per_ps"] for which in ("mean", "largest"))
     drift = "" if mean is None else f"; energy drift mean {mean:.3g}, largest {largest:.3g} meV/atom/ps"
     what = f"NVE of {len(row['molecules'])} unseen molecules, {row['picoseconds']:g} ps at 300 K in steps of 0.5 fs"

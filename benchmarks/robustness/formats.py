@@ -7,7 +7,6 @@ import json
 import random
 import re
 import sqlite3
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -20,7 +19,10 @@ import ase.io
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
-from mutations import (
+from rich.console import Console
+
+from benchmarks.common.records import ROOT
+from benchmarks.robustness.mutations import (
     NUMBERS,
     TEXTS,
     TREES,
@@ -32,32 +34,27 @@ from mutations import (
     damage_text,
     encoded,
 )
-from rich.console import Console
+from tests.toy import toy_crystal, toy_structure
+from transip.batch import Batch
+from transip.config import LabelSettings, Recipe, load
+from transip.data.dataset import Dataset
+from transip.data.pack import describe, pack_files
+from transip.data.read import read_structures
+from transip.data.references import References, statistics
+from transip.data.split import split_by_composition
+from transip.data.store import Pack, write_pack
+from transip.inference.inference import predict
+from transip.inference.predict import frame_text
+from transip.inference.scope import Scope
+from transip.model.files import load_model, model_card
+from transip.model.potential import Potential
+from transip.report.describe import describe_model
+from transip.structure import Structure
+from transip.symmetry.latent import load_latent
+from transip.symmetry.measure import measure_symmetry
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
-
-from toy import toy_crystal, toy_structure  # noqa: E402
-from transip.batch import Batch  # noqa: E402
-from transip.config import LabelSettings, Recipe, load  # noqa: E402
-from transip.data.dataset import Dataset  # noqa: E402
-from transip.data.pack import describe, pack_files  # noqa: E402
-from transip.data.read import read_structures  # noqa: E402
-from transip.data.references import References, statistics  # noqa: E402
-from transip.data.split import split_by_composition  # noqa: E402
-from transip.data.store import Pack, write_pack  # noqa: E402
-from transip.inference.inference import predict  # noqa: E402
-from transip.inference.predict import frame_text  # noqa: E402
-from transip.inference.scope import Scope  # noqa: E402
-from transip.model.files import load_model, model_card  # noqa: E402
-from transip.model.potential import Potential  # noqa: E402
-from transip.report.describe import describe_model  # noqa: E402
-from transip.structure import Structure  # noqa: E402
-from transip.symmetry.latent import load_latent  # noqa: E402
-from transip.symmetry.measure import measure_symmetry  # noqa: E402
-
-MODEL = HERE.parents[1] / "tests/golden/model-format-5"
-RECIPES = HERE.parents[1] / "recipes"
+MODEL = ROOT / "tests/golden/model-format-5"
+RECIPES = ROOT / "recipes"
 KEYS = (
     "energy",
     "forces",

@@ -1,7 +1,7 @@
 """Damaged inputs by the thousand: reading one succeeds or ends in `InputError`, and nothing else ever happens.
 
-    python benchmarks/robustness/fuzz.py --inputs 4000 --seed 0
-    python benchmarks/robustness/fuzz.py --inputs 500 --formats db pack --findings OUT --output fuzz.json
+    python -m benchmarks.robustness.fuzz --inputs 4000 --seed 0
+    python -m benchmarks.robustness.fuzz --inputs 500 --formats db pack --findings OUT --results OUT/results.jsonl
 
 Each format (`formats.py`) starts from a few sound inputs. An input is one of the corpus, damaged one to four times
 (`mutations.py`); one of the first thousand that reaches lines of a reader that none before it has reached joins the
@@ -11,23 +11,17 @@ but `InputError`, more memory than the limit, longer than the time limit, the de
 file changed or made outside the output folder, an unpickled object, a started program, an opened connection. The seed
 and the number of an input determine it.
 
-The result, `results/fuzz.json`, says how many inputs of each format ended how, in this run and in those with other
-seeds; findings are kept in a folder.
+The record `fuzz/seedK` in `results.jsonl` says how many inputs of each format ended how; findings are kept in a folder.
 """
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
 import faulthandler
 import gc
 import json
 import multiprocessing
-import platform
+import os
 import random
 import resource
-import shlex
 import shutil
 import signal
 import sqlite3
@@ -39,20 +33,18 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from formats import FORMATS, Format, of_folder, write
-from mutations import Files
 
+from benchmarks.common.records import Record, argument_parser, provenance, results_file, save_results
+from benchmarks.robustness.formats import FORMATS, Format, of_folder, write
+from benchmarks.robustness.mutations import Files
 from transip.data import pack, store
 from transip.errors import InputError
-from transip.files import read_json, write_json
 
-HERE = Path(__file__).resolve().parent
 SHARED = Path("/dev/shm")  # files in memory, where there are
 MEMORY = 2 * 2**30  # bytes of address space beyond what the process has at its start
 SECONDS = 20.0  # of processor time for one input
@@ -329,15 +321,13 @@ class Found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--inputs", type=int, default=1000, help="damaged inputs of each format")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--findings", type=Path, help="folder for inputs that found something")
-    parser.add_argument("--output", type=Path, default=HERE / "results/fuzz.json")
+    parser.add_argument("--results", type=Path, default=results_file(__file__))
     arguments = parser.parse_args()
-    known = read_json(arguments.output) if arguments.output.exists() else []
-    others = [run for run in known if run["seed"] != arguments.seed]
     found = [Found.nothing(name, arguments.seed) for name in arguments.formats]
     for start in range(0, arguments.inputs, ROUND):
         for each in found:
@@ -346,26 +336,21 @@ def main() -> None:
             print(each.name, json.dumps({k: v for k, v in summary.items() if k != "findings"}), flush=True)
             for finding in summary["findings"]:
                 print("  ", finding["outcome"], finding["input"], finding["detail"].strip()[-1500:], flush=True)
-            run = _result(arguments, {each.name: each.summary() for each in found})
-            write_json(arguments.output, [*others, run])
+            save_results(arguments.results, [_result(arguments, {each.name: each.summary() for each in found})])
 
 
-def _result(arguments: argparse.Namespace, formats: dict[str, Any]) -> dict[str, Any]:
-    packages = ("transip", "torch", "ase", "numpy", "pydantic", "pyyaml", "safetensors")
+def _result(arguments: argparse.Namespace, formats: dict[str, Any]) -> Record:
+    origin = provenance("ase", "pydantic", "pyyaml", "safetensors")
     return {
-        "command": shlex.join(["python", "benchmarks/robustness/fuzz.py", *_named(arguments)]),
+        "name": f"fuzz/seed{arguments.seed}",
+        **origin,
+        "versions": origin["versions"] | {"sqlite": sqlite3.sqlite_version},
         "seed": arguments.seed,
         "inputs": sum(each["inputs"] for each in formats.values()),
-        "versions": {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
-        | {package: version(package) for package in packages},
+        "inputs_asked_for": arguments.inputs * len(arguments.formats),
         "limits": {"seconds": SECONDS, "bytes": MEMORY},
         "formats": formats,
     }
-
-
-def _named(arguments: argparse.Namespace) -> list[str]:
-    named = ["--inputs", str(arguments.inputs), "--seed", str(arguments.seed)]
-    return named + (["--formats", *arguments.formats] if arguments.formats != list(FORMATS) else [])
 
 
 if __name__ == "__main__":

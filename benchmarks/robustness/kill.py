@@ -1,7 +1,7 @@
 """Every long command, killed (SIGKILL) at random moments and at every rename and removal, resumed, and compared.
 
-    python benchmarks/robustness/kill.py --kills 25 --seed 0
-    python benchmarks/robustness/kill.py --kills 5 --commands train md --output kill.json
+    python -m benchmarks.robustness.kill --kills 25 --seed 0
+    python -m benchmarks.robustness.kill --kills 5 --commands train md --results OUT/results.jsonl
 
 A command runs in a forked child of this process, which has imported everything, so that kills fall into its work and
 not into imports. Random kills come in pairs: the resumed command is killed, too. In the others the child kills itself
@@ -11,79 +11,58 @@ whole). Then the command is started again as docs/how-to/resume.md says. A kill 
 and its folder then holds the same files as after an uninterrupted command, hidden ones included, byte by byte; of a
 training, the same numbers to the last bit, but for times.
 
-The result, `results/kill.json`, has an entry for each command; commands that are not run keep theirs.
+The records `kill/COMMAND` go into `results.jsonl`.
 """
 
 import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # a process with one thread can be forked
-
-import argparse
-import platform
 import random
-import shlex
 import signal
-import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch._dynamo  # optimisers do, when they are made
-from verbs import Contents, Verb, contents, fresh, verbs, visible, write_inputs
 
-from hardware import processor
+from benchmarks.common.records import Record, argument_parser, provenance, results_file, save_results
+from benchmarks.robustness.commands import Command, Contents, commands, contents, fresh, visible, write_inputs
 from transip.cli import main as command_line
 from transip.config import LabelSettings, load
 from transip.data import pack
-from transip.files import read_json, write_json
 from transip.inference import md, relax
 from transip.labels.campaign import need
 from transip.labels.chunks import label_chunk
 from transip.training import loop
 
 BEFORE_FORKING = (torch._dynamo, md, relax, pack, loop, need("joblib"))  # all that the children would import
-RESULTS = Path(__file__).parent / "results" / "kill.json"
 EVENTS = ("replace", "rename", "unlink", "remove", "rmdir")  # of the module `os`, which everything else uses
 Hook = Callable[[], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--kills", type=int, default=25, help="random moments for each command")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--commands", nargs="+", default=list(verbs(1)), choices=list(verbs(1)))
+    parser.add_argument("--commands", nargs="+", default=list(commands(1)), choices=list(commands(1)))
     parser.add_argument("--size", type=int, default=1, help="scales the inputs: how long a command takes")
     parser.add_argument("--stride", type=int, default=1, help="kill at every so-manieth rename only")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=results_file(__file__))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         write_inputs(Path(place) / "in", arguments.size)
         label_chunk(load(LabelSettings, Path(place) / "in" / "labels.yaml"), 0, 0)  # reads the molecules, once
         for name in arguments.commands:
-            campaign = Campaign(Path(place), name, verbs(arguments.size)[name])
+            campaign = Campaign(Path(place), name, commands(arguments.size)[name])
             began = time.perf_counter()
             found = campaign.run(arguments.kills, random.Random(f"{arguments.seed} {name}"), arguments.stride)
-            known = read_json(arguments.output) if arguments.output.exists() else {}
-            write_json(arguments.output, known | {name: origin(arguments) | found})
+            origin = {"name": f"kill/{name}", "seed": arguments.seed, **provenance("ase", "safetensors")}
+            save_results(arguments.results, [origin | found])
             print(f"{name:10} {summary(found)}  ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
-def origin(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "seed": arguments.seed,
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "ase", "safetensors")},
-        "python": platform.python_version(),
-        "hardware": f"one core of {processor()}",
-    }
-
-
-def summary(found: dict[str, Any]) -> str:
+def summary(found: Record) -> str:
     kills = ", ".join(f"{count} {kind}" for kind, count in found["kills"].items())
     return f"{found['survived']} of {sum(found['kills'].values())} kills survived ({kills})"
 
@@ -91,14 +70,14 @@ def summary(found: dict[str, Any]) -> str:
 class Campaign:
     """All kills of one command."""
 
-    def __init__(self, place: Path, name: str, verb: Verb):
-        self.verb, self.inputs, self.folder = verb, place / "in", place / name.replace(" ", "-")
+    def __init__(self, place: Path, name: str, command: Command):
+        self.command, self.inputs, self.folder = command, place / "in", place / name.replace(" ", "-")
         self.log = place / "log"
         self.failures: list[str] = []
         self.survived = 0
 
     def run(self, kills: int, generator: random.Random, stride: int) -> dict[str, Any]:
-        fresh(self.folder, self.inputs, self.verb)
+        fresh(self.folder, self.inputs, self.command)
         self.before = contents(self.folder)
         events = self._events()
         self.expected = contents(self.folder)
@@ -128,7 +107,7 @@ class Campaign:
 
     def _trial(self, what: str, hook: Hook) -> int:
         """One kill by the command itself, and its resumption: how many kills that were."""
-        fresh(self.folder, self.inputs, self.verb)
+        fresh(self.folder, self.inputs, self.command)
         code = self._wait(self._start(hook))
         if code != -signal.SIGKILL:
             self.failures.append(f"{what}: was to be killed, but ended with {code}: {self.log.read_text()[-2000:]}")
@@ -138,9 +117,9 @@ class Campaign:
 
     def _random_trial(self, generator: random.Random) -> int:
         """Kill the command, and the resumed command."""
-        fresh(self.folder, self.inputs, self.verb)
+        fresh(self.folder, self.inputs, self.command)
         kills, what = 0, []
-        for resume in ((), self.verb.resume):
+        for resume in ((), self.command.resume):
             delay = generator.uniform(0, self.seconds)
             child = self._start(None, resume)
             time.sleep(delay)
@@ -164,25 +143,25 @@ class Campaign:
 
     def _half_written(self) -> str:
         """What is wrong with what the kill has left under final names."""
-        if strange := visible(self.folder, self.verb):
+        if strange := visible(self.folder, self.command):
             return f"left {strange}"
-        output = self.folder / self.verb.output
+        output = self.folder / self.command.output
         if not output.exists():
             return ""
-        self.verb.whole(output)
-        if not self.verb.resume:  # no folder that grows: all or nothing
-            there = {k: v for k, v in contents(self.folder).items() if Path(k).parts[0] == self.verb.output}
+        self.command.whole(output)
+        if not self.command.resume:  # no folder that grows: all or nothing
+            there = {k: v for k, v in contents(self.folder).items() if Path(k).parts[0] == self.command.output}
             if there not in (self._of_output(self.before), self._of_output(self.expected)):
                 return "the output is neither the old nor the new one"
         return ""
 
     def _of_output(self, found: Contents) -> Contents:
-        return {name: value for name, value in found.items() if Path(name).parts[0] == self.verb.output}
+        return {name: value for name, value in found.items() if Path(name).parts[0] == self.command.output}
 
     def _resumed(self) -> str:
         """What is wrong after the command was resumed."""
         finished = self._of_output(contents(self.folder)) == self._of_output(self.expected)
-        code = self._wait(self._start(None, self.verb.resume))
+        code = self._wait(self._start(None, self.command.resume))
         if code != 0:
             return f"resuming ended with {code}: {self.log.read_text()[-2000:]}"
         found = contents(self.folder)
@@ -192,7 +171,7 @@ class Campaign:
 
     def _start(self, hook: Hook | None, resume: tuple[str, ...] = ()) -> int:
         """Start the command in a child; returns its process id."""
-        arguments = [*self.verb.command(self.inputs), "-o", str(self.folder / self.verb.output), *resume]
+        arguments = [*self.command.arguments(self.inputs), "-o", str(self.folder / self.command.output), *resume]
         child = os.fork()
         if child:
             return child

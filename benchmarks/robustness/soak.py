@@ -1,7 +1,7 @@
 """Long runs: does memory stay flat, is the log bounded and whole, are all frames there?
 
-    python benchmarks/robustness/soak.py recipes/organics.yaml --minutes 120 --steps 100000
-    python benchmarks/robustness/soak.py recipes/organics.yaml --minutes 2 --steps 2000 --output soak.json
+    python -m benchmarks.robustness.soak recipes/organics.yaml --minutes 120 --steps 100000
+    python -m benchmarks.robustness.soak recipes/organics.yaml --minutes 2 --steps 2000 --results OUT/results.jsonl
 
 `transip train` runs with a budget of `--minutes`, is killed at half of it and resumed; `transip md` then runs its model
 (or `--model`) for `--steps` steps on the first structure of `--molecule`. Both are processes of their own, whose memory
@@ -13,14 +13,12 @@ continuous if each step that is due has one line, times ascend and all numbers a
 import argparse
 import json
 import math
-import platform
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +26,14 @@ import numpy as np
 import yaml
 from ase.io import iread
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
-from transip.files import write_json
+from benchmarks.common.records import ROOT, argument_parser, provenance, results_file, save_results
 
-ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "results" / "soak.json"
 FLAT = 0.01  # of the memory, in the whole run
 Watched = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--minutes", type=float, default=120.0, help="of training")
     parser.add_argument("--steps", type=int, default=100_000, help="of molecular dynamics")
@@ -47,21 +41,19 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="of molecular dynamics  [default: the trained one]")
     parser.add_argument("--set", action="append", default=[], help="further settings of the recipe: a.b=c")
     parser.add_argument("--folder", type=Path, help="where to work; it is kept  [default: a temporary one]")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=results_file(__file__))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         found = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {name: version(name) for name in ("transip", "torch", "numpy", "ase")},
-            "python": platform.python_version(),
-            "hardware": f"one core of {processor()}",
+            "name": "soak",
+            **provenance("ase"),
             "train": train(arguments, folder),
             "md": simulate(arguments, folder),
         }
-    write_json(arguments.output, found)
-    print(json.dumps({verb: summary(found[verb]) for verb in ("train", "md")}, indent=2))
+    save_results(arguments.results, [found])
+    print(json.dumps({command: summary(found[command]) for command in ("train", "md")}, indent=2))
 
 
 def summary(found: Watched) -> Watched:

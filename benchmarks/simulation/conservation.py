@@ -1,26 +1,19 @@
 """How well a model conserves energy: ten molecules that it has not seen, simulated at constant energy.
 
-    python benchmarks/simulation/conservation.py MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
+    python -m benchmarks.simulation.conservation MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
 
 Give a model of direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
 length. --reference simulates each that breaks with GFN2-xTB itself, too, as long or until it breaks there: some react.
-Leaves conservation.json in --output (benchmarks/simulation/results); models that are not run keep their rows.
+The records conservation/MODEL go into benchmarks/simulation/results.jsonl.
 """
-
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
-import shlex
-import sys
 import time
 import warnings
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +24,9 @@ from ase.data import covalent_radii
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import LBFGS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.data.dataset import Dataset
 from transip.evaluation.saved import load_validation_set
-from transip.files import read_json, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import prepare
 from transip.inference.md import batched_nve, draw_velocities, energy_drift
@@ -49,7 +40,7 @@ BONDED, BROKEN = 1.3, 1.5  # of the sum of covalent radii; of the relaxed length
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", nargs="*", type=Path, default=[])
     parser.add_argument("--picoseconds", type=float, default=50.0)
@@ -58,34 +49,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--compile", action="store_true", help="compile the networks: two minutes, then twice as fast")
     parser.add_argument("--reference", action="store_true", help="what breaks, once more with GFN2-xTB")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
-    sample = unlike(load_validation_set(arguments.models[0], arguments.data), MOLECULES)
-    target = arguments.output / "conservation.json"
-    simulated = [simulate(model, sample, arguments) for model in arguments.models]
-    result = {
-        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
-        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
-        "seed": SEED,
-        "timestep_fs": TIMESTEP,
-        "temperature_k": arguments.temperature,
-        "models": others(target, arguments) + simulated,  # read now: hours have passed
-    }
-    write_json(target, result)
-    for row in result["models"]:
-        print(json.dumps({key: value for key, value in row.items() if key != "molecules"}, indent=1))
+    sample = pick_diverse(load_validation_set(arguments.models[0], arguments.data), MOLECULES)
+    for model in arguments.models:
+        result = {
+            "name": f"conservation/{model.name}",
+            **provenance("ase", device=arguments.device),
+            "seed": SEED,
+            "timestep_fs": TIMESTEP,
+            "temperature_k": arguments.temperature,
+            **simulate(model, sample, arguments),
+        }
+        save_results(results_file(__file__), [result])
+        print(json.dumps({key: value for key, value in result.items() if key != "molecules"}, indent=1))
 
 
-def others(target: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What was found before of other models, under the same conditions."""
-    if not target.exists():
-        return []
-    known = read_json(target)
-    same = (known["temperature_k"], known["timestep_fs"], known["seed"]) == (arguments.temperature, TIMESTEP, SEED)
-    return [row for row in known["models"] if same and row["model"] not in map(str, arguments.models)]
-
-
-def unlike(data: Dataset, number: int) -> list[Structure]:
+def pick_diverse(data: Dataset, number: int) -> list[Structure]:
     """Structures of `number` compositions, drawn at random."""
     chosen: dict[str, Structure] = {}
     for i in np.random.default_rng(SEED).permutation(len(data)):
@@ -115,7 +94,6 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
     drifts = np.abs([row["drift_mev_per_atom_per_ps"] for row in sound])
     return {
         "model": str(model),
-        "command": shlex.join(["python", *sys.argv]),
         "compiled": arguments.compile,
         "forces": "direct" if direct else "conservative",
         "dtype": arguments.dtype,
@@ -136,20 +114,20 @@ def simulate_batch(
         network, molecules, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
         interval=INTERVAL, seed=SEED,
     )  # fmt: skip
-    stretch = Stretch(molecules, arguments.device)
+    stretch = BondStretchMonitor(molecules, arguments.device)
     # At once and not frame by frame: thousands of small tensors that stay would scatter the heap, which then grows.
     table = np.empty((3, len(molecules), steps // INTERVAL + 1))
     for number, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[2])):
         found = (frame.potential + frame.kinetic, frame.kinetic, stretch(frame.positions))
         table[:, :, number] = torch.stack(found).cpu()
-    rows = [judge(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
+    rows = [analyse_trajectory(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
     for row, molecule in zip(rows, molecules, strict=True):
         if arguments.reference and row["broke_at_ps"] is not None:
             row["gfn2_broke_at_ps"] = breaks_at(molecule, steps, arguments.temperature)
     return rows
 
 
-class Stretch:
+class BondStretchMonitor:
     """The largest ratio of a bond's length to its first, for each molecule of a batch; a lone atom has 1."""
 
     def __init__(self, structures: list[Structure], device: str):
@@ -181,7 +159,7 @@ def breaks_at(molecule: Structure, steps: int, temperature: float) -> float | No
     atoms = molecule.to_atoms()
     atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=molecule.spin, verbosity=0)
     LBFGS(atoms, logfile=None).run(fmax=0.05, steps=300)
-    stretch = Stretch([replace(molecule, positions=atoms.positions)], "cpu")
+    stretch = BondStretchMonitor([replace(molecule, positions=atoms.positions)], "cpu")
     draw_velocities(atoms, 2 * temperature, np.random.default_rng(SEED))
     dynamics = VelocityVerlet(atoms, timestep=TIMESTEP * units.fs)
     for step in range(0, steps, INTERVAL):
@@ -191,7 +169,9 @@ def breaks_at(molecule: Structure, steps: int, temperature: float) -> float | No
     return None
 
 
-def judge(molecule: Structure, totals: np.ndarray, kinetic: np.ndarray, stretch: np.ndarray) -> dict[str, Any]:
+def analyse_trajectory(
+    molecule: Structure, totals: np.ndarray, kinetic: np.ndarray, stretch: np.ndarray
+) -> dict[str, Any]:
     """What became of one molecule; drift and temperature until it broke."""
     broken = np.flatnonzero(stretch > BROKEN)
     end = int(broken[0]) if len(broken) else len(totals)

@@ -1,22 +1,13 @@
 """What the net torque of a learned energy does: relaxation and dynamics with and without it.
 
-    python benchmarks/simulation/torque.py transip-s-gfn2
+    python -m benchmarks.simulation.torque transip-s-gfn2
 
 Small molecules of ASE's collection, neutral singlets. Relaxations: LBFGS to 0.001 eV/Å. Dynamics: from the relaxed
-geometry, 2 ps at constant energy in steps of 0.5 fs, velocities of 300 K without angular momentum. Leaves torque.json
-in --output (benchmarks/simulation/results).
+geometry, 2 ps at constant energy in steps of 0.5 fs, velocities of 300 K without angular momentum. The record
+`torque` goes into benchmarks/simulation/results.jsonl.
 """
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import argparse
 import json
-import shlex
-import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import ase
@@ -27,9 +18,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import LBFGS
 from rich.progress import track
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
-from transip.files import write_json
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.inference.ase import TransIPCalculator
 from transip.inference.md import draw_velocities, energy_drift
 from transip.inference.torque import NoTorque
@@ -40,21 +29,19 @@ STEPS, TIMESTEP, TEMPERATURE, SEED = 4000, 0.5, 300.0, 0  # fs, K
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("model")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     calculator = TransIPCalculator(arguments.model, charge=0, spin=1, dtype="float64")
     rows = [measured(name, calculator, free) for name in track(MOLECULES, "torque") for free in (False, True)]
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"{processor()}, 1 thread",
-        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy")},
+        "name": "torque",
+        **provenance("ase"),
         "model": arguments.model,
         "seed": SEED,
         "molecules": rows,
     }
-    write_json(arguments.output / "torque.json", result)
+    save_results(results_file(__file__), [result])
     print(json.dumps(rows, indent=1))
 
 

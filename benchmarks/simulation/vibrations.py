@@ -1,39 +1,29 @@
 """Vibrational frequencies of a model against GFN2-xTB, each at its own minimum, by the same finite differences.
 
-    python benchmarks/simulation/vibrations.py MODEL [--data PACK ...] [--molecules 10] [--device cpu]
+    python -m benchmarks.simulation.vibrations MODEL [--data PACK ...] [--molecules 10] [--device cpu]
 
 Needs tblite (`pip install ".[labels]"`). Without --data, molecules that MODEL's recipe held out, each of another
-composition. Frequencies are compared in ascending order. Leaves vibrations.json in --output
-(benchmarks/simulation/results).
+composition. Frequencies are compared in ascending order. The record `vibrations` goes
+into benchmarks/simulation/results.jsonl.
 """
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import argparse
 import json
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.data import atomic_masses
 from ase.optimize import LBFGS
-from conservation import SEED, unlike
 from rich.progress import track
 from tblite.ase import TBLite
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
+from benchmarks.simulation.conservation import SEED, pick_diverse
 from transip.evaluation.saved import load_validation_set
-from transip.files import write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.relax import relax
 from transip.inference.vibrations import asymmetry, finite_difference_hessian, hessian, normal_modes
@@ -43,21 +33,19 @@ FMAX, STEPS, STEP = 0.01, 500, 0.005  # eV/Å; of the relaxations; Å
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", nargs="*", type=Path, default=[])
     parser.add_argument("--molecules", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     calculator = TransIPCalculator(arguments.model, device=arguments.device, dtype="float64", unseen="ignore")
-    sample = unlike(load_validation_set(arguments.model, arguments.data), arguments.molecules)
+    sample = pick_diverse(load_validation_set(arguments.model, arguments.data), arguments.molecules)
     rows = [compare(one, calculator) for one in track(sample, "vibrations")]
     errors = np.concatenate([row["errors_cm-1"] for row in rows])
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"{processor()}, 1 thread, {arguments.device}",
-        "versions": {name: version(name) for name in ("transip", "torch", "ase", "numpy", "tblite")},
+        "name": "vibrations",
+        **provenance("ase", "tblite", device=arguments.device),
         "seed": SEED,
         "model": str(arguments.model),
         "forces": calculator.model.settings.forces,
@@ -66,7 +54,7 @@ def main() -> None:
         "zero_point_energy_mae_mev": float(np.mean([abs(row["zero_point_energy_error_mev"]) for row in rows])),
         "molecules": rows,
     }
-    write_json(arguments.output / "vibrations.json", result)
+    save_results(results_file(__file__), [result])
     print(json.dumps({key: value for key, value in result.items() if key != "molecules"}, indent=1))
 
 

@@ -1,53 +1,42 @@
 """The speedrun: the lowest force error on unseen compositions after twelve minutes of training on one core.
 
-    python benchmarks/speedrun/run.py organics organics-latent --seeds 0 1 2
-    python benchmarks/speedrun/run.py painn esen mace nequip allscaip pet --seeds 0 1 2
-    python benchmarks/speedrun/run.py organics --set model.forces=direct --name=-direct
-    python benchmarks/speedrun/run.py organics --steps 4800 --name=-4800-steps
-    python benchmarks/speedrun/run.py esen --width 32 --name=-32-channels
-    python benchmarks/speedrun/run.py organics esen --structures 1000
+    python -m benchmarks.speedrun.run organics organics-latent --seeds 0 1 2
+    python -m benchmarks.speedrun.run painn esen mace nequip allscaip pet --seeds 0 1 2
+    python -m benchmarks.speedrun.run organics --set model.forces=direct --name=-direct
+    python -m benchmarks.speedrun.run organics --steps 4800 --name=-4800-steps
+    python -m benchmarks.speedrun.run esen --width 32 --name=-32-channels
+    python -m benchmarks.speedrun.run organics esen --structures 1000
 
 An entry is a recipe (recipes/NAME.yaml) or a peer (benchmarks/peers/adapters/NAME.py, trained inside its own
 environment by benchmarks/peers/train.py, on the same structures, with the same loss). The task is
 `recipes/data-organics.yaml`, built first, once, if it is not there. Errors are those on the compositions that it holds
 out, by which settings are chosen, and, under "test", on the molecules of the same list that have one or two atoms more
-than the task's, by which nothing is. Only training counts towards the budget, evaluations do not. Each run leaves one
-JSON object in benchmarks/speedrun/results/: ENTRY-seedK.json, or ENTRY@N-seedK.json where it was given N of the
-structures only.
+than the task's, by which nothing is. Only training counts towards the budget, evaluations do not. Each run adds a
+record to benchmarks/speedrun/results.jsonl: ENTRY-seedK, or ENTRY@N-seedK where it was given N of the structures only.
 """
-
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
 
 import argparse
 import json
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.errors import errors_in_mev
+from benchmarks.common.records import ROOT, Record, argument_parser, provenance, results_file, save_results
+from benchmarks.peers.environments import run_in_environment_of
 from transip.config import DataSettings, LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.references import References, statistics
 from transip.data.split import prepare
 from transip.evaluation.saved import Evaluation, evaluate_checkpoint
-from transip.files import write_json
 from transip.labels.campaign import build
 from transip.labels.organics import small
 from transip.training.loop import train
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-PEERS = HERE.parent / "peers"
+ADAPTERS = ROOT / "benchmarks" / "peers" / "adapters"
 DATA, TEST = Path("data/organics.pack"), Path("data/organics-test.pack")
 TEST_STRUCTURES = 930  # as many as are held out
 LABELS = "recipes/data-organics.yaml"
@@ -56,7 +45,7 @@ EXPORT = "data/organics{}.npz"  # with "@N" for N of the structures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("entries", nargs="+", help="recipes or peers, by name")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--minutes", type=float, default=12.0, help="budget of training")
@@ -77,17 +66,19 @@ def main() -> None:
     fewer = "" if arguments.structures is None else f"@{arguments.structures}"
     for entry in arguments.entries:
         for seed in arguments.seeds:
-            target = RESULTS / f"{entry}{arguments.name}{fewer}-seed{seed}.json"
-            if (PEERS / "adapters" / f"{entry}.py").exists():
+            name = f"{entry}{arguments.name}{fewer}-seed{seed}"
+            if (ADAPTERS / f"{entry}.py").exists():
                 data = Path(EXPORT.format(fewer))
                 if not data.exists():
                     export(data, arguments.structures)
-                chosen = {name: getattr(arguments, name.replace("-", "_")) for name in CHOICES}
-                run_peer(entry, seed, arguments.minutes, data, target, chosen)
+                options = {"data": data, "minutes": arguments.minutes, "seed": seed}
+                options |= {choice: getattr(arguments, choice.replace("-", "_")) for choice in CHOICES}
+                result = run_in_environment_of(entry, "train", options)
             else:
-                keep = arguments.keep and arguments.keep / target.stem
-                write_json(target, run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep))
-            print(target, summary(json.loads(target.read_text())))
+                keep = arguments.keep and arguments.keep / name
+                result = run_recipe(recipe_of(entry, seed, arguments), entry + arguments.name, keep)
+            save_results(results_file(__file__), [{"name": name, **result}])
+            print(name, summary(result))
 
 
 def recipe_of(entry: str, seed: int, arguments: argparse.Namespace) -> Recipe:
@@ -100,7 +91,7 @@ def recipe_of(entry: str, seed: int, arguments: argparse.Namespace) -> Recipe:
     return load(Recipe, f"recipes/{entry}.yaml", [*arguments.overrides, *budget, f"training.seed={seed}"])
 
 
-def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, object]:
+def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> Record:
     """Train and evaluate."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = train(recipe, Path(temporary) / "run").parent
@@ -122,36 +113,16 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> dict[str, objec
         "test": errors(test),
         "steps": lines[-1]["step"],
         "seconds": lines[-1]["time_s"],
-        "atoms_seen": lines[-1]["atoms_seen"],
+        "atoms_processed": lines[-1]["atoms_seen"],
         "curve": [[line["time_s"], 1e3 * line["force_mae"]] for line in lines if line["kind"] == "evaluation"],
-        "command": shlex.join(["python", *sys.argv]),
         "recipes": [recipe.model_dump(mode="json")],
-        "hardware": f"one core of {processor()}",
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
+        **provenance(),
     }
 
 
 def errors(found: Evaluation) -> dict[str, float]:
     """What is reported of a model on a set of structures."""
-    return {
-        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
-        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
-        "force_cosine": found.overall["force_cosine"],
-        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
-        "structures_evaluated": found.overall["structures"],
-    }
-
-
-def run_peer(
-    entry: str, seed: int, minutes: float, data: Path, target: Path, more: dict[str, str | float | None]
-) -> None:
-    """Train and evaluate a peer inside its own environment; `more` options of train.py, None for its own choice."""
-    python = PEERS / ".venvs" / entry / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["bash", PEERS / "environments.sh", entry], check=True)
-    options = {"data": data, "minutes": minutes, "seed": seed, "output": target} | more
-    flags = [f"--{name}={value}" for name, value in options.items() if value not in (None, "")]
-    subprocess.run([python, PEERS / "train.py", entry, *flags], check=True)
+    return {**errors_in_mev(found.overall, found.symmetry), "structures_evaluated": found.overall["structures"]}
 
 
 def build_test() -> None:
@@ -186,7 +157,7 @@ def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:
     return {f"{split}_{name}": values.numpy() for name, values in arrays.items()}
 
 
-def summary(result: dict[str, float]) -> str:
+def summary(result: Record) -> str:
     return (
         f"forces {result['force_mae_mev_per_angstrom']:.1f} meV/Å, energy {result['energy_mae_mev_per_atom']:.2f} "
         f"meV/atom, rotation error {result['force_rotation_error_mev_per_angstrom']:.1f} meV/Å"

@@ -1,102 +1,90 @@
 """The study: what learned symmetry is worth, every objective and control on the same forward passes.
 
-    python benchmarks/study/run.py objective plain-backbone --seeds 0 1 2
-    python benchmarks/study/run.py few-labels/atoms-latent@250 --seeds 0
-    python benchmarks/study/run.py objective --core-lane 0/2 &   # the same list on two cores: each takes half
-    python benchmarks/study/run.py objective --core-lane 1/2
-    python benchmarks/study/run.py --list
+    python -m benchmarks.study.run objective plain-backbone --seeds 0 1 2
+    python -m benchmarks.study.run few-labels/atoms-latent@250 --seeds 0
+    python -m benchmarks.study.run objective --shard 0/2 &   # the same list on two cores: each takes half
+    python -m benchmarks.study.run objective --shard 1/2
+    python -m benchmarks.study.run --list
 
 `entries.py` has the groups and their entries, `base.yaml` what they have in common; the task is the speedrun's
-(`recipes/data-organics.yaml`, built once, if it is not there). Each run leaves one JSON object in
-benchmarks/study/results/GROUP/ENTRY-seedK.json. A run whose result is there is not repeated; one that another group
+(`recipes/data-organics.yaml`, built once, if it is not there). Each run adds the record
+GROUP/ENTRY-seedK to benchmarks/study/results.jsonl. A run whose result is there is not repeated; one that another group
 has already made, with the same settings, seed and source code, is copied.
 """
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"  # one core, whatever the machine has
-
-import argparse
 import hashlib
 import json
-import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import backbone
-import entries
-import infinitesimal
 import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import transip
-from hardware import processor
+from benchmarks.common.errors import errors_in_mev
+from benchmarks.common.records import Record, argument_parser, provenance, read_results, results_file, save_results
+from benchmarks.study import backbone, entries, infinitesimal
 from transip.batch import Batch, Prediction
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, evaluate
-from transip.files import write_json
 from transip.labels.campaign import build
 from transip.metrics.validation import validation_metrics
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.measure import measure_symmetry
 from transip.training import loop
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = results_file(__file__)
 LOSSES = ("energy", "force", "latent", "equigrad", "consistency")
-BASE = HERE / "base.yaml"
+BASE = RESULTS.with_name("base.yaml")
 DATA = Path("data/organics.pack")
 TRAIN_SAMPLE = 250  # training structures on which the training error is measured
 SYMMETRY_SAMPLE = 32  # validation structures on which the layers are looked at during training
 
-Result = dict[str, Any]
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("which", nargs="*", metavar="GROUP[/ENTRY]", help="what to run; everything if not given")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--core-lane", default="0/1", metavar="i/n", help="every n-th of the list, from number i on")
+    parser.add_argument("--shard", default="0/1", metavar="i/n", help="every n-th of the list, from number i on")
     parser.add_argument("--repeat", action="store_true", help="run again what has a result")
     parser.add_argument("--list", action="store_true", help="only say what would be run")
     parser.add_argument("--steps", type=int, help="steps of every run, to try things out; give --results too")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the results")
     arguments = parser.parse_args()
     if arguments.steps and arguments.results == RESULTS:
-        parser.error("--steps is for trying things out: choose another folder with --results")
+        parser.error("--steps is for trying things out: choose another file with --results")
     torch.set_num_threads(1)
     try:
         chosen = chosen_entries(arguments.which)
-        lane, lanes = map(int, arguments.core_lane.split("/"))
+        index, number = map(int, arguments.shard.split("/"))
     except ValueError as error:
         parser.error(str(error))
     if not DATA.exists():
         build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
-    runs = [(group, entry, seed) for seed in arguments.seeds for group, entry in chosen][lane::lanes]
+    runs = [(group, entry, seed) for seed in arguments.seeds for group, entry in chosen][index::number]
     failed = 0
     for group, entry, seed in runs:
-        target = arguments.results / group / f"{entry}-seed{seed}.json"
-        if target.exists() and not arguments.repeat:
+        name, known = f"{group}/{entry}-seed{seed}", read_results(arguments.results)
+        if name in known and not arguments.repeat:
             continue
         if arguments.list:
-            print(target)
+            print(name)
             continue
         try:
-            print(target, "…", flush=True)
-            write_json(target, run(group, entry, seed, arguments))
-            print("   ", summary(json.loads(target.read_text(encoding="utf-8"))), flush=True)
+            print(name, "…", flush=True)
+            result = {"name": name, **run(group, entry, seed, arguments.steps, known.values())}
+            save_results(arguments.results, [result])
+            print("   ", summary(result), flush=True)
         except InputError as error:  # a setting that does not exist, a loss that is not finite: the others go on
             failed += 1
             print(f"    failed: {error}", file=sys.stderr, flush=True)
@@ -113,27 +101,26 @@ def chosen_entries(which: list[str]) -> list[tuple[str, str]]:
     return [(g, e) for g, e in everything if not which or g in which or f"{g}/{e}" in which]
 
 
-def run(group: str, entry: str, seed: int, arguments: argparse.Namespace) -> Result:
+def run(group: str, entry: str, seed: int, steps: int | None, known: Iterable[Record]) -> Record:
     """Train and evaluate one entry, or copy the same run from another group."""
     overrides = entries.GROUPS[group][entry]
-    recipe = recipe_of(group, entry, seed, arguments.steps)
+    recipe = recipe_of(group, entry, seed, steps)
     replaced = own_parts(group)
     digest = _digest(json.dumps([recipe.model_dump(mode="json"), sorted(replaced)]).encode())
     identity = {"group": group, "entry": entry, "seed": seed, "overrides": overrides, "recipe": digest}
-    command = shlex.join(["python", sys.argv[0], f"{group}/{entry}", f"--seeds={seed}"])
-    for path in sorted(arguments.results.glob(f"*/*-seed{seed}.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if (found["recipe"], found["source"]) == (digest, SOURCE) and found["group"] != group:
+    command = f"python -m benchmarks.study.run {group}/{entry} --seeds={seed}"
+    for found in known:
+        same = (found["recipe"], found["seed"], found["source"]) == (digest, seed, SOURCE)
+        if same and found["group"] != group:
             return {**found, **identity, "command": command, "copied_from": f"{found['group']}/{found['entry']}"}
     return {
         **identity,
         "settings": recipe.model_dump(mode="json"),
         "passes_per_step": float(entries.passes(recipe)),
         **train(recipe, replaced),
+        **provenance(),
         "command": command,
-        "hardware": f"one core of {processor()}",
         "source": SOURCE,
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
     }
 
 
@@ -193,7 +180,7 @@ def own_parts(group: str) -> dict[str, Any]:
     return {"Objective": infinitesimal.Infinitesimal} if group in entries.INFINITESIMAL else {}
 
 
-def train(recipe: Recipe, replaced: dict[str, Any]) -> Result:
+def train(recipe: Recipe, replaced: dict[str, Any]) -> Record:
     """Train; what the last weights, not the best ones, achieve."""
     with tempfile.TemporaryDirectory() as temporary, patch.multiple(loop, **replaced) if replaced else nullcontext():
         began = time.process_time()
@@ -211,7 +198,7 @@ def train(recipe: Recipe, replaced: dict[str, Any]) -> Result:
     }
 
 
-def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str, Any]]) -> Result:
+def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str, Any]]) -> Record:
     """What a run leaves behind: the errors of `model`, its symmetry layer by layer, and its log in a few numbers."""
     found = evaluate(model, validation, batch=batch_limits_for(validation), latent=latent, progress=False)
     turned = evaluate(Turned(model), validation, batch=batch_limits_for(validation), symmetry=False, progress=False)
@@ -222,14 +209,10 @@ def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str,
     return {
         "steps": last["step"],
         "forward_passes": last["forward_passes"],
-        "atoms_seen": last["atoms_seen"],
+        "atoms_processed": last["atoms_seen"],
         "seconds": last["time_s"],
-        "force_mae_mev_per_angstrom": 1e3 * found.overall["force_mae"],
+        **errors_in_mev(found.overall, found.symmetry),
         "force_mae_turned_mev_per_angstrom": 1e3 * turned.overall["force_mae"],
-        "energy_mae_mev_per_atom": 1e3 * found.overall["energy_mae_per_atom"],
-        "force_cosine": found.overall["force_cosine"],
-        "force_rotation_error_mev_per_angstrom": 1e3 * found.symmetry["force_rotation_error"],
-        "energy_rotation_spread_mev_per_atom": 1e3 * found.symmetry["energy_rotation_spread_per_atom"],
         "train_force_mae_mev_per_angstrom": 1e3 * last["train_force_mae"],
         "structures_evaluated": found.overall["structures"],
         # mean over the last tenth of training, of the terms with their weights
@@ -250,7 +233,7 @@ def sample_of(data: Dataset, most: int) -> Dataset:
     return data.select(np.sort(np.random.default_rng(0).permutation(len(data))[:most]))
 
 
-def summary(result: Result) -> str:
+def summary(result: Record) -> str:
     copied = f", copied from {result['copied_from']}" if "copied_from" in result else ""
     return (
         f"forces {result['force_mae_mev_per_angstrom']:.1f} meV/Å, energy {result['energy_mae_mev_per_atom']:.2f} "

@@ -1,14 +1,13 @@
 """One row of ours: a model of random weights, what is called, and how many operations that takes."""
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import torch
-from cases import structures_of
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from hardware import measure
+from benchmarks.common.hardware import measure
+from benchmarks.throughput.cases import structures_of
 from transip.batch import Batch
 from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
 from transip.inference.ase import TransIPCalculator
@@ -48,7 +47,6 @@ def measure_ours(
         "matmul_peak_share": None if flops is None else flops / found["milliseconds"] / peak,
         "matmul_peak_gflops": peak / 1e6,
         "flops": flops,
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy")},
     }
 
 

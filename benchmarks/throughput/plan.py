@@ -1,13 +1,12 @@
 """What training on OMol25 would take on 1, 8 and 64 GPUs: arithmetic, not measurements.
 
-    python benchmarks/throughput/plan.py [--utilisation 0.3]
+    python -m benchmarks.throughput.plan [--utilisation 0.3]
 
 Counted: parameters, operations of the matrix products and what is kept for the backward pass, by going through a
 training step (direct forces, one view, float32) on tensors without values; bytes of the packed store, from its columns;
 bytes of a checkpoint, from the optimisers' state. Assumed, and to be replaced by measurements: everything in capitals.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +16,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.common.records import argument_parser
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.data.columns import COLUMNS
@@ -71,7 +71,7 @@ class Cost:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--utilisation", type=float, default=UTILISATION, help="share of peak and bandwidth; assumed")
     print("\n".join(tables(parser.parse_args().utilisation)))
 

@@ -1,42 +1,32 @@
 """`transip predict` over a long file: is memory constant, and how much of the batched rate is left?
 
-    python benchmarks/throughput/stream.py --molecules 100000 --forces conservative
+    python -m benchmarks.throughput.stream --molecules 100000 --forces conservative
 
 Makes an extxyz file of molecules from data/organics.pack (over and over, without labels), predicts it with a model of
 random weights, and compares atoms per second of processor time with those of the model alone on the same molecules in
 the same batches, prepared. The two take turns, because a machine's speed drifts: every 10,000 molecules the stream
 waits, with its clock stopped, for the model alone. Memory is the most that the process held in each tenth of the time.
-Leaves a row in benchmarks/throughput/results/stream.json; those of other models and forces stay.
+The record ENTRY/stream/FORCES goes into benchmarks/throughput/results.jsonl.
 """
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-
-import argparse
 import json
-import shlex
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.io.extxyz import write_extxyz
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ours import model_of
-
-from hardware import memory_mb, processor
+from benchmarks.common.hardware import memory_mb
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
+from benchmarks.throughput.ours import model_of
 from transip.batch import Batch
 from transip.config import KeySettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import batches_in_order
-from transip.files import read_json, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import CHUNK, INFERENCE
 from transip.inference.predict import predict_file
@@ -45,17 +35,15 @@ from transip.model.files import save_model
 from transip.model.potential import Potential
 from transip.structure import Structure
 
-RESULT = Path(__file__).parent / "results" / "stream.json"
-TURN = 10_000  # molecules between two runs of the model alone
+INTERVAL = 10_000  # molecules between two runs of the model alone
 PERIOD = 0.1  # s between two looks at the memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--molecules", type=int, default=100_000)
     parser.add_argument("--entry", choices=["transip-S", "transip-XS"], default="transip-S")
     parser.add_argument("--forces", choices=["direct", "conservative"], default="direct")
-    parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as `transip predict` does
@@ -70,11 +58,12 @@ def main() -> None:
         alone = Alone(model, list(molecules(data, CHUNK)))
         busy, memory = time.process_time(), Memory()
         with memory:
-            calculator = TakingTurns(Path(folder) / "model", alone)
+            calculator = InterleavedReader(Path(folder) / "model", alone)
             found = predict_file(calculator, source, Path(folder) / "out.extxyz", progress=False)
         rate = found["atoms"] / (time.process_time() - busy - alone.seconds)
     seen, batched = memory.tenths(), alone.atoms / alone.seconds
     result = {
+        "name": f"{arguments.entry}/stream/{arguments.forces}",
         "entry": arguments.entry,
         "kind": "ours",
         "track": "cpu-1core",
@@ -88,13 +77,9 @@ def main() -> None:
         "share_of_batched_rate": rate / batched,
         "memory_mb": seen,
         "memory_spread": (max(seen) - min(seen)) / (max(seen) + min(seen)),  # ±, as a share
-        "hardware": f"one core of {processor()}",
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "ase")},
+        **provenance("ase"),
     }
-    known = read_json(arguments.output) if arguments.output.exists() else []
-    others = [row for row in known if (row["entry"], row["forces"]) != (arguments.entry, arguments.forces)]
-    write_json(arguments.output, [*others, result])
+    save_results(results_file(__file__), [result])
     print(json.dumps(result, indent=1))
 
 
@@ -123,8 +108,8 @@ class Alone:
         self.seconds += time.process_time() - busy
 
 
-class TakingTurns(TransIPCalculator):
-    """A calculator whose stream of structures waits for the model alone every `TURN` molecules."""
+class InterleavedReader(TransIPCalculator):
+    """A calculator whose stream of structures waits for the model alone every `INTERVAL` molecules."""
 
     def __init__(self, model: Path, alone: Alone) -> None:
         super().__init__(model, unseen="ignore")
@@ -132,7 +117,7 @@ class TakingTurns(TransIPCalculator):
 
     def read_file(self, source: str | Path, keys: KeySettings) -> Iterator[Structure]:
         for number, structure in enumerate(super().read_file(source, keys)):
-            if number % TURN == 0:
+            if number % INTERVAL == 0:
                 self._alone.run()
             yield structure
 

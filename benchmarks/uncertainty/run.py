@@ -1,51 +1,41 @@
 """How well spreads over rotations, models and both foretell errors on molecules that no model has seen.
 
-    python benchmarks/uncertainty/run.py MODEL MODEL ... [--data PACK ...] [--elsewhere PACK ...] [--output DIR]
+    python -m benchmarks.uncertainty.run MODEL MODEL ... [--data PACK ...] [--elsewhere PACK ...]
 
 Without --data, on what the recipe of the first run held out; all models must have held out the same. The maps from
 spread to uncertainty are fitted on one half of the compositions and tested on the other, for many splits. What maps
-fitted to all of them are worth on molecules of another kind is measured with --elsewhere. Leaves uncertainty.json and
-uncertainty.png in DIR (benchmarks/uncertainty/results).
+fitted to all of them are worth on molecules of another kind is measured with --elsewhere. The record
+`uncertainty` goes into benchmarks/uncertainty/results.jsonl, the figure into docs/results/uncertainty.png.
 """
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import argparse
 import json
-import shlex
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from rich.progress import track
 from scipy.stats import spearmanr
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from hardware import processor
+from benchmarks.common.records import ROOT, argument_parser, provenance, results_file, save_results
 from transip.data.dataset import Dataset
 from transip.evaluation.calibrate import CalibrationData, collect, uncalibrated
 from transip.evaluation.saved import batch_limits_for, load_validation_set
-from transip.files import atomic_path, write_json
+from transip.files import atomic_path
 from transip.model.calibration import LEVELS, ErrorMap
 
+FIGURE = ROOT / "docs" / "results" / "uncertainty.png"
 KINDS = {"forces": "forces, eV/Å", "energy": "energies, eV"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", nargs="*", type=Path, default=[])
     parser.add_argument("--elsewhere", nargs="*", type=Path, default=[], help="packs of another kind of molecules")
     parser.add_argument("--average", type=int, default=12)
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     models, average = arguments.models, arguments.average
     data = load_validation_set(models[0], arguments.data)
@@ -64,19 +54,18 @@ def main() -> None:
         if elsewhere is not None:
             rows[-1]["elsewhere"] = transferred(found[name], collect(predictor, elsewhere, batch_limits_for(elsewhere)))
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "name": "uncertainty",
         "models": [str(model) for model in models],
         "structures": len(data),
         "atoms": int(data.counts.sum()),
         "compositions": len(np.unique(data.compositions())),
         "elsewhere": [str(path) for path in arguments.elsewhere],
         "seeds": f"splits 0 to {arguments.splits - 1}",
-        "hardware": f"{processor()}, {torch.get_num_threads()} threads, {arguments.device}",
-        "versions": {name: version(name) for name in ("transip", "torch", "numpy", "scipy")},
         "rows": rows,
+        **provenance("scipy", device=arguments.device),
     }
-    write_json(arguments.output / "uncertainty.json", result)
-    plot(found, rows, arguments.output / "uncertainty.png")
+    save_results(results_file(__file__), [result])
+    plot(found, rows, FIGURE)
     print(json.dumps(rows, indent=1))
 
 

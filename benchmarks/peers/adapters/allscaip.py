@@ -6,9 +6,10 @@ The package's small configuration (sm_NeAnNoSi, AdamW 8e-4) with half its layers
 from functools import partial
 
 import torch
-from adapters.esen import atomic_data
 from fairchem.core.models.allscaip.AllScAIP import AllScAIPBackbone, AllScAIPDirectForceHead, AllScAIPEnergyHead
-from structures import CUTOFF, Batch
+
+from benchmarks.peers.adapters.esen import atomic_data
+from benchmarks.peers.structures import CUTOFF, Batch
 
 PACKAGE = "fairchem-core"
 FORCES = "direct"

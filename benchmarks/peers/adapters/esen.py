@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from fairchem.core.datasets.atomic_data import AtomicData
 from fairchem.core.models.uma.escn_md import Linear_Force_Head, MLP_Energy_Head, eSCNMDBackbone
-from structures import CUTOFF, Batch
+
+from benchmarks.peers.structures import CUTOFF, Batch
 
 PACKAGE = "fairchem-core"
 FORCES = "direct"

@@ -8,12 +8,13 @@ from functools import partial
 import numpy as np
 import torch
 from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
-from structures import CUTOFF, Batch
+
+from benchmarks.peers.structures import CUTOFF, Batch
 
 from e3nn import o3  # isort: skip, after mace, which lets torch load e3nn's tables
 
 PACKAGE = "mace-torch"
-FORCES = "gradient"
+FORCES = "conservative"
 OPTIMIZER = partial(torch.optim.Adam, lr=0.01, amsgrad=True, weight_decay=5e-7)
 
 

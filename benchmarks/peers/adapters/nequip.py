@@ -9,10 +9,11 @@ import torch
 from nequip.data import AtomicDataDict
 from nequip.model import NequIPGNNModel
 from nequip.utils.global_state import set_global_state
-from structures import CUTOFF, Batch
+
+from benchmarks.peers.structures import CUTOFF, Batch
 
 PACKAGE = "nequip"
-FORCES = "gradient"
+FORCES = "conservative"
 OPTIMIZER = partial(torch.optim.Adam, lr=0.01)
 
 

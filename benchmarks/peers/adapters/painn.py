@@ -7,8 +7,9 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from structures import CUTOFF, Batch
 from torch.utils.data import dataloader
+
+from benchmarks.peers.structures import CUTOFF, Batch
 
 dataloader.T_co = TypeVar("T_co", covariant=True)  # schnetpack 2.1.1 imports it; torch has dropped it
 
@@ -20,7 +21,7 @@ from schnetpack.model import NeuralNetworkPotential
 from schnetpack.nn import CosineCutoff, GaussianRBF
 
 PACKAGE = "schnetpack"
-FORCES = "gradient"
+FORCES = "conservative"
 OPTIMIZER = partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.01)
 
 

@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from metatrain.pet.modules.backend import PETBackend
 from metatrain.utils.architectures import get_default_hypers
-from structures import CUTOFF, Batch
+
+from benchmarks.peers.structures import CUTOFF, Batch
 
 PACKAGE = "metatrain"
-FORCES = "gradient"
+FORCES = "conservative"
 OPTIMIZER = partial(torch.optim.Adam, lr=5e-4)
 
 
