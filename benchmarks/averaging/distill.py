@@ -21,7 +21,7 @@ from benchmarks.common.errors import errors_in_mev
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.config import Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.split import prepare
+from transip.data.split import load_splits
 from transip.data.store import write_pack
 from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.model.files import load_model
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     recipe = load(Recipe, arguments.run / "recipe.yaml")
-    learned, held_out = prepare(recipe.data)
+    learned, held_out = load_splits(recipe.data)
     rows = [{"way": "as it is", **errors(arguments.run, held_out)}]
     rows += [{"way": "averaged", **errors(arguments.run, held_out, arguments.rotations)}]
     with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +75,7 @@ def predicted(run: Path, data: Dataset, rotations: int) -> Any:
     ).predictions
     ends = np.cumsum(found["natoms"])
     for i, (energy, forces) in enumerate(zip(found["energy"], np.split(found["forces"], ends[:-1]), strict=True)):
-        yield replace(data.structure(i), energy=float(energy), forces=forces.astype(np.float64))
+        yield replace(data[i], energy=float(energy), forces=forces.astype(np.float64))
 
 
 def continued(arguments: argparse.Namespace, pack: Path, held_out: Path, seed: int) -> Recipe:

@@ -44,7 +44,7 @@ def main() -> None:
     if pattern is None:
         parser.error(f"{arguments.pattern} is no SMARTS pattern")
     data = Dataset.open(arguments.packs)
-    belongs = np.array([matches(data.structure(i).source, pattern) for i in range(len(data))])
+    belongs = np.array([matches(data[i].source, pattern) for i in range(len(data))])
     candidates = np.flatnonzero(belongs & (data.domains == DOMAIN))
     family = np.random.default_rng(0).permutation(candidates)[: arguments.structures]
     write(arguments.known, data, np.flatnonzero(~belongs))
@@ -59,7 +59,7 @@ def matches(source: str, pattern: Chem.Mol) -> bool:
 
 
 def write(path: Path, data: Dataset, chosen: Iterable[int]) -> None:
-    write_pack(path, (data.structure(int(i)) for i in chosen), level_of_theory=data.level_of_theory)
+    write_pack(path, (data[int(i)] for i in chosen), level_of_theory=data.level_of_theory)
 
 
 if __name__ == "__main__":

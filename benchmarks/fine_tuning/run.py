@@ -33,7 +33,7 @@ from benchmarks.common.errors import errors_in_mev
 from benchmarks.common.records import Record, argument_parser, provenance, read_results, results_file, save_results
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.split import prepare
+from transip.data.split import load_splits
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
@@ -109,7 +109,7 @@ def known_data(arguments: argparse.Namespace) -> Dataset:
 
 def run(way: str, seed: int, arguments: argparse.Namespace, original: Dataset | None) -> dict[str, Any]:
     recipe = recipe_of(way, seed, arguments)
-    family = prepare(recipe.data)[1]
+    family = load_splits(recipe.data)[1]
     began = time.process_time()
     with tempfile.TemporaryDirectory() as temporary:
         if way == "start":  # as it is
@@ -168,8 +168,8 @@ def known_pack(start: str) -> Path:
         raise InputError("is not a run folder", where=start, remedy="name the packs it was trained on: --replay")
     known = Path(KNOWN.format(Path(start).name))
     if not known.exists():
-        data = prepare(load(Recipe, recipe).data)[0]
-        structures = (data.structure(i) for i in range(len(data)))
+        data = load_splits(load(Recipe, recipe).data)[0]
+        structures = (data[i] for i in range(len(data)))
         write_pack(known, structures, level_of_theory=data.level_of_theory)
     return known
 

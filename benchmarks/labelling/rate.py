@@ -41,7 +41,7 @@ def measure(domain, seed, workers, folder):
     started = time.perf_counter()
     pack = build(settings, Path(folder) / f"{domain['domain']}.pack", progress=False)
     seconds = time.perf_counter() - started
-    structures = [pack.structure(i) for i in range(len(pack))]
+    structures = [pack[i] for i in range(len(pack))]
     forces = np.concatenate([np.linalg.norm(s.forces, axis=1) for s in structures])
     return {
         **domain,

@@ -35,7 +35,7 @@ def packed(folder: Path) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "x.pack"
         pack_files([folder], path, level_of_theory="ωB97M-V/def2-TZVPD")
-        batch = Pack.open(path).batch(range(len(Pack.open(path))))
+        batch = Pack.open(path).get_batch(range(len(Pack.open(path))))
     return {name: getattr(batch, name).numpy() for name in ("positions", "energy", "forces")}
 
 

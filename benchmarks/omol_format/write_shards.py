@@ -103,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.pack:
         pack = Pack.open(options.pack)
-        structures = [pack.structure(i) for i in range(min(options.structures, len(pack)))]
+        structures = [pack[i] for i in range(min(options.structures, len(pack)))]
     else:
         structures = synthetic(options.structures)
     write(options.folder, structures, options.shards)

@@ -51,7 +51,7 @@ def main() -> None:
         "symmetry": {key: value for key, value in (found.symmetry or {}).items() if key != "layers"},
         "spread_of_labels": spread(data),
         "nve": simulate(network, data, arguments.picoseconds),
-        "seconds_per_box": price(arguments.model, data.structure(0)),
+        "seconds_per_box": price(arguments.model, data[0]),
     }
     save_results(results_file(__file__), [result])
     print(json.dumps(result, indent=1))
@@ -59,7 +59,7 @@ def main() -> None:
 
 def spread(data: Dataset) -> dict[str, float]:
     """What a model that always says the mean would have as errors."""
-    batch = data.batch(range(len(data)))
+    batch = data.get_batch(range(len(data)))
     assert batch.energy is not None and batch.forces is not None and batch.stress is not None
     per_atom = batch.energy / batch.atom_counts
     return {
@@ -74,7 +74,7 @@ def simulate(network: torch.nn.Module, data: Dataset, picoseconds: float) -> lis
     steps = round(1000 * picoseconds / TIMESTEP)
     rows = []
     for number in np.linspace(0, len(data) - 1, SIMULATED).astype(int):
-        box = data.structure(int(number))
+        box = data[int(number)]
         begin, table = time.perf_counter(), np.empty((3, steps // INTERVAL + 1))
         frames = batched_nve(network, [box], steps=steps, timestep=TIMESTEP, interval=INTERVAL, seed=SEED)
         for k, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[1])):

@@ -20,7 +20,7 @@ from benchmarks.common.hardware import measure
 from benchmarks.common.records import argument_parser, provenance, read_results, results_file, save_results
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.split import prepare_all
+from transip.data.split import load_full_splits
 from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.inference.inference import predict_batch
 from transip.labels.campaign import build
@@ -55,9 +55,9 @@ def main() -> None:
         build(load(LabelSettings, TEST_RECIPE), TEST)
     model = load_model(arguments.run)
     data = load(Recipe, arguments.run / "recipe.yaml").data
-    train, validation = prepare_all(data)  # not only what training looked at in between
+    train, validation = load_full_splits(data)  # not only what training looked at in between
     test = Dataset.open([TEST])
-    test = test.select(np.flatnonzero(~np.isin(test.compositions(), train.compositions())))
+    test = test.select(np.flatnonzero(~np.isin(test.composition_hashes(), train.composition_hashes())))
     domains, symmetry = errors(model, {"": validation, AT_300_K: test})
     conserved = conservation(arguments.run)
     folder = release(model, arguments.into / arguments.name)
@@ -114,8 +114,8 @@ def conservation(run: Path) -> dict[str, str]:
 
 def cost(model: Potential, data: Dataset) -> dict[str, Any]:
     """Milliseconds for energies and forces of one molecule, and of one among 64, ours and GFN2-xTB's."""
-    middle = np.argsort(data.counts, kind="stable")[len(data) // 2 :][:64]
-    structures = [data.structure(int(i)) for i in middle]
+    middle = np.argsort(data.atom_counts, kind="stable")[len(data) // 2 :][:64]
+    structures = [data[int(i)] for i in middle]
     one = structures[0]
     limits = {"repeats": 20, "seconds": 30.0}
     alone = measure(lambda: predict_batch(model, [one]), **limits)

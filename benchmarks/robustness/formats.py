@@ -38,9 +38,9 @@ from tests.toy import toy_crystal, toy_structure
 from transip.batch import Batch
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.pack import describe, pack_files
+from transip.data.pack import pack_files, summarize
 from transip.data.read import read_structures
-from transip.data.references import References, statistics
+from transip.data.references import AtomicReferences, statistics
 from transip.data.split import split_by_composition
 from transip.data.store import Pack, write_pack
 from transip.inference.inference import predict
@@ -143,7 +143,7 @@ def only(files: Files) -> str:
 def read_file(folder: Path, output: Path) -> None:
     """`transip data info` and, of a quarter, its table, `predict` and `data pack`, whose output must be readable."""
     (path,) = folder.iterdir()
-    table = describe(path).table()
+    table = summarize(path).table()
     if quarter(folder):
         show(table)
         use(path, output)
@@ -345,14 +345,14 @@ def read_pack(folder: Path, output: Path) -> None:
     """Everything that opens a pack: info, training data, statistics; of a quarter, packing again and `predict`."""
     path = folder / "x.pack"
     pack = Pack.open(path)
-    table = describe(path).table()
+    table = summarize(path).table()
     dataset = Dataset.open([path])
     split_by_composition(dataset, 0.5, 0)
-    dataset.batch([len(dataset) - 1, 0])
+    dataset.get_batch([len(dataset) - 1, 0])
     dataset.describe(0)
     assert dataset.domains is not None and dataset.elements()
     if dataset.labelled:
-        statistics(dataset, References.fit(dataset))
+        statistics(dataset, AtomicReferences.fit(dataset))
     if quarter(folder):
         show(table)
         if dataset.labelled:
@@ -394,7 +394,7 @@ def model_seeds() -> list[Files]:
 
 
 def read_model(folder: Path, output: Path) -> None:
-    """Load, describe, predict; of a quarter, show the table, measure the symmetry with the latent action."""
+    """Load, summarize, predict; of a quarter, show the table, measure the symmetry with the latent action."""
     model = load_model(folder / "m")
     latent = load_latent(folder / "m", model.settings)
     model_card(model)

@@ -68,7 +68,7 @@ def pick_diverse(data: Dataset, number: int) -> list[Structure]:
     """Structures of `number` compositions, drawn at random."""
     chosen: dict[str, Structure] = {}
     for i in np.random.default_rng(SEED).permutation(len(data)):
-        structure = data.structure(int(i))
+        structure = data[int(i)]
         chosen.setdefault(structure.formula, structure)
         if len(chosen) == number:
             break

@@ -29,8 +29,8 @@ from benchmarks.common.records import ROOT, Record, argument_parser, provenance,
 from benchmarks.peers.environments import run_in_environment_of
 from transip.config import DataSettings, LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.references import References, statistics
-from transip.data.split import prepare
+from transip.data.references import AtomicReferences, statistics
+from transip.data.split import load_splits
 from transip.evaluation.saved import Evaluation, evaluate_checkpoint
 from transip.labels.campaign import build
 from transip.labels.organics import small
@@ -141,8 +141,8 @@ def build_test() -> None:
 
 def export(path: Path, structures: int | None) -> None:
     """The task as plain arrays, for programs that know nothing of transip."""
-    train_data, validation = prepare(DataSettings(train=(str(DATA),), max_train=structures))
-    references = References.fit(train_data)
+    train_data, validation = load_splits(DataSettings(train=(str(DATA),), max_train=structures))
+    references = AtomicReferences.fit(train_data)
     scale = statistics(train_data, references)["force_rms"]
     test = Dataset.open([TEST])
     arrays = _arrays("train", train_data) | _arrays("validation", validation) | _arrays("test", test)
@@ -150,7 +150,7 @@ def export(path: Path, structures: int | None) -> None:
 
 
 def _arrays(split: str, data: Dataset) -> dict[str, np.ndarray]:
-    batch = data.batch(np.arange(len(data)))
+    batch = data.get_batch(np.arange(len(data)))
     assert batch.energy is not None and batch.forces is not None
     names = ("numbers", "positions", "forces", "energy", "charge", "spin")
     arrays = {name: getattr(batch, name) for name in names} | {"counts": batch.atom_counts}

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transip.batch import Batch, Prediction, segment_mean, segment_sum
 from transip.config import Recipe
 from transip.data.dataset import Dataset
-from transip.data.references import References, statistics
+from transip.data.references import AtomicReferences, statistics
 from transip.structure import MAX_ATOMIC_NUMBER
 
 CUTOFF = 5.0  # Å
@@ -126,7 +126,7 @@ def edges(batch: Batch) -> tuple[Edges, Edges]:
 
 def build(recipe: Recipe, data: Dataset) -> MessagePassing:
     """A network as wide as the recipe's model, its references and scale fitted to `data`."""
-    references = References.from_settings(recipe.references, data)
+    references = AtomicReferences.from_settings(recipe.references, data)
     scale = statistics(data, references)["force_rms"]
     return MessagePassing(Shape(recipe.model.width), torch.from_numpy(references.values), scale)
 

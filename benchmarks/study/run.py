@@ -162,7 +162,7 @@ class Observed(loop.Training):
         sample, looked_at = sample_of(self.data, TRAIN_SAMPLE), sample_of(self.validation, SYMMETRY_SAMPLE)
         error = validation_metrics(self.potential, sample, self.settings.batch, symmetry_structures=0)["force_mae"]
         layers = range(self.potential.settings.depth)
-        found = measure_symmetry(self.potential, [looked_at.batch(np.arange(len(looked_at)))], layers=layers)
+        found = measure_symmetry(self.potential, [looked_at.get_batch(np.arange(len(looked_at)))], layers=layers)
         shares = [layer["invariant_share"] for layer in found["layers"]]
         self._clock += time.perf_counter() - began
         line = {**super()._evaluate(), "train_force_mae": error, "invariant_share": shares}

@@ -22,7 +22,7 @@ CONTACT = 2.5  # Å, at least, between the atoms of two molecules of a cluster
 def export() -> None:
     """Write `FILE`: 64 organic molecules of 20 atoms, one of them alone, clusters of 200 and 1,000 atoms."""
     data = Dataset.open(["data/organics.pack"])
-    alike = [data.structure(int(i)) for i in np.flatnonzero(data.counts == 20)[:64]]
+    alike = [data[int(i)] for i in np.flatnonzero(data.atom_counts == 20)[:64]]
     chosen = {
         "batch64x20": alike,
         "single20": alike[:1],

@@ -26,7 +26,7 @@ from benchmarks.throughput.ours import model_of
 from transip.batch import Batch
 from transip.config import KeySettings
 from transip.data.dataset import Dataset
-from transip.data.sampler import batches_in_order
+from transip.data.sampler import sorted_batches
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import CHUNK, INFERENCE
 from transip.inference.predict import predict_file
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def molecules(data: Dataset, number: int) -> Iterator[Structure]:
-    return (data.structure(i % len(data)) for i in range(number))
+    return (data[i % len(data)] for i in range(number))
 
 
 class Alone:
@@ -92,7 +92,7 @@ class Alone:
 
     def __init__(self, model: Potential, structures: list[Structure]) -> None:
         counts = np.array([len(structure) for structure in structures])
-        chosen = batches_in_order(counts, INFERENCE)
+        chosen = sorted_batches(counts, INFERENCE)
         self._batches = [Batch.collate([structures[i] for i in indices]) for indices in chosen]
         self._model = model
         with torch.no_grad():

@@ -170,11 +170,11 @@ def data_build(
 ) -> None:
     """Make molecules, displace their atoms, label them with a quantum method; resumes if it was killed."""
     from transip.config import LabelSettings, load
-    from transip.data.pack import describe
+    from transip.data.pack import summarize
     from transip.labels.campaign import build
 
     build(load(LabelSettings, recipe, overrides), output)
-    console.print(describe(output).table())
+    console.print(summarize(output).table())
 
 
 @data_app.command("pack")
@@ -214,12 +214,12 @@ def data_info(
     path: Input, verify: Annotated[bool, typer.Option("--verify", help="compare a pack's checksums first")] = False
 ) -> None:
     """Say what a pack or a file of structures holds."""
-    from transip.data.pack import describe
+    from transip.data.pack import summarize
     from transip.data.store import Pack
 
     if verify:
         Pack.open(path).verify()
-    console.print(describe(path).table())
+    console.print(summarize(path).table())
 
 
 # ---------------------------------------------------------------------------------------------- train, evaluate

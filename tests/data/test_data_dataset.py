@@ -12,7 +12,7 @@ from random_molecules import real
 from transip.batch import Batch
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.split import prepare
+from transip.data.split import load_splits
 from transip.data.store import write_pack
 from transip.errors import InputError
 
@@ -21,7 +21,7 @@ from transip.errors import InputError
 @given(indices=st.lists(st.integers(0, 59), min_size=1, max_size=12))
 def test_batches_over_two_packs_keep_the_order(paths, structures, indices):
     dataset = Dataset.open(paths)
-    found, expected = dataset.batch(indices), Batch.collate([structures[i] for i in indices])
+    found, expected = dataset.get_batch(indices), Batch.collate([structures[i] for i in indices])
     assert found.index.tolist() == indices
     for name in (
         "numbers",
@@ -36,9 +36,9 @@ def test_batches_over_two_packs_keep_the_order(paths, structures, indices):
     ):
         assert torch.equal(torch.as_tensor(getattr(found, name)), torch.as_tensor(getattr(expected, name))), name
     selection = dataset.select(indices)
-    assert torch.equal(selection.batch(range(len(indices))).positions, expected.positions)
+    assert torch.equal(selection.get_batch(range(len(indices))).positions, expected.positions)
     assert selection.domains.tolist() == [structures[i].domain for i in indices]
-    assert selection.counts.tolist() == [len(structures[i]) for i in indices]
+    assert selection.atom_counts.tolist() == [len(structures[i]) for i in indices]
     assert selection.elements() == sorted({int(z) for i in indices for z in structures[i].numbers})
 
 
@@ -46,7 +46,7 @@ def test_structures_containing_an_element(paths, structures):
     dataset = Dataset.open(paths)
     for elements in ([8], [7, 8], [92]):
         expected = [i for i, s in enumerate(structures) if np.isin(s.numbers, elements).any()]
-        found = dataset.containing(elements)
+        found = dataset.with_elements(elements)
         assert [found.describe(i) for i in range(len(found))] == [dataset.describe(i) for i in expected]
 
 
@@ -72,6 +72,6 @@ def test_packs_that_do_not_fit_together(paths, tmp_path):
     with pytest.raises(InputError, match="labelled and unlabelled"):
         Dataset.open([paths[0], tmp_path / "unlabelled.pack"])
     with pytest.raises(InputError, match="has no energies and forces"):
-        prepare(DataSettings(train=(str(tmp_path / "unlabelled.pack"),)))
+        load_splits(DataSettings(train=(str(tmp_path / "unlabelled.pack"),)))
     with pytest.raises(InputError, match="no packed dataset"):
         Dataset.open([])

@@ -12,7 +12,7 @@ from random_molecules import real
 from rich.console import Console
 
 from transip.config import UnitSettings
-from transip.data.pack import describe, pack_files
+from transip.data.pack import pack_files, summarize
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 
@@ -48,7 +48,7 @@ def test_report_says_what_was_packed(tmp_path):
     assert report.domains == {"neutral_organics": 11, "reactivity": 10}
     assert report.keys["energy"] == ["energy"]
     assert report.level_of_theory == "DFT"
-    assert describe(tmp_path / "x.pack") == report
+    assert summarize(tmp_path / "x.pack") == report
     meta = Pack.open(tmp_path / "x.pack").meta
     assert meta["provenance"]["inputs"] == ["a.extxyz", "b.xyz"]
 
@@ -57,7 +57,7 @@ def test_a_file_and_its_pack_are_described_alike(tmp_path):
     path = write_extxyz(tmp_path / "a.extxyz", real(12))
     packed, file = (
         pack_files([path], tmp_path / "a.pack", level_of_theory="DFT").to_dict(),
-        describe(path).to_dict(),
+        summarize(path).to_dict(),
     )
     for key in file.keys() - {"path", "level_of_theory"}:
         rounded = key in ("energy_range", "force_rms", "force_max")
@@ -69,7 +69,7 @@ def test_files_without_labels_can_be_described_but_not_packed(tmp_path):
     structures = real(6)
     mixed = [replace(s, energy=None, forces=None) if i % 2 else s for i, s in enumerate(structures)]
     path = write_extxyz(tmp_path / "a.extxyz", mixed)
-    report = describe(path)
+    report = summarize(path)
     assert (report.structures, report.labelled) == (6, 3)
     with pytest.raises(InputError, match="structure 1: has no energy"):
         pack_files([path], tmp_path / "a.pack", level_of_theory="DFT")
@@ -79,7 +79,7 @@ def test_files_without_labels_can_be_described_but_not_packed(tmp_path):
 def test_table_can_be_printed(tmp_path):
     path = write_extxyz(tmp_path / "a.extxyz", real(3))
     console = Console(width=100, record=True, quiet=False, file=(tmp_path / "out").open("w"))
-    console.print(describe(path).table())
+    console.print(summarize(path).table())
     text = console.export_text()
     for expected in ("3 (3 labelled)", "neutral_organics: 2", "eV/Å", "not stated"):
         assert expected in text

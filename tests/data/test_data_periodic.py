@@ -93,14 +93,14 @@ def test_packs_hold_cells_beside_molecules(salt, make_structure, tmp_path):
     slab = replace(salt, cell=salt.cell * np.array([[1], [1], [0]]), stress=None)
     path = tmp_path / "a.pack"
     pack = write_pack(path, [molecule, salt, slab, molecule], level_of_theory="x")
-    assert json.loads((path / "meta.json").read_text())["version"] == 2
+    assert json.loads((path / "meta.json").read_text())["version"] == 1
     for i, expected in enumerate([molecule, salt, slab, molecule]):
-        found = pack.structure(i)
+        found = pack[i]
         for name in ("cell", "stress"):
             assert (getattr(found, name) is None) == (getattr(expected, name) is None)
         if expected.cell is not None:
             np.testing.assert_allclose(found.cell, expected.cell, rtol=1e-7)
-    batch = Dataset.open([path]).batch([2, 1, 0])
+    batch = Dataset.open([path]).get_batch([2, 1, 0])
     assert batch.cell.any(2).tolist() == [[True, True, False], [True] * 3, [False] * 3]
     assert batch.stress.isnan().all(2).all(1).tolist() == [True, False, True]
     pack.verify()
@@ -118,7 +118,7 @@ def test_datasets_mix_packs_with_and_without_cells(salt, make_structure, tmp_pat
         write_pack(tmp_path / f"{name}.pack", [structure] * 2, level_of_theory="x")
     data = Dataset.open([tmp_path / "a.pack", tmp_path / "b.pack"])
     assert data.periodic and not Dataset.open([tmp_path / "a.pack"]).periodic
-    batch = data.batch([3, 0, 2, 1])
+    batch = data.get_batch([3, 0, 2, 1])
     assert batch.cell.any(2).any(1).tolist() == [True, False, True, False]
     assert batch.stress.isnan().any(2).any(1).tolist() == [False, True, False, True]
 
@@ -127,7 +127,7 @@ def test_files_are_packed_with_their_cells(salt, tmp_path):
     ase.io.write(tmp_path / "a.extxyz", [as_atoms(salt)] * 3)
     report = pack_files([tmp_path / "a.extxyz"], tmp_path / "a.pack", level_of_theory="x")
     assert report.keys["stress"] == ["stress"]
-    np.testing.assert_allclose(Pack.open(tmp_path / "a.pack").structure(2).stress, STRESS, rtol=1e-6)
+    np.testing.assert_allclose(Pack.open(tmp_path / "a.pack")[2].stress, STRESS, rtol=1e-6)
 
 
 def test_a_stress_is_found_as_other_labels_are(salt, tmp_path):

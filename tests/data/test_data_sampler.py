@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transip.config import BatchSettings
-from transip.data.sampler import AtomBudgetSampler, batches_in_order
+from transip.data.sampler import AtomBudgetSampler, sorted_batches
 from transip.errors import InputError
 
 sizes = st.lists(st.integers(1, 20), min_size=4, max_size=60).map(np.array)
@@ -79,7 +79,7 @@ def test_windows_reduce_padding():
 @pytest.mark.parametrize(("limit", "name"), [({"max_atoms": 30}, "max_atoms"), ({"pairs": 900}, "pairs")])
 def test_structure_larger_than_the_budget_is_named(limit, name):
     counts = np.array([3, 31, 5])
-    for build in (lambda s: AtomBudgetSampler(counts, s, seed=0), lambda s: batches_in_order(counts, s)):
+    for build in (lambda s: AtomBudgetSampler(counts, s, seed=0), lambda s: sorted_batches(counts, s)):
         with pytest.raises(InputError, match=rf"structure 1: has 31 atoms(.|\n)*training\.batch\.{name}"):
             build(BatchSettings(**limit))
 
@@ -92,7 +92,7 @@ def test_more_processes_than_structures():
 @settings(max_examples=30, deadline=None)
 @given(sizes, limits)
 def test_batches_in_order_are_sorted_and_complete(counts, limit):
-    batches = batches_in_order(counts, limit)
+    batches = sorted_batches(counts, limit)
     for batch in batches:
         assert_within_limits(counts, batch, limit)
     order = np.concatenate(batches)
@@ -101,4 +101,4 @@ def test_batches_in_order_are_sorted_and_complete(counts, limit):
 
 
 def test_no_structures_no_batches():
-    assert batches_in_order(np.zeros(0, dtype=np.int64), BatchSettings()) == []
+    assert sorted_batches(np.zeros(0, dtype=np.int64), BatchSettings()) == []

@@ -13,13 +13,13 @@ from random_molecules import real
 from transip.batch import Batch
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.split import prepare, prepare_all, prepare_unlabelled, split_by_composition
+from transip.data.split import load_full_splits, load_splits, load_unlabelled, split_by_composition
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 
 
 def sources(dataset: Dataset) -> list[str]:
-    return [dataset.structure(i).source for i in range(len(dataset))]
+    return [dataset[i].source for i in range(len(dataset))]
 
 
 @settings(max_examples=25, deadline=None)
@@ -29,7 +29,7 @@ def test_no_composition_is_in_both_parts(paths, fraction, seed, how):
     train, held_out = split_by_composition(dataset, fraction, seed, how)
     assert len(train) + len(held_out) == len(dataset)
     assert len(train) and len(held_out)
-    assert not np.isin(held_out.compositions(), train.compositions()).any()
+    assert not np.isin(held_out.composition_hashes(), train.composition_hashes()).any()
     largest_group = 5  # sixty structures of twelve compositions
     assert how == "hash" or abs(len(held_out) - fraction * len(dataset)) <= largest_group
 
@@ -66,7 +66,7 @@ class TestHashed:
 
     def test_recipes_ask_for_it(self, paths):
         _, expected = split_by_composition(Dataset.open(paths), 0.3, 5, "hash")
-        _, held_out = prepare(DataSettings(train=paths, validation_fraction=0.3, seed=5, split="hash"))
+        _, held_out = load_splits(DataSettings(train=paths, validation_fraction=0.3, seed=5, split="hash"))
         assert sources(held_out) == sources(expected)
 
 
@@ -77,32 +77,36 @@ def test_one_composition_cannot_be_split(tmp_path):
 
 
 def test_prepare_splits_and_cuts(paths):
-    train, validation = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7))
+    train, validation = load_splits(
+        DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7)
+    )
     assert (len(train), len(validation)) == (20, 7)
-    assert not np.isin(validation.compositions(), train.compositions()).any()
-    again, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7))
-    other, _ = prepare(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7, seed=1))
-    sources = [[part.structure(i).source for i in range(20)] for part in (train, again, other)]
+    assert not np.isin(validation.composition_hashes(), train.composition_hashes()).any()
+    again, _ = load_splits(DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7))
+    other, _ = load_splits(
+        DataSettings(train=paths, validation_fraction=0.3, max_train=20, max_val_structures=7, seed=1)
+    )
+    sources = [[part[i].source for i in range(20)] for part in (train, again, other)]
     assert sources[0] == sources[1] != sources[2]
 
 
 def test_nothing_is_cut_from_what_is_held_out_when_all_is_asked_for(paths):
     settings = DataSettings(train=paths, validation_fraction=0.3)
     cut = settings.model_copy(update={"max_train": 20, "max_val_structures": 7})
-    assert [len(part) for part in prepare_all(cut)] == [len(part) for part in prepare(settings)]
-    assert len(prepare_all(cut)[1]) > 7
+    assert [len(part) for part in load_full_splits(cut)] == [len(part) for part in load_splits(settings)]
+    assert len(load_full_splits(cut)[1]) > 7
 
 
 def test_prepare_warns_of_shared_compositions(paths):
     with pytest.warns(InputWarning, match="25 of 25 validation structures"):
-        train, validation = prepare(DataSettings(train=(paths[0],), validation=(paths[1],)))
+        train, validation = load_splits(DataSettings(train=(paths[0],), validation=(paths[1],)))
     assert (len(train), len(validation)) == (35, 25)
 
 
 def test_prepare_refuses_to_leave_nothing(paths):
     for fraction, name in ((0.0, "validation"), (1.0, "training")):
         with pytest.raises(InputError, match=f"no structures are left for {name}"):
-            prepare(DataSettings(train=paths, validation_fraction=fraction))
+            load_splits(DataSettings(train=paths, validation_fraction=fraction))
 
 
 def test_an_element_is_never_held_out_whole(tmp_path, structures):
@@ -129,20 +133,20 @@ class TestUnlabelledPool:
         _, held_out = split_by_composition(Dataset.open(paths), 0.3, settings_.seed)
         assert len(held_out) > 2
         expected = {s.source for s in structures} - set(sources(held_out))
-        pool = prepare_unlabelled(settings_)
+        pool = load_unlabelled(settings_)
         assert set(sources(pool)) == expected and len(pool) == len(expected)
-        assert not np.isin(pool.compositions(), held_out.compositions()).any()
+        assert not np.isin(pool.composition_hashes(), held_out.composition_hashes()).any()
 
     def test_shares_no_composition_with_validation_packs(self, paths, structures, tmp_path):
         some = [s for s in structures if s.formula == structures[0].formula]
         write_pack(tmp_path / "validation.pack", some, level_of_theory="test")
         validation = (str(tmp_path / "validation.pack"),)
-        pool = prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=paths))
+        pool = load_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=paths))
         assert len(pool) == len(structures) - len(some)
         with pytest.raises(
             InputError, match=r"validation\.pack: all \d+ structures have a composition that is held out"
         ):
-            prepare_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=validation))
+            load_unlabelled(DataSettings(train=paths, validation=validation, unlabelled=validation))
 
     def test_needs_no_labels_nor_one_level_of_theory(self, paths, structures, tmp_path):
         bare = [replace(s, energy=None, forces=None) for s in structures[:20]]
@@ -150,9 +154,9 @@ class TestUnlabelledPool:
         write_pack(tmp_path / "other.pack", structures[20:40], level_of_theory="another")
         packs = (str(tmp_path / "bare.pack"), str(tmp_path / "other.pack"))
         settings_ = DataSettings(train=paths, validation_fraction=0.2, unlabelled=packs)
-        pool = prepare_unlabelled(settings_)
+        pool = load_unlabelled(settings_)
         place = {s.source: s for s in structures}
-        batch = pool.batch(range(len(pool)))
+        batch = pool.get_batch(range(len(pool)))
         expected = Batch.collate([place[source] for source in sources(pool)])
         assert batch.energy is None and len(batch) > 20
         assert torch.equal(batch.positions, expected.positions) and torch.equal(batch.numbers, expected.numbers)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from random_molecules import random_structures, real
 
 from transip.batch import Batch
-from transip.data.columns import Column
+from transip.data.columns import NpyWriter
 from transip.data.store import MAX_DOMAINS, Pack, write_pack
 from transip.errors import InputError
 
@@ -49,11 +49,11 @@ def test_round_trip(structures, data):
         pack = write_pack(Path(folder) / "x.pack", iter(structures), level_of_theory="any")
         pack.verify()
         assert len(pack) == len(structures)
-        assert pack.counts.tolist() == [len(s) for s in structures]
+        assert pack.atom_counts.tolist() == [len(s) for s in structures]
         for i, structure in enumerate(structures):
-            assert_same(pack.structure(i), structure)
+            assert_same(pack[i], structure)
         indices = data.draw(st.lists(st.integers(0, len(structures) - 1), min_size=1, max_size=8))
-        found, expected = pack.batch(indices), Batch.collate([structures[i] for i in indices])
+        found, expected = pack.get_batch(indices), Batch.collate([structures[i] for i in indices])
         assert found.index.tolist() == indices
         assert found.max_num_atoms == expected.max_num_atoms
         for name in ("numbers", "positions", "structure_index", "atom_counts", "charge", "spin", "energy", "forces"):
@@ -66,18 +66,18 @@ def test_round_trip(structures, data):
 def test_compositions_agree_iff_formulas_do(structures):
     structures = [*structures, replace(structures[0], numbers=structures[0].numbers[::-1].copy())]
     with tempfile.TemporaryDirectory() as folder:
-        ids = write_pack(Path(folder) / "x.pack", structures, level_of_theory="any").compositions()
+        ids = write_pack(Path(folder) / "x.pack", structures, level_of_theory="any").composition_hashes()
     formulas = [sorted(s.numbers.tolist()) for s in structures]
     for i in range(len(ids)):
         assert [ids[i] == ids[j] for j in range(len(ids))] == [f == formulas[i] for f in formulas]
 
 
 def test_structures_are_counted_from_the_end_as_in_a_list(pack):
-    assert_same(pack.structure(-1), pack.structure(len(pack) - 1))
+    assert_same(pack[-1], pack[len(pack) - 1])
     assert pack.source(-len(pack)) == pack.source(0)
     for beyond in (len(pack), -len(pack) - 1):
         with pytest.raises(IndexError):
-            pack.structure(beyond)
+            pack[beyond]
 
 
 def test_readable_with_numpy_alone(pack):
@@ -92,14 +92,14 @@ def test_readable_with_numpy_alone(pack):
 def test_travels_to_workers_as_a_path(pack):
     assert len(pickle.dumps(pack)) < 500
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        batches = pool.map(pack.batch, [[0, 3], [5]])
-    assert torch.equal(batches[0].positions, pack.batch([0, 3]).positions)
+        batches = pool.map(pack.get_batch, [[0, 3], [5]])
+    assert torch.equal(batches[0].positions, pack.get_batch([0, 3]).positions)
 
 
 def test_input_is_left_alone(tmp_path):
     structure = real(1)[0]
     before = structure.positions.copy(), structure.forces.copy()
-    batch = write_pack(tmp_path / "x.pack", [structure], level_of_theory="test").batch([0])
+    batch = write_pack(tmp_path / "x.pack", [structure], level_of_theory="test").get_batch([0])
     batch.positions.zero_()
     assert np.array_equal(structure.positions, before[0])
     assert np.array_equal(structure.forces, before[1])
@@ -222,7 +222,7 @@ def test_a_folder_that_is_no_pack_is_never_replaced(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_full_disk(tmp_path, monkeypatch):
-    opened = Column.__init__
+    opened = NpyWriter.__init__
 
     def on_full_disk(column, folder, name):
         opened(column, folder, name)
@@ -230,7 +230,7 @@ def test_full_disk(tmp_path, monkeypatch):
         os.dup2(full, column._handle.fileno())
         os.close(full)
 
-    monkeypatch.setattr(Column, "__init__", on_full_disk)
+    monkeypatch.setattr(NpyWriter, "__init__", on_full_disk)
     with pytest.raises(InputError, match=os.strerror(errno.ENOSPC)):
         write_pack(tmp_path / "x.pack", real(500), level_of_theory="test")
     assert list(tmp_path.iterdir()) == []

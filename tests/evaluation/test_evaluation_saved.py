@@ -27,11 +27,11 @@ def test_predictions_are_in_the_order_of_the_dataset(dataset: Dataset, evaluatio
     arrays = evaluation.predictions
     begin = 0
     for i in range(len(dataset)):
-        structure = dataset.structure(i)
+        structure = dataset[i]
         own = slice(begin, begin + len(structure))
         begin = own.stop
         with torch.no_grad():
-            alone = Noisy()(dataset.batch([i]))
+            alone = Noisy()(dataset.get_batch([i]))
         assert arrays["ids"][i] == structure.source
         assert arrays["domain"][i] == structure.domain
         assert arrays["reference_energy"][i] == structure.energy

@@ -222,7 +222,7 @@ def test_numbers_of_a_pack_that_lead_nowhere(name, at, value, expected, tmp_path
     refused(path, expected)
     if name == "numbers":
         with pytest.raises(InputError, match="no element"):
-            Pack.open(path).batch([0])
+            Pack.open(path).get_batch([0])
 
 
 def test_a_column_that_is_an_archive_or_no_header(tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 from transip.batch import Batch
 from transip.data.dataset import Dataset
-from transip.data.references import References, statistics
+from transip.data.references import AtomicReferences, statistics
 from transip.data.store import write_pack
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import predict_batch
@@ -164,12 +164,12 @@ def heavy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, np.ndarray
 def test_great_energies_are_stored_and_referenced_without_loss(heavy):
     """A float64 near 10⁶ has steps of 10⁻¹⁰: a microelectronvolt survives packing, fitting and taking away."""
     dataset, small = heavy
-    batch = dataset.batch(range(len(dataset)))
-    given = References.from_symbols({"Au": -MILLION, "H": -13.6}, dataset, remedy="")
+    batch = dataset.get_batch(range(len(dataset)))
+    given = AtomicReferences.from_symbols({"Au": -MILLION, "H": -13.6}, dataset, remedy="")
     left = batch.energy.numpy() - given.sum(batch.numbers.numpy(), batch.structure_index.numpy(), len(batch))
     np.testing.assert_allclose(left, small, rtol=0, atol=1e-8)
-    fitted = References.fit(dataset)
-    counts = np.array([[(dataset.structure(i).numbers == z).sum() for z in (79, 1)] for i in range(len(dataset))])
+    fitted = AtomicReferences.fit(dataset)
+    counts = np.array([[(dataset[i].numbers == z).sum() for z in (79, 1)] for i in range(len(dataset))])
     expected, *_ = np.linalg.lstsq(counts, small, rcond=None)
     assert fitted.values[79] + MILLION == pytest.approx(expected[0], abs=1e-8)
     assert fitted.values[1] + 13.6 == pytest.approx(expected[1], abs=1e-8)
@@ -205,7 +205,7 @@ from transip.model.files import load_model
 torch.set_num_threads(1)
 model, data = load_model(sys.argv[1]), Dataset.open([sys.argv[2]])
 with torch.no_grad():
-    found = model(data.batch(range(len(data))))
+    found = model(data.get_batch(range(len(data))))
 print(hashlib.sha256(found.energy.numpy().tobytes() + found.forces.numpy().tobytes()).hexdigest())
 """
 

@@ -24,7 +24,7 @@ import yaml
 from toy import toy_structure, write_toy_pack
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.pack import describe, pack_files
+from transip.data.pack import pack_files, summarize
 from transip.data.read import read_structures
 from transip.data.store import Pack
 from transip.errors import InputError
@@ -330,7 +330,7 @@ def test_a_browser_shows_the_markup_and_does_not_run_it(marked, tmp_path):
 def test_markup_in_data_is_text_in_the_terminal(marked, capsys):
     from rich.console import Console
 
-    for table in (describe(marked.parent / "x.pack").table(), describe_model(GOLDEN)):
+    for table in (summarize(marked.parent / "x.pack").table(), describe_model(GOLDEN)):
         Console(width=500).print(table)
     assert "[/red]" in capsys.readouterr().out
 
@@ -350,5 +350,5 @@ def test_control_characters_reach_neither_messages_nor_names(tmp_path):
 def test_labels_of_strangers_keep_their_numbers(marked):
     """That the pack of the tests above holds what went in."""
     dataset = Dataset.open([marked.parent / "x.pack"])
-    energies = [dataset.structure(i).energy for i in range(len(dataset))]
+    energies = [dataset[i].energy for i in range(len(dataset))]
     assert energies == pytest.approx([toy_structure(i).energy for i in range(6)])

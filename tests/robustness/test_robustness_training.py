@@ -81,17 +81,17 @@ class TestDamagedCheckpoint:
 @pytest.fixture
 def poison(monkeypatch):
     """``poison(sources)``: forces of these structures are infinite whenever a running training reads them."""
-    batch_of, run, running = Dataset.batch, Training.run, []
+    batch_of, run, running = Dataset.get_batch, Training.run, []
 
     def apply(sources: set[str]) -> None:
         def poisoned(self: Dataset, indices) -> Batch:
             batch = batch_of(self, indices)
             for place, i in enumerate(batch.index.tolist()) if running else ():
-                if self.structure(i).source in sources and "train.pack" in self.describe(i):
+                if self[i].source in sources and "train.pack" in self.describe(i):
                     batch.forces[batch.structure_index == place] = float("inf")
             return batch
 
-        monkeypatch.setattr(Dataset, "batch", poisoned)
+        monkeypatch.setattr(Dataset, "get_batch", poisoned)
 
     def run_poisoned(self: Training, progress: bool) -> Path:
         running.append(True)

@@ -68,20 +68,20 @@ class TestNothingIsLeftBehind:
 
 def poison(monkeypatch: pytest.MonkeyPatch, source: str, value: float) -> None:
     """Let the energy of one structure be `value` from the sixth time on that it is read: in the second epoch or so."""
-    batch_of = Dataset.batch
+    batch_of = Dataset.get_batch
     reads = 0
 
     def poisoned(self: Dataset, indices) -> Batch:
         nonlocal reads
         batch = batch_of(self, indices)
         for place, i in enumerate(batch.index.tolist()):
-            if self.structure(i).source == source:
+            if self[i].source == source:
                 reads += 1
                 if reads > 5:
                     batch.energy[place] = value
         return batch
 
-    monkeypatch.setattr(Dataset, "batch", poisoned)
+    monkeypatch.setattr(Dataset, "get_batch", poisoned)
 
 
 CHANGES = {"training.steps": 30, "training.checkpoint_every": 5}
@@ -121,16 +121,16 @@ class TestNonFiniteLoss:
         assert "source toy-17" in messages[1] and messages[1].count("source") == 1
 
     def test_names_an_unlabelled_structure_too(self, toy_packs, toy_pool, tmp_path, monkeypatch):
-        batch_of = Dataset.batch
+        batch_of = Dataset.get_batch
 
         def poisoned(self: Dataset, indices) -> Batch:
             batch = batch_of(self, indices)
             for place, i in enumerate(batch.index.tolist()):
-                if self.structure(i).source == "pool-7":
+                if self[i].source == "pool-7":
                     batch.positions[batch.structure_index == place] = torch.nan
             return batch
 
-        monkeypatch.setattr(Dataset, "batch", poisoned)
+        monkeypatch.setattr(Dataset, "get_batch", poisoned)
         pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 4, "objective.consistency": 1.0}
         message = r"not finite at step \d+, on pool\.pack, structure 7 \(C2H6O, source pool-7\)\n"
         with pytest.raises(NonFiniteLoss, match=message):

@@ -16,7 +16,7 @@ from toy import TINY, pair_energy, read_metrics, toy_recipe, toy_settings
 from transip.batch import Batch
 from transip.config import FineTuningSettings
 from transip.data.dataset import Dataset
-from transip.data.split import prepare, prepare_replay
+from transip.data.split import load_replay, load_splits
 from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 from transip.model import released
@@ -215,7 +215,7 @@ class TestReplay:
 
     def views(self, recipe, rank: int = 0, processes: int = 1) -> Views:
         data = Dataset.open(recipe.data.train)
-        return Views(recipe, data, None, rank, processes, prepare_replay(recipe.data))
+        return Views(recipe, data, None, rank, processes, load_replay(recipe.data))
 
     def test_each_batch_has_its_share_and_each_structure_counts_the_same(self, recipe):
         views = self.views(recipe)
@@ -251,7 +251,7 @@ class TestReplay:
             "training.optimizer": {"name": "adamw", "learning_rate": 1e-4},
             "objective.energy_weight": 0,
         }
-        of_two, of_one = {"structures": 2, "replay": 3}, {"structures": 4, "replay": 6}
+        of_two, of_one = {"batch_size": 2, "replay": 3}, {"batch_size": 4, "replay": 6}
         settings = changes(start, packs[0], **more)
         settings["data"] |= {"replay": [str(toy_packs[0])]}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(toy_settings(toy_packs, settings | batch_of(of_two))))
@@ -267,10 +267,10 @@ class TestReplay:
     def test_what_is_held_out_is_not_replayed(self, recipe, toy_packs):
         changes = {"train": (str(toy_packs[0]),), "validation": (), "validation_fraction": 0.3, "max_val_structures": 1}
         settings = recipe.data.model_copy(update=changes)
-        trained = prepare(settings)[0]  # what validation is cut to does not matter
-        assert set(prepare_replay(settings).compositions()) == set(trained.compositions())
+        trained = load_splits(settings)[0]  # what validation is cut to does not matter
+        assert set(load_replay(settings).composition_hashes()) == set(trained.composition_hashes())
         with pytest.raises(InputError, match="have a composition that is held out"):
-            prepare_replay(settings.model_copy(update={"validation": settings.train}))
+            load_replay(settings.model_copy(update={"validation": settings.train}))
 
     def test_another_level_of_theory_is_refused(self, start, packs, toy_packs, tmp_path):
         more = {"training.batch.replay": 4}

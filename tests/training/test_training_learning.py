@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
 def errors(model: Potential, pack) -> tuple[float, float]:
     """Force MAE relative to the true forces' size, and force rotation error relative to the predicted ones'."""
-    batch = Dataset.open([pack]).batch(range(40))
+    batch = Dataset.open([pack]).get_batch(range(40))
     with torch.no_grad():
         predicted = model(batch).forces
     rotation = measure_symmetry(model, [batch], rotations=8)["force_rotation_error"]

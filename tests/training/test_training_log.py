@@ -64,7 +64,7 @@ def test_a_view_that_one_block_of_two_sees_is_half_a_pass(toy_packs, toy_pool, t
     train(toy_recipe(toy_packs, {**pool, **changes}), tmp_path / "run", progress=False)
     last = read_metrics(tmp_path / "run", "train")[-1]
     assert last["forward_passes"] == 43 * labelled + 18 * unlabelled
-    atoms, of_pool = (int(Dataset.open([path]).counts.sum()) for path in (toy_packs[0], toy_pool))
+    atoms, of_pool = (int(Dataset.open([path]).atom_counts.sum()) for path in (toy_packs[0], toy_pool))
     assert last["atoms_seen"] == changes.get("objective.views", 1) * atoms + 2 * of_pool
     terms = ("energy_loss", "force_loss", "latent_loss", "consistency_loss")
     assert last["loss"] == pytest.approx(sum(last[term] for term in terms), rel=1e-5)

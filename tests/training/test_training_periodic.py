@@ -55,7 +55,7 @@ def test_stress_is_learned(packs, tmp_path):
         assert "Stress MAE" in str(found.table().caption)
         losses = [line["stress_loss"] for line in read_metrics(tmp_path / str(weight), "train")]
         assert all(losses) if weight else not any(losses)
-    labels = Dataset.open(packs[1:]).batch(range(12)).stress
+    labels = Dataset.open(packs[1:]).get_batch(range(12)).stress
     spread = float((labels - labels.nanmean(0)).abs().nanmean())
     assert errors[1.0] < 0.8 * errors[0.0] and errors[1.0] < 0.8 * spread
 
@@ -63,7 +63,7 @@ def test_stress_is_learned(packs, tmp_path):
 def test_molecules_and_crystals_train_together(packs, toy_packs, tmp_path):
     folder = tmp_path / "mixed.pack"
     molecules = Dataset.open(toy_packs[:1])
-    mixed = [molecules.structure(i) for i in range(20)] + [crystal(seed) for seed in range(20)]
+    mixed = [molecules[i] for i in range(20)] + [crystal(seed) for seed in range(20)]
     write_pack(folder, [replace(s, source="") for s in mixed], level_of_theory="any")
     recipe = toy_recipe((folder, folder), {**CUTOFF, "training.steps": 3})
     with pytest.warns(match="composition"):

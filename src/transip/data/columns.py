@@ -52,7 +52,7 @@ def column_names(labelled: bool, optional: Collection[str] = ()) -> list[str]:
     return [name for name in needed if name not in FILL_VALUES or name in optional]
 
 
-class Column:
+class NpyWriter:
     """A .npy file that grows: its header is written with length 0 and corrected on closing."""
 
     def __init__(self, folder: Path, name: str):
@@ -67,7 +67,7 @@ class Column:
         self._handle.write(array.tobytes())
         self._length += len(array)
 
-    def __enter__(self) -> Column:
+    def __enter__(self) -> NpyWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""One view over parts of several packs."""
+"""One numbering over chosen structures of several packs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64, Integer
 
 from transip.batch import Batch
-from transip.data.store import BLOCK, Pack
+from transip.data.store import SCAN_CHUNK, Pack
 from transip.errors import InputError
 from transip.structure import Structure
 
@@ -24,25 +24,25 @@ class Dataset:
 
     Args:
         packs: where the structures are.
-        pack_of: for each structure, its pack.
-        row_of: for each structure, its number in that pack.
+        pack_index: for each structure, its pack.
+        row_index: for each structure, its number in that pack.
     """
 
     def __init__(
         self,
         packs: Sequence[Pack],
-        pack_of: Integer[np.ndarray, "structures"],
-        row_of: Integer[np.ndarray, "structures"],
+        pack_index: Integer[np.ndarray, "structures"],
+        row_index: Integer[np.ndarray, "structures"],
     ):
-        self._packs, self._pack_of, self._row_of = tuple(packs), pack_of, row_of
+        self._packs, self._pack_index, self._row_index = tuple(packs), pack_index, row_index
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path], *, alike: bool = True) -> Dataset:
+    def open(cls, paths: Sequence[str | Path], *, require_compatible: bool = True) -> Dataset:
         """All structures of the packs at `paths`.
 
         Args:
             paths: of the packs.
-            alike: require that labels can be mixed; without it only geometries may be used.
+            require_compatible: require that labels can be mixed; without it only geometries may be used.
 
         Raises:
             InputError: a pack cannot be used, levels of theory differ, or only some packs are labelled.
@@ -50,14 +50,14 @@ class Dataset:
         if not paths:
             raise InputError("no packed dataset is given", remedy="name at least one NAME.pack")
         packs = [Pack.open(path) for path in paths]
-        for pack in packs[1:] if alike else ():
-            _check_alike(packs[0], pack)
+        for pack in packs[1:] if require_compatible else ():
+            _check_compatible(packs[0], pack)
         sizes = [len(pack) for pack in packs]
-        pack_of = np.repeat(np.arange(len(packs)), sizes)
-        return cls(packs, pack_of, np.concatenate([np.arange(size) for size in sizes]))
+        pack_index = np.repeat(np.arange(len(packs)), sizes)
+        return cls(packs, pack_index, np.concatenate([np.arange(size) for size in sizes]))
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._row_index)
 
     @property
     def labelled(self) -> bool:
@@ -75,9 +75,9 @@ class Dataset:
         return any("cell" in pack.meta["optional"] for pack in self._packs)
 
     @cached_property
-    def counts(self) -> Int64[np.ndarray, "structures"]:
+    def atom_counts(self) -> Int64[np.ndarray, "structures"]:
         """Atoms per structure."""
-        return self._per_structure([pack.counts for pack in self._packs])
+        return self._per_structure([pack.atom_counts for pack in self._packs])
 
     @cached_property
     def domains(self) -> np.ndarray:
@@ -85,7 +85,7 @@ class Dataset:
         names = [np.array(pack.domains, dtype=np.str_) for pack in self._packs]
         widest = max(array.dtype for array in names)
         domains = np.empty(len(self), dtype=widest)
-        for code, rows, places in self._parts():
+        for code, rows, places in self._by_pack():
             domains[places] = names[code][self._packs[code].domain_codes[rows]]
         return domains
 
@@ -97,82 +97,81 @@ class Dataset:
         """Multiplicities 2S + 1."""
         return self._per_structure([pack.spin for pack in self._packs])
 
-    def compositions(self) -> Int64[np.ndarray, "structures"]:
-        """An id per structure, shared iff two structures have the same atoms; see `Pack.compositions`."""
-        return self._per_structure([pack.compositions() for pack in self._packs])
+    def composition_hashes(self) -> Int64[np.ndarray, "structures"]:
+        """One number per structure, shared iff two structures have the same atoms; see `Pack.composition_hashes`."""
+        return self._per_structure([pack.composition_hashes() for pack in self._packs])
 
     def elements(self) -> list[int]:
         """Atomic numbers that occur, ascending."""
         present = np.zeros(256, dtype=bool)
-        for batch in self.blocks():
+        for batch in self.iter_batches():
             present[batch.numbers.numpy()] = True
         return [int(z) for z in np.flatnonzero(present)]
 
-    def containing(self, elements: Sequence[int]) -> Dataset:
+    def with_elements(self, elements: Sequence[int]) -> Dataset:
         """The structures in which any of these atomic numbers occurs."""
-        found, start = [np.empty(0, dtype=np.int64)], 0
-        for batch in self.blocks():
+        chosen, start = [np.empty(0, dtype=np.int64)], 0
+        for batch in self.iter_batches():
             atoms = np.isin(batch.numbers.numpy(), elements)
-            found.append(start + np.unique(batch.structure_index.numpy()[atoms]))
+            chosen.append(start + np.unique(batch.structure_index.numpy()[atoms]))
             start += len(batch)
-        return self.select(np.concatenate(found))
+        return self.select(np.concatenate(chosen))
 
-    def check_alike(self, other: Dataset) -> None:
+    def check_compatible(self, other: Dataset) -> None:
         """Make sure that labels of the two can be mixed or compared.
 
         Raises:
             InputError: levels of theory differ, or only one of them is labelled.
         """
-        _check_alike(self._packs[0], other._packs[0])
+        _check_compatible(self._packs[0], other._packs[0])
 
     def select(self, indices: Indices) -> Dataset:
         """The structures `indices`, renumbered from 0 in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return Dataset(self._packs, self._pack_of[chosen], self._row_of[chosen])
+        return Dataset(self._packs, self._pack_index[chosen], self._row_index[chosen])
 
-    def structure(self, i: int) -> Structure:
-        """Structure number `i`."""
-        return self._packs[self._pack_of[i]].structure(int(self._row_of[i]))
+    def __getitem__(self, i: int) -> Structure:
+        return self._packs[self._pack_index[i]][int(self._row_index[i])]
 
     def source(self, i: int) -> str:
         """Where structure `i` comes from: SMILES or name; empty if that is not known."""
-        return self._packs[self._pack_of[i]].source(int(self._row_of[i]))
+        return self._packs[self._pack_index[i]].source(int(self._row_index[i]))
 
     def describe(self, i: int) -> str:
         """How messages name structure `i`: pack, number in the pack, formula and source."""
-        pack, row = self._packs[self._pack_of[i]], int(self._row_of[i])
-        structure = pack.structure(row)
+        pack, row = self._packs[self._pack_index[i]], int(self._row_index[i])
+        structure = pack[row]
         source = f", source {structure.source}" if structure.source else ""
         return f"{pack.path.name}, structure {row} ({structure.formula}{source})"
 
-    def batch(self, indices: Indices) -> Batch:
+    def get_batch(self, indices: Indices) -> Batch:
         """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
         chosen = np.asarray(indices, dtype=np.int64)
-        parts = list(self.select(chosen)._parts())
-        batch = reduce(Batch.concatenate, [self._packs[code].batch(rows) for code, rows, _ in parts])
-        if len(parts) > 1:
-            batch = batch.index_select(torch.from_numpy(np.argsort(np.concatenate([places for *_, places in parts]))))
+        by_pack = list(self.select(chosen)._by_pack())
+        batch = reduce(Batch.concatenate, [self._packs[code].get_batch(rows) for code, rows, _ in by_pack])
+        if len(by_pack) > 1:
+            batch = batch.index_select(torch.from_numpy(np.argsort(np.concatenate([places for *_, places in by_pack]))))
         return replace(batch, index=torch.from_numpy(chosen.copy()))
 
-    def blocks(self, structures: int = BLOCK) -> Iterator[Batch]:
+    def iter_batches(self, structures: int = SCAN_CHUNK) -> Iterator[Batch]:
         """All structures in order, as batches of `structures`: for statistics over a whole dataset."""
         for start in range(0, len(self), structures):
-            yield self.batch(np.arange(start, min(start + structures, len(self))))
+            yield self.get_batch(np.arange(start, min(start + structures, len(self))))
 
-    def _parts(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _by_pack(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each pack that occurs: its number, the rows taken from it, and their places here."""
-        for code in np.unique(self._pack_of):
-            places = np.flatnonzero(self._pack_of == code)
-            yield int(code), self._row_of[places], places
+        for code in np.unique(self._pack_index):
+            places = np.flatnonzero(self._pack_index == code)
+            yield int(code), self._row_index[places], places
 
     def _per_structure(self, columns: Sequence[np.ndarray]) -> Int64[np.ndarray, "structures"]:
         values = np.empty(len(self), dtype=np.int64)
-        for code, rows, places in self._parts():
+        for code, rows, places in self._by_pack():
             values[places] = columns[code][rows]
         return values
 
 
-def _check_alike(first: Pack, other: Pack) -> None:
+def _check_compatible(first: Pack, other: Pack) -> None:
     for key, name in (("level_of_theory", "levels of theory"), ("labelled", "labelled and unlabelled data")):
         if first.meta[key] != other.meta[key]:
             raise InputError(

@@ -19,7 +19,7 @@ from rich.table import Table
 from transip.batch import Batch
 from transip.config import KeySettings, UnitSettings
 from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, inspect_keys, is_pack, read_structures
-from transip.data.store import BLOCK, Pack, write_pack
+from transip.data.store import SCAN_CHUNK, Pack, write_pack
 from transip.errors import InputError
 from transip.files import claimed
 from transip.structure import ELEMENTS, Structure
@@ -143,37 +143,37 @@ def pack_files(
             overwrite=overwrite,
             progress=f"packing {output.name}",
         )
-    return _describe_pack(pack)
+    return _summarize_pack(pack)
 
 
-def describe(path: Path, keys: KeySettings = DEFAULT_KEYS, units: UnitSettings = DEFAULT_UNITS) -> ReadReport:
+def summarize(path: Path, keys: KeySettings = DEFAULT_KEYS, units: UnitSettings = DEFAULT_UNITS) -> ReadReport:
     """Report what a pack or any readable file holds; labels may be missing.
 
     Raises:
         InputError: as `read_structures`.
     """
     if is_pack(path):
-        return _describe_pack(Pack.open(path))
-    tally = _Tally()
+        return _summarize_pack(Pack.open(path))
+    stats = _RunningStats()
     structures = track(
         read_structures(path, keys, units, labels="optional", when_missing="add it to the file"),
         f"reading {path.name}",
         console=Console(stderr=True),
     )
     for block in _blocks(structures):
-        tally.add(Batch.collate(block), [s.domain for s in block])
-    return tally.report(
+        stats.add(Batch.collate(block), [s.domain for s in block])
+    return stats.report(
         str(path), level_of_theory="", keys=inspect_keys(path, keys), units=units.model_dump(exclude_none=True)
     )
 
 
-def _describe_pack(pack: Pack) -> ReadReport:
-    tally, names = _Tally(), np.array(pack.domains, dtype=np.str_)
-    for start in range(0, len(pack), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(pack)))
-        tally.add(pack.batch(rows), names[pack.domain_codes[rows]].tolist())
+def _summarize_pack(pack: Pack) -> ReadReport:
+    stats, names = _RunningStats(), np.array(pack.domains, dtype=np.str_)
+    for start in range(0, len(pack), SCAN_CHUNK):
+        rows = np.arange(start, min(start + SCAN_CHUNK, len(pack)))
+        stats.add(pack.get_batch(rows), names[pack.domain_codes[rows]].tolist())
     found = pack.meta.get("provenance", {}).get("keys", {})
-    return tally.report(
+    return stats.report(
         str(pack.path),
         level_of_theory=pack.meta["level_of_theory"],
         keys=found,
@@ -191,7 +191,7 @@ def _blocks(structures: Iterable[Structure]) -> Iterator[list[Structure]]:
 
 
 @dataclass
-class _Tally:
+class _RunningStats:
     """Sums over batches from which a report is made."""
 
     structures: int = 0

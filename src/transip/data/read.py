@@ -64,7 +64,7 @@ def read_structures(
     path = Path(path)
     given = {name: value for name, value in (("charge", charge), ("spin", spin)) if value is not None}
     if is_pack(path):
-        yield from _from_pack(Pack.open(path), path, labels, given)
+        yield from _read_pack(Pack.open(path), path, labels, given)
         return
     frames = read_frames(path)
     if given:
@@ -215,11 +215,11 @@ def _listing(frame: RawFrame) -> str:
     return printable(", ".join(map(str, frame.keys)))[:LONGEST] or "none"
 
 
-def _from_pack(pack: Pack, path: Path, labels: Labels, given: dict[str, int]) -> Iterator[Structure]:
+def _read_pack(pack: Pack, path: Path, labels: Labels, given: dict[str, int]) -> Iterator[Structure]:
     if labels == "required" and not pack.labelled:
         raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
     for i in range(len(pack)):
-        structure = pack.structure(i)
+        structure = pack[i]
         without = {"energy": None, "forces": None, "stress": None} if labels == "ignored" else {}
         changed = replace(structure, source=printable(structure.source), **given, **without)
         yield changed.check(f"{path}, structure {i}")

@@ -20,8 +20,8 @@ OMOL25: dict[str, float] = json.loads(files("transip.data").joinpath("omol25_ref
 
 
 @dataclass(frozen=True, eq=False)
-class References:
-    """One energy per element.
+class AtomicReferences:
+    """One energy per element (MACE's E0s).
 
     Attributes:
         values: eV, index = atomic number; 0 for elements without a reference.
@@ -44,7 +44,7 @@ class References:
         dataset: Dataset,
         known: Float64[np.ndarray, "structures"] | None = None,
         elements: Sequence[int] | None = None,
-    ) -> References:
+    ) -> AtomicReferences:
         """Least-squares fit of the energies by the numbers of atoms, in float64.
 
         Elements that do not occur get 0; where the data do not determine the values (two elements always in
@@ -62,7 +62,7 @@ class References:
         # [counts | energy] is reduced to its R factor block by block: as stable as a QR of all rows at once,
         # where normal equations would square the condition number
         r, done = np.zeros((0, MAX_ATOMIC_NUMBER + 2)), 0
-        for batch in dataset.blocks():
+        for batch in dataset.iter_batches():
             assert batch.energy is not None
             entries = batch.structure_index.numpy() * r.shape[1] + batch.numbers.numpy()
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
@@ -79,8 +79,8 @@ class References:
         return cls(values)
 
     @classmethod
-    def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> References:
-        """References from element symbol → eV; every element of `dataset` must be given.
+    def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> AtomicReferences:
+        """AtomicReferences from element symbol → eV; every element of `dataset` must be given.
 
         Raises:
             InputError: a symbol is unknown, a value is not finite, or an element is missing; says `remedy`.
@@ -100,8 +100,8 @@ class References:
         return cls(table)
 
     @classmethod
-    def from_settings(cls, settings: ReferenceSettings, dataset: Dataset) -> References:
-        """References as a recipe asks for them.
+    def from_settings(cls, settings: ReferenceSettings, dataset: Dataset) -> AtomicReferences:
+        """AtomicReferences as a recipe asks for them.
 
         Raises:
             InputError: values do not fit `settings.kind`, or an element of `dataset` has no value.
@@ -123,7 +123,7 @@ class References:
         )
 
 
-def statistics(dataset: Dataset, references: References) -> dict[str, float]:
+def statistics(dataset: Dataset, references: AtomicReferences) -> dict[str, float]:
     """What scales a model's targets, in one pass over the data.
 
     Returns:
@@ -135,7 +135,7 @@ def statistics(dataset: Dataset, references: References) -> dict[str, float]:
     """
     _check_labelled(dataset)
     atoms, energy, energy_squared, force_squared = 0, 0.0, 0.0, 0.0
-    for batch in dataset.blocks():
+    for batch in dataset.iter_batches():
         assert batch.energy is not None and batch.forces is not None
         reference = references.sum(batch.numbers.numpy(), batch.structure_index.numpy(), len(batch))
         per_atom = (batch.energy.numpy() - reference) / batch.atom_counts.numpy()

@@ -51,7 +51,7 @@ class AtomBudgetSampler:
         if self._settings.bucket_window > 1:
             windows = np.arange(len(order)) // window
             order = order[np.lexsort((self._counts[order], windows))]
-        batches = _fill(order, self._counts, self._settings, self._processes)
+        batches = _cut_batches(order, self._counts, self._settings, self._processes)
         if len(batches[-1]) < self._processes:
             batches.pop()
         if self._settings.bucket_window > 1:
@@ -67,14 +67,14 @@ class AtomBudgetSampler:
             start, e = max(start - len(batches), 0), e + 1
 
 
-def batches_in_order(counts: Counts, settings: BatchSettings) -> list[Indices]:
+def sorted_batches(counts: Counts, settings: BatchSettings) -> list[Indices]:
     """Batches for evaluation: every structure once, largest first, so that a lack of memory shows at once.
 
     Raises:
         InputError: a structure alone is larger than the limits.
     """
     check_budget(counts, settings)
-    return _fill(np.argsort(-counts, kind="stable"), counts, settings, processes=1)
+    return _cut_batches(np.argsort(-counts, kind="stable"), counts, settings, processes=1)
 
 
 def check_budget(
@@ -99,7 +99,7 @@ def check_budget(
             )
 
 
-def _fill(order: np.ndarray, counts: np.ndarray, settings: BatchSettings, processes: int) -> list[Indices]:
+def _cut_batches(order: np.ndarray, counts: np.ndarray, settings: BatchSettings, processes: int) -> list[Indices]:
     """Cut `order` into batches, closing one as soon as the next structure would break a process's limit."""
     cuts, begin = [], 0
     atoms, largest = [0] * processes, [0] * processes

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from transip.config import DataSettings
 from transip.data.dataset import Dataset
-from transip.data.store import checksum
+from transip.data.store import columns_checksum
 from transip.errors import InputError, InputWarning
 from transip.files import PACKS, read_json
 from transip.structure import MAX_ATOMIC_NUMBER
@@ -21,7 +21,7 @@ ATOMS, LABELS = ("numbers", "offsets"), ("energy", "forces", "stress")  # column
 Present = Bool[np.ndarray, "compositions elements"]
 
 
-def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
+def load_splits(settings: DataSettings) -> tuple[Dataset, Dataset]:
     """Open the packs of a recipe and return (training, validation) data, split and cut as it says.
 
     Warns (`InputWarning`) if validation packs share compositions with the training packs.
@@ -30,15 +30,15 @@ def prepare(settings: DataSettings) -> tuple[Dataset, Dataset]:
         InputError: a pack cannot be used, packs do not fit together, they are unlabelled, or nothing is left
             to train on or to validate with.
     """
-    train, validation = prepare_all(settings)
+    train, validation = load_full_splits(settings)
     return (
         _subset(train, settings.max_train, settings.seed),
         _subset(validation, settings.max_val_structures, settings.seed),
     )
 
 
-def prepare_all(settings: DataSettings) -> tuple[Dataset, Dataset]:
-    """`prepare` without `max_train` and `max_val_structures`: everything to train on, and everything held out."""
+def load_full_splits(settings: DataSettings) -> tuple[Dataset, Dataset]:
+    """`load_splits` without `max_train` and `max_val_structures`: everything to train on, and everything held out."""
     train, validation = _split(settings)
     if settings.validation:
         _warn_of_overlap(train, validation)
@@ -52,17 +52,17 @@ def prepare_all(settings: DataSettings) -> tuple[Dataset, Dataset]:
     return train, validation
 
 
-def prepare_unlabelled(settings: DataSettings) -> Dataset:
+def load_unlabelled(settings: DataSettings) -> Dataset:
     """Open the packs of which a recipe uses only geometries, without the compositions held out for validation.
 
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    pool = Dataset.open(settings.unlabelled, alike=False)
-    return _apart(pool, _split(settings)[1], settings.unlabelled)
+    pool = Dataset.open(settings.unlabelled, require_compatible=False)
+    return _without_compositions(pool, _split(settings)[1], settings.unlabelled)
 
 
-def prepare_replay(settings: DataSettings) -> Dataset:
+def load_replay(settings: DataSettings) -> Dataset:
     """Open the packs that a recipe replays, without the compositions held out for validation.
 
     Raises:
@@ -70,16 +70,16 @@ def prepare_replay(settings: DataSettings) -> Dataset:
     """
     replay = Dataset.open(settings.replay)
     train, held_out = _split(settings)
-    train.check_alike(replay)
-    return _apart(replay, held_out, settings.replay)
+    train.check_compatible(replay)
+    return _without_compositions(replay, held_out, settings.replay)
 
 
 def fingerprints(settings: DataSettings) -> dict[str, str]:
     """Which structures each pack of a recipe holds, in which order: a checksum of their atoms, by the pack's path, and
     one of the labels that are learned."""
     learned = (*settings.train, *settings.replay)
-    atoms = {path: checksum(path, ATOMS) for path in (*learned, *settings.validation, *settings.unlabelled)}
-    return atoms | {f"labels of {path}": checksum(path, LABELS) for path in learned}
+    atoms = {path: columns_checksum(path, ATOMS) for path in (*learned, *settings.validation, *settings.unlabelled)}
+    return atoms | {f"labels of {path}": columns_checksum(path, LABELS) for path in learned}
 
 
 def changed_packs(settings: DataSettings, run: Path) -> list[str]:
@@ -90,9 +90,9 @@ def changed_packs(settings: DataSettings, run: Path) -> list[str]:
     return [name for name, found in fingerprints(settings).items() if known.get(name, found) != found]
 
 
-def _apart(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
+def _without_compositions(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
     """`data`, which `packs` hold, without the compositions of `held_out`."""
-    left = np.flatnonzero(~np.isin(data.compositions(), held_out.compositions()))
+    left = np.flatnonzero(~np.isin(data.composition_hashes(), held_out.composition_hashes()))
     if not len(left):
         raise InputError(
             f"all {len(data)} structures have a composition that is held out for validation",
@@ -110,7 +110,7 @@ def _split(settings: DataSettings) -> tuple[Dataset, Dataset]:
     if not settings.validation:
         return split_by_composition(train, settings.validation_fraction, settings.seed, settings.split)
     validation = Dataset.open(settings.validation)
-    train.check_alike(validation)
+    train.check_compatible(validation)
     return train, validation
 
 
@@ -122,7 +122,7 @@ def _subset(dataset: Dataset, size: int | None, seed: int) -> Dataset:
 
 
 def _warn_of_overlap(train: Dataset, validation: Dataset) -> None:
-    shared = np.isin(validation.compositions(), train.compositions()).sum()
+    shared = np.isin(validation.composition_hashes(), train.composition_hashes()).sum()
     if shared:
         warnings.warn(
             f"{shared} of {len(validation)} validation structures have a composition that is "
@@ -152,7 +152,7 @@ def split_by_composition(
         InputError: a split with structures on both sides is asked for, but there is only one composition.
     """
     ids, examples, member, sizes = np.unique(
-        dataset.compositions(), return_index=True, return_inverse=True, return_counts=True
+        dataset.composition_hashes(), return_index=True, return_inverse=True, return_counts=True
     )
     if 0 < fraction < 1 and len(ids) < 2:
         raise InputError(
@@ -160,14 +160,16 @@ def split_by_composition(
             remedy="give validation data of its own (data.validation)",
         )
     present = _elements_present(dataset.select(examples))
-    held_out = _hashed(ids, present, fraction, seed) if how == "hash" else _drawn(sizes, present, fraction, seed)
+    held_out = (
+        _hash_split(ids, present, fraction, seed) if how == "hash" else _random_split(sizes, present, fraction, seed)
+    )
     if fraction > 0 and not held_out.any():  # every composition is larger than the share, or chance took none
         held_out[sizes.argmin()] = True
     mask = held_out[member]
     return dataset.select(np.flatnonzero(~mask)), dataset.select(np.flatnonzero(mask))
 
 
-def _drawn(
+def _random_split(
     sizes: Int64[np.ndarray, "compositions"], present: Present, fraction: float, seed: int
 ) -> Bool[np.ndarray, "compositions"]:
     held_out = np.zeros(len(sizes), dtype=bool)
@@ -182,7 +184,7 @@ def _drawn(
     return held_out
 
 
-def _hashed(
+def _hash_split(
     ids: Int64[np.ndarray, "compositions"], present: Present, fraction: float, seed: int
 ) -> Bool[np.ndarray, "compositions"]:
     held_out = _uniform(ids, seed) < fraction
@@ -204,7 +206,7 @@ def _elements_present(dataset: Dataset) -> Bool[np.ndarray, "structures elements
     """Which elements each structure has."""
     present = np.zeros((len(dataset), MAX_ATOMIC_NUMBER + 1), dtype=bool)
     start = 0
-    for batch in dataset.blocks():
+    for batch in dataset.iter_batches():
         present[start + batch.structure_index.numpy(), batch.numbers.numpy()] = True
         start += len(batch)
     return present

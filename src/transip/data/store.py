@@ -22,18 +22,18 @@ from rich.progress import track
 
 from transip.batch import Batch
 from transip.config import Settings, parse
-from transip.data.columns import Column, column_names, load_column
+from transip.data.columns import NpyWriter, column_names, load_column
 from transip.errors import InputError, printable
 from transip.files import read_json, write_json
 from transip.structure import ELEMENTS, FILL_VALUES, MAX_ATOMIC_NUMBER, Structure, none_if_fill
 
 FORMAT = "transip-pack"
-VERSION = 2  # of packs with cells; others are written as version 1, which earlier releases read
+VERSION = 1
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³", "charge": "e", "spin": "multiplicity 2S+1"}
 COPY_AGAIN = "the pack is corrupt; copy it again or pack the data again"
 UNKNOWN = "unknown"  # level of theory of labels about which nobody said it
 MAX_DOMAINS = 1000  # more are identifiers taken for domains
-BLOCK = 16_384  # structures looked at in one go when a whole pack is scanned
+SCAN_CHUNK = 16_384  # structures read at once when a whole pack is scanned
 
 # one random 64-bit number per element: a composition's id is the sum over its atoms, modulo 2⁶⁴
 _ELEMENT_KEYS = np.random.default_rng(20250527).integers(0, 2**64, size=256, dtype=np.uint64)
@@ -44,7 +44,7 @@ class Pack:
 
     def __init__(self, path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]):
         self.path, self.meta, self._arrays = path, meta, arrays
-        self.counts: Int64[np.ndarray, "structures"] = np.diff(arrays["offsets"])
+        self.atom_counts: Int64[np.ndarray, "structures"] = np.diff(arrays["offsets"])
 
     @classmethod
     def open(cls, path: str | Path) -> Pack:
@@ -63,7 +63,7 @@ class Pack:
         return cls(path, meta, arrays)
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self.atom_counts)
 
     def __reduce__(self) -> tuple[Any, ...]:  # memory maps travel to workers as a path, not as their content
         return Pack.open, (self.path,)
@@ -93,7 +93,7 @@ class Pack:
         """Multiplicities 2S + 1."""
         return self._arrays["spin"]
 
-    def structure(self, i: int) -> Structure:
+    def __getitem__(self, i: int) -> Structure:
         """Structure number `i`, from the end if negative; positions and forces have float32 precision."""
         i, arrays = range(len(self))[i], self._arrays
         atoms = slice(arrays["offsets"][i], arrays["offsets"][i + 1])
@@ -119,14 +119,14 @@ class Pack:
         i, ends = range(len(self))[i], self._arrays["source_ends"]
         return self._arrays["source"][ends[i - 1] if i else 0 : ends[i]].tobytes().decode("utf-8", "replace")
 
-    def batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
+    def get_batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
         """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
         chosen = np.asarray(indices, dtype=np.int64)
-        arrays, counts = self._arrays, self.counts[chosen]
-        atoms = atoms_of(arrays["offsets"][chosen], counts)
+        arrays, counts = self._arrays, self.atom_counts[chosen]
+        atoms = concat_ranges(arrays["offsets"][chosen], counts)
         numbers = arrays["numbers"][atoms]
         if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= MAX_ATOMIC_NUMBER:
-            raise self._damaged("numbers", "holds what is no element")
+            raise self._corrupt_error("numbers", "holds what is no element")
         return Batch(
             numbers=torch.from_numpy(numbers.astype(np.int64)),
             positions=torch.from_numpy(arrays["positions"][atoms]),
@@ -141,20 +141,17 @@ class Pack:
             index=torch.from_numpy(chosen.copy()),
         )
 
-    def compositions(self) -> Int64[np.ndarray, "structures"]:
-        """An id per structure that two structures share iff they have the same atoms.
-
-        Ids are 64-bit hashes that depend on the composition only, so they can be compared between packs.
-        """
+    def composition_hashes(self) -> Int64[np.ndarray, "structures"]:
+        """A 64-bit hash of the composition of each structure, which can be compared between packs."""
         ids = np.empty(len(self), dtype=np.uint64)
         offsets = self._arrays["offsets"]
-        for start in range(0, len(self), BLOCK):
-            stop = min(start + BLOCK, len(self))
+        for start in range(0, len(self), SCAN_CHUNK):
+            stop = min(start + SCAN_CHUNK, len(self))
             keys = _ELEMENT_KEYS[self._arrays["numbers"][offsets[start] : offsets[stop]]]
             ids[start:stop] = np.add.reduceat(keys, offsets[start:stop] - offsets[start])
         return ids.view(np.int64)
 
-    def _damaged(self, column: str, problem: str) -> InputError:
+    def _corrupt_error(self, column: str, problem: str) -> InputError:
         return InputError(problem, where=str(self.path / f"{column}.npy"), remedy=COPY_AGAIN)
 
     def verify(self) -> None:
@@ -209,7 +206,7 @@ def write_pack(
             folder / "meta.json",
             {
                 "format": FORMAT,
-                "version": VERSION if meta["optional"] else 1,
+                "version": VERSION,
                 **meta,
                 "units": UNITS,
                 "level_of_theory": level_of_theory,
@@ -220,7 +217,7 @@ def write_pack(
     return Pack.open(path)
 
 
-def atoms_of(
+def concat_ranges(
     first: Integer[np.ndarray, "structures"], counts: Integer[np.ndarray, "structures"]
 ) -> Int64[np.ndarray, "atoms"]:
     """Indices of the atoms of structures that begin at atom `first` and have `counts` atoms."""
@@ -237,13 +234,13 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
     atoms = bytes_of_sources = number = 0
     labelled = None
     with ExitStack() as stack:
-        columns: dict[str, Column] = {}
+        columns: dict[str, NpyWriter] = {}
         for number, structure in enumerate(structures, start=1):
             where = f"{name}, structure {number - 1}" + (f" ({structure.source})" if structure.source else "")
             structure.check(where)
             if labelled is None:
                 labelled = structure.energy is not None
-                columns = {c: stack.enter_context(Column(folder, c)) for c in column_names(labelled)}
+                columns = {c: stack.enter_context(NpyWriter(folder, c)) for c in column_names(labelled)}
                 columns["offsets"].extend([0])
             _check_labels(structure, labelled, where)
             source = structure.source.encode("utf-8")
@@ -263,7 +260,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
             }
             for optional, missing in FILL_VALUES.items():
                 if getattr(structure, optional) is not None and optional not in columns:
-                    columns[optional] = stack.enter_context(Column(folder, optional))
+                    columns[optional] = stack.enter_context(NpyWriter(folder, optional))
                     columns[optional].extend(np.full((number - 1, 3, 3), missing))
                 entries[optional] = structure.matrix_or_fill(optional)[None]
             for column in columns:
@@ -362,8 +359,8 @@ class _Meta(Settings):
     provenance: _Provenance = _Provenance()
 
 
-def checksum(path: str | Path, columns: Sequence[str]) -> str:
-    """Of these columns of the pack `path`, whether it has them or not, by what was written down of them.
+def columns_checksum(path: str | Path, columns: Sequence[str]) -> str:
+    """One checksum of these columns of the pack `path`, from those in its `meta.json`; columns may be absent.
 
     Raises:
         InputError: there is no pack, or its format is newer than this transip.

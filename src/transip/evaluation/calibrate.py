@@ -14,8 +14,8 @@ from torch import nn
 
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
-from transip.data.sampler import batches_in_order
-from transip.data.store import atoms_of
+from transip.data.sampler import sorted_batches
+from transip.data.store import concat_ranges
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import claimed
@@ -126,16 +126,16 @@ def uncalibrated(models: Models, average: int | None, device: str = "cpu") -> nn
 
 def collect(model: nn.Module, data: Dataset, batch: BatchSettings) -> CalibrationData:
     """CalibrationData and errors of `model`, whose predictions are `Averaged`, on `data`."""
-    first = np.cumsum(data.counts) - data.counts
-    energies, forces = np.empty((2, len(data))), np.empty((2, int(data.counts.sum())))
-    for indices, labelled, found in iter_predictions(model, data, batches_in_order(data.counts, batch)):
+    first = np.cumsum(data.atom_counts) - data.atom_counts
+    energies, forces = np.empty((2, len(data))), np.empty((2, int(data.atom_counts.sum())))
+    for indices, labelled, found in iter_predictions(model, data, sorted_batches(data.atom_counts, batch)):
         assert isinstance(found, Averaged) and labelled.energy is not None and labelled.forces is not None
-        atoms = atoms_of(first[indices], data.counts[indices])
+        atoms = concat_ranges(first[indices], data.atom_counts[indices])
         energies[:, indices] = torch.stack([found.energy_std, (found.energy - labelled.energy).abs()]).cpu()
         forces[:, atoms] = torch.stack([found.forces_std, (found.forces - labelled.forces).norm(dim=-1)]).cpu()
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
         raise InputError("the models predict NaN or infinite numbers", remedy="use other models or data")
-    return CalibrationData(data.counts, data.compositions(), *energies, *forces)
+    return CalibrationData(data.atom_counts, data.composition_hashes(), *energies, *forces)
 
 
 def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:

@@ -18,9 +18,9 @@ from torch import nn
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.sampler import batches_in_order
-from transip.data.split import changed_packs, prepare_all
-from transip.data.store import UNKNOWN, atoms_of
+from transip.data.sampler import sorted_batches
+from transip.data.split import changed_packs, load_full_splits
+from transip.data.store import UNKNOWN, concat_ranges
 from transip.errors import InputError, InputWarning
 from transip.evaluation.result import Evaluation
 from transip.files import RECIPE
@@ -66,15 +66,17 @@ def evaluate(
         raise InputError("has no structures", where="evaluation", remedy="choose a dataset that is not empty")
     arrays = _empty_arrays(dataset)
     terms = np.zeros((len(dataset), len(TERMS)))
-    first = np.cumsum(dataset.counts) - dataset.counts
+    first = np.cumsum(dataset.atom_counts) - dataset.atom_counts
     seconds = 0.0
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluating", total=len(dataset))
         started = time.perf_counter()
-        for indices, labelled, prediction in iter_predictions(model, dataset, batches_in_order(dataset.counts, batch)):
+        for indices, labelled, prediction in iter_predictions(
+            model, dataset, sorted_batches(dataset.atom_counts, batch)
+        ):
             terms[indices] = per_structure_errors(labelled, prediction).cpu().numpy()
             seconds = time.perf_counter() - started  # reading the terms has waited for the device
-            atoms = atoms_of(first[indices], dataset.counts[indices])
+            atoms = concat_ranges(first[indices], dataset.atom_counts[indices])
             _store(arrays, indices, atoms, labelled, prediction)
             _check_finite(arrays, indices, atoms, dataset)
             bar.advance(task, len(indices))
@@ -98,10 +100,10 @@ def _all_layers(model: nn.Module) -> tuple[int, ...]:
 
 def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """Arrays of `Evaluation.predictions`, those that the dataset gives already filled in."""
-    structures, atoms = len(dataset), int(dataset.counts.sum())
+    structures, atoms = len(dataset), int(dataset.atom_counts.sum())
     return {
         "ids": np.array([dataset.source(i) or str(i) for i in range(structures)], dtype=np.str_),
-        "natoms": dataset.counts,
+        "natoms": dataset.atom_counts,
         "domain": dataset.domains,
         "energy": np.empty(structures),
         "forces": np.empty((atoms, 3), dtype=np.float32),
@@ -130,7 +132,7 @@ def _store(
 
 def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.ndarray, dataset: Dataset) -> None:
     finite = np.isfinite(arrays["energy"][indices])
-    broken = np.repeat(indices, dataset.counts[indices])[~np.isfinite(arrays["forces"][atoms]).all(-1)]
+    broken = np.repeat(indices, dataset.atom_counts[indices])[~np.isfinite(arrays["forces"][atoms]).all(-1)]
     bad = [*indices[~finite], *broken]
     if bad:
         raise InputError(
@@ -141,7 +143,7 @@ def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.
 
 
 def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
-    atoms = int(dataset.counts.sum())
+    atoms = int(dataset.atom_counts.sum())
     return {
         "forward_passes": len(dataset) * orientations(model) * max(1, len(potentials(model))),
         "atoms": atoms,
@@ -214,12 +216,12 @@ def load_validation_set(model: str | Path, packs: Sequence[str | Path] = ()) -> 
             InputWarning,
             stacklevel=2,
         )
-    return prepare_all(settings)[1]
+    return load_full_splits(settings)[1]
 
 
 def batch_limits_for(data: Dataset) -> BatchSettings:
     """Batches for inference: the default budget, raised if a single structure exceeds it."""
-    default, largest = BatchSettings(batch_size=128), int(data.counts.max(initial=0))
+    default, largest = BatchSettings(batch_size=128), int(data.atom_counts.max(initial=0))
     return default.model_copy(
         update={"max_atoms": max(default.max_atoms, largest), "pairs": max(default.pairs, largest**2)}
     )

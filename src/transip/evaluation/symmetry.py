@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from transip.data.dataset import Dataset
-from transip.data.sampler import batches_in_order
+from transip.data.sampler import sorted_batches
 from transip.evaluation.saved import batch_limits_for
 from transip.files import write_json
 from transip.inference.inference import prepare
@@ -69,8 +69,8 @@ def evaluate_symmetry(
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]
     sample = data.select(np.sort(chosen))
-    order = batches_in_order(sample.counts, batch_limits_for(sample))
-    batches = (sample.batch(indices).to(device) for indices in order)
+    order = sorted_batches(sample.atom_counts, batch_limits_for(sample))
+    batches = (sample.get_batch(indices).to(device) for indices in order)
     layers = tuple(range(potential.settings.depth))
     found = measure_symmetry(potential, batches, rotations=rotations, layers=layers, latent=latent, seed=seed)
     return SymmetryReport({"structures": len(sample), "rotations": rotations, **found})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
-from transip.data.sampler import batches_in_order
+from transip.data.sampler import sorted_batches
 from transip.errors import InputError, InputWarning
 from transip.inference.scope import Scope
 from transip.model.compiled import compile_network
@@ -129,7 +129,7 @@ def predict(
         largest = int(counts.max())
         limits = {"max_atoms": max(batch.max_atoms, largest), "pairs": max(batch.pairs, largest**2)}
         labelled: list[Structure | None] = [None] * len(chunk)
-        for indices in batches_in_order(counts, batch.model_copy(update=limits)):
+        for indices in sorted_batches(counts, batch.model_copy(update=limits)):
             for i, result in zip(indices, predict_batch(model, [chunk[i] for i in indices]), strict=True):
                 labelled[i] = result
         yield from (scope.check_result(structure) for structure in labelled if structure is not None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
-from transip.data.sampler import batches_in_order
+from transip.data.sampler import sorted_batches
 from transip.metrics.errors import TERMS, Metrics, per_structure_errors, reduce_metrics
 from transip.symmetry.latent import LatentEquivariance
 from transip.symmetry.measure import measure_symmetry
@@ -43,7 +43,7 @@ def validation_metrics(
         reduce: sums a tensor over the processes, e.g. ``accelerator.reduce``.
         symmetry_structures: structures for the rotation errors, the same in every process; 0: leave them out.
     """
-    batches = batches_in_order(dataset.counts, batch)[rank::processes]
+    batches = sorted_batches(dataset.atom_counts, batch)[rank::processes]
     sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device_of(model))  # there: adding waits for nothing
     for _, labelled, prediction in iter_predictions(model, dataset, batches):
         sums += per_structure_errors(labelled, prediction).sum(0)
@@ -60,7 +60,7 @@ def iter_predictions(
     """Predict `batches` (indices) of `dataset` on the model's device."""
     device = device_of(model)
     for indices in batches:
-        labelled = dataset.batch(indices).to(device)
+        labelled = dataset.get_batch(indices).to(device)
         with torch.no_grad():
             prediction = model(labelled)
         yield indices, labelled, prediction
@@ -78,7 +78,7 @@ def sampled_symmetry(
     number = min(structures, len(dataset))
     chosen = np.random.default_rng(SYMMETRY_SEED).choice(len(dataset), number, replace=False)
     sample = dataset.select(np.sort(chosen))
-    batches = (sample.batch(indices).to(device_of(model)) for indices in batches_in_order(sample.counts, batch))
+    batches = (sample.get_batch(indices).to(device_of(model)) for indices in sorted_batches(sample.atom_counts, batch))
     return measure_symmetry(model, batches, rotations=ROTATIONS, layers=layers, latent=latent, seed=SYMMETRY_SEED)
 
 

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from transip import config
 from transip.config import Recipe
 from transip.data.sampler import check_budget
-from transip.data.split import changed_packs, fingerprints, prepare, prepare_replay, prepare_unlabelled
+from transip.data.split import changed_packs, fingerprints, load_replay, load_splits, load_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
 from transip.files import LOG, PACKS, RECIPE, claimed, clear, write_json, write_text
 from transip.memory import keep_freed_memory
@@ -109,18 +109,18 @@ class Training:
         )
         self.processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.device = self.accelerator.device
-        self.data, self.validation = prepare(recipe.data)
+        self.data, self.validation = load_splits(recipe.data)
         for data in (self.data, self.validation):
-            check_budget(data.counts, self.settings.batch, data.describe)
-        pool = prepare_unlabelled(recipe.data) if recipe.data.unlabelled else None
-        replay = prepare_replay(recipe.data) if recipe.data.replay else None
+            check_budget(data.atom_counts, self.settings.batch, data.describe)
+        pool = load_unlabelled(recipe.data) if recipe.data.unlabelled else None
+        replay = load_replay(recipe.data) if recipe.data.replay else None
         self.views = Views(recipe, self.data, pool, self.rank, self.processes, replay)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are his own
             torch.manual_seed(self.settings.seed)
             potential = build_potential(recipe, *(data for data in (self.data, replay) if data is not None))
             self.objective = Objective(potential, recipe.objective, self.settings.precision == "bf16")
         if recipe.data.validation:  # otherwise compositions were split, and looking at all of them again says nothing
-            shared = np.isin(self.validation.compositions(), self.data.compositions()).sum()
+            shared = np.isin(self.validation.composition_hashes(), self.data.composition_hashes()).sum()
             potential.card["data"]["validation_trained_on"] = int(shared)
         if any(data.periodic for data in (self.data, self.validation, pool, replay) if data is not None):
             check_periodic(recipe, potential)
@@ -228,7 +228,7 @@ class Training:
 
     def _diverged(self, group: list[GlobalBatch]) -> NonFiniteLoss:
         mine = [part for drawn in group for part in self.views.parts(drawn)]
-        batches = [(data, data.batch(indices).to(self.device)) for data, indices in mine]
+        batches = [(data, data.get_batch(indices).to(self.device)) for data, indices in mine]
         named = [(data, i) for data, batch in batches for i in not_finite(self.objective.potential, batch)]
         if not named and self.processes == 1:
             named = [(data, int(i)) for data, indices in mine for i in indices]

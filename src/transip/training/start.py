@@ -11,8 +11,8 @@ from jaxtyping import Float64
 
 from transip.config import BatchSettings, Recipe, parse
 from transip.data.dataset import Dataset
-from transip.data.references import References, statistics
-from transip.data.sampler import batches_in_order
+from transip.data.references import AtomicReferences, statistics
+from transip.data.sampler import sorted_batches
 from transip.data.store import UNKNOWN
 from transip.errors import InputError, InputWarning
 from transip.model.files import NEW_SETTINGS, load_model
@@ -51,7 +51,7 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
         InputError: that model is of another architecture.
     """
     if recipe.init_from is None:
-        references = References.from_settings(recipe.references, data)
+        references = AtomicReferences.from_settings(recipe.references, data)
         found = statistics(data, references)
         card = _card(data, None) | {"data": {"structures": len(data), **found}}
         return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
@@ -80,7 +80,10 @@ def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
         "elements": [ELEMENTS[z] for z in sorted({z for part in parts for z in part.elements()})],
         "charges": sorted({int(q) for part in parts for q in part.charges()}),
         "spins": sorted({int(s) for part in parts for s in part.spins()}),
-        "sizes": [int(min(part.counts.min() for part in parts)), int(max(part.counts.max() for part in parts))],
+        "sizes": [
+            int(min(part.atom_counts.min() for part in parts)),
+            int(max(part.atom_counts.max() for part in parts)),
+        ],
     }
 
 
@@ -93,7 +96,7 @@ def _unseen(start: Potential, card: dict[str, Any]) -> Unseen:
     return Unseen(sorted(ELEMENTS.index(symbol) for symbol in new("elements")), new("charges"), new("spins"))
 
 
-def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
+def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicReferences:
     """Element energies as `fine_tuning.references` asks: those of `start`, or changed to what its predictions leave.
 
     Fitting what the predictions leave, not the energies themselves, keeps what the network has learned: a few
@@ -103,8 +106,8 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
     old, unseen = start.references.numpy(), _unseen(start, _card(data, None)).elements
     if rule == "keep" or (rule == "auto" and level == data.level_of_theory != UNKNOWN):
         if not unseen:
-            return References(old)
-        elements, data = unseen, data.containing(unseen)  # the others say nothing about these
+            return AtomicReferences(old)
+        elements, data = unseen, data.with_elements(unseen)  # the others say nothing about these
     else:
         elements = data.elements()
         known = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
@@ -115,16 +118,16 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> References:
                 InputWarning,
                 stacklevel=2,
             )
-    change = References.fit(data, _energies(start, data, recipe.training.batch), elements)
-    return References(old + change.values)
+    change = AtomicReferences.fit(data, _energies(start, data, recipe.training.batch), elements)
+    return AtomicReferences(old + change.values)
 
 
 @torch.no_grad()
 def _energies(model: Potential, data: Dataset, batch: BatchSettings) -> Float64[np.ndarray, "structures"]:
     """Predicted energies, eV."""
     energies = np.empty(len(data))
-    for indices in batches_in_order(data.counts, batch):
-        energies[indices] = model(data.batch(indices)).energy.numpy()
+    for indices in sorted_batches(data.atom_counts, batch):
+        energies[indices] = model(data.get_batch(indices)).energy.numpy()
     return energies
 
 

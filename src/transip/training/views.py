@@ -59,7 +59,7 @@ class Views:
     ):
         self.objective, self.seed, self.rank, self.processes = recipe.objective, recipe.training.seed, rank, processes
         self.data, self.pool, self.replay, self.limits = data, pool, replay, recipe.training.batch
-        self.labelled = AtomBudgetSampler(data.counts, self.limits, self.seed, processes)
+        self.labelled = AtomBudgetSampler(data.atom_counts, self.limits, self.seed, processes)
         self.unlabelled = self._beside(pool, self.limits.unlabelled, POOL_SEED)
         self.replayed = self._beside(replay, self.limits.replay, REPLAY_SEED)
         layers, depth = recipe.objective.latent.layers, recipe.model.depth
@@ -72,8 +72,8 @@ class Views:
         if data is None:
             return None
         limits = self.limits.model_copy(update={"batch_size": structures})
-        check_budget(data.counts, limits, data.describe)
-        return AtomBudgetSampler(data.counts, limits, self.seed + seed, self.processes)
+        check_budget(data.atom_counts, limits, data.describe)
+        return AtomBudgetSampler(data.atom_counts, limits, self.seed + seed, self.processes)
 
     def stream(self, start: int) -> Iterator[GlobalBatch]:
         """Global batches without end, from number `start` on."""
@@ -88,7 +88,7 @@ class Views:
 
     def seen(self, number: int, drawn: GlobalBatch, device: torch.device) -> tuple[Batch, Turns, int, Twice | None]:
         """This process's part of global batch `number`, as `Objective.forward` takes it."""
-        batches = [data.batch(indices).to(device) for data, indices in self.parts(drawn)]
+        batches = [data.get_batch(indices).to(device) for data, indices in self.parts(drawn)]
         pool = None
         if self.pool is not None:
             of_pool = self._turns((self.seed + POOL_SEED) * 1_000_003 + number, 2, len(drawn.unlabelled))
@@ -129,10 +129,10 @@ class Views:
 
     def _counts(self, drawn: GlobalBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Atoms of each structure of the labelled first and second views, and of the pool."""
-        first = self.data.counts[drawn.labelled]
+        first = self.data.atom_counts[drawn.labelled]
         if self.replay is not None:
-            first = np.concatenate([first, self.replay.counts[drawn.replay]])
-        pool = NONE if self.pool is None else self.pool.counts[drawn.unlabelled]
+            first = np.concatenate([first, self.replay.atom_counts[drawn.replay]])
+        pool = NONE if self.pool is None else self.pool.atom_counts[drawn.unlabelled]
         return first, first[: self._paired(len(first))], pool
 
     def _paired(self, structures: int) -> int:
