@@ -53,7 +53,7 @@ from transip.structure import Structure
 from transip.symmetry.latent import load_latent
 from transip.symmetry.measure import measure_symmetry
 
-MODEL = ROOT / "tests/golden/model-format-5"
+MODEL = ROOT / "tests/golden/model-format-1"
 RECIPES = ROOT / "recipes"
 KEYS = (
     "energy",

@@ -21,7 +21,7 @@ else
     realpath "$2" >"$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
 fi
 
-cp -r "$repository/tests/golden/model-format-3" "$work/model"
+cp -r "$repository/tests/golden/model-format-1" "$work/model"
 cp "$repository/examples/fluorotoluene.extxyz" "$work"
 cd "$work"  # the source tree is not on the path from here on
 "$work/venv/bin/transip" --help >/dev/null

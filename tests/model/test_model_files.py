@@ -118,7 +118,7 @@ def test_truncated_weights(folder, keep):
         ({"model": {"size": "XS", "wdith": 64}}, "width"),
         ({"model": {"size": "S"}}, "does not fit the architecture"),
         ({"scale": "large"}, "lacks or misstates"),
-        ({"format": None}, "not the description"),
+        ({"format": None}, "no valid format number"),
     ],
 )
 def test_a_config_that_does_not_fit(folder, change, word):

@@ -21,7 +21,7 @@ from transip.model.files import load_model
 from transip.structure import Structure
 from transip.symmetry.latent import LatentEquivariance, load_latent, save_latent
 
-MODEL = Path(__file__).parents[1] / "golden/model-format-6"
+MODEL = Path(__file__).parents[1] / "golden/model-format-1"
 
 
 def refused(path: Path, *words: str) -> None:

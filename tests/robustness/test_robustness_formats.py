@@ -25,7 +25,7 @@ from transip.training.checkpoint import checkpoints, load_checkpoint
 from transip.training.loop import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PACK, RUN, MODEL = (GOLDEN / name for name in ("pack-format-1", "run-format-1", "model-format-6"))
+PACK, RUN, MODEL = (GOLDEN / name for name in ("pack-format-1", "run-format-1", "model-format-1"))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from transip.model.files import load_model
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
 
 KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "conservative")]
-GOLDEN = Path(__file__).parents[1] / "golden/model-format-6"
+GOLDEN = Path(__file__).parents[1] / "golden/model-format-1"
 F32, F64 = torch.float32, torch.float64
 MILLION = 1e6  # eV
 

@@ -37,7 +37,7 @@ from transip.report.page import write_report
 from transip.symmetry.latent import load_latent
 from transip.training.checkpoint import load_checkpoint
 
-GOLDEN = Path(__file__).parents[1] / "golden/model-format-6"
+GOLDEN = Path(__file__).parents[1] / "golden/model-format-1"
 MARKUP = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">[/red]"
 
 

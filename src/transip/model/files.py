@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from transip.config import ModelSettings, Settings, parse
+from transip.config.migrate import MODEL_MIGRATIONS, migrate
 from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json, write_text
 from transip.model.calibration import Calibration
@@ -21,15 +22,7 @@ from transip.model.potential import Potential
 from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, find_released, shipped, write_checksums
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
-FORMAT = 6
-# What a format has that the one before it had not: settings of the architecture, as they were in effect until then.
-NEW_SETTINGS = {
-    2: {"num_local_layers": 0},
-    3: {"edge_force_head": False},
-    4: {"cutoff": None},
-    5: {"angular_channels": 0},
-    6: {"num_rbf": 32, "l_max": 1},
-}
+FORMAT = 1 + len(MODEL_MIGRATIONS)
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")
 
@@ -86,20 +79,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
         config = read_json(source)
     except RecursionError:
         config = {}
-    version = config.pop("format", None) if isinstance(config, dict) else None
-    if type(version) is not int or version < 1:
+    if not isinstance(config, dict) or "format" not in config:
         raise InputError("is not the description of a transip model", where=str(source))
-    if version > FORMAT:
-        raise InputError(
-            f"has format {version}, newer than format {FORMAT} that this transip reads",
-            where=str(folder),
-            remedy="upgrade transip",
-        )
+    config = migrate(config, config.pop("format"), MODEL_MIGRATIONS, str(source))
     try:
         settings, scale = config.pop("model"), float(config.pop("scale"))
         config.pop("parameters", None)
-        for number, added in NEW_SETTINGS.items():
-            settings = settings if version >= number else {**added, **settings}
         if not (math.isfinite(scale) and isinstance(settings, dict)):
             raise ValueError("'model' or 'scale'")
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
@@ -39,7 +38,7 @@ from transip.training.checkpoint import Progress, drop_old, load_checkpoint, sav
 from transip.training.log import Live, MetricsFile, memory_mb
 from transip.training.losses import Losses, Objective, not_finite
 from transip.training.optim import Optimizers
-from transip.training.start import as_begun, build_potential, settle
+from transip.training.start import build_potential, resolve_model_settings
 from transip.training.views import GlobalBatch, Views
 
 SKIPS = 10  # batches in a row that are not finite: then it is not the batches
@@ -61,9 +60,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             last checkpoint is kept.
     """
     keep_freed_memory()
-    folder, recipe = Path(folder), settle(recipe)
-    if resume and (folder / RECIPE).exists():
-        recipe = as_begun(recipe, config.load(Recipe, folder / RECIPE))
+    folder, recipe = Path(folder), resolve_model_settings(recipe)
     main = PartialState(cpu=_on_cpu()).is_main_process
     with claimed(folder) if main else nullcontext():
         _check_claim(folder, recipe, resume)
@@ -74,8 +71,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         training.accelerator.wait_for_everyone()  # until all have looked at what is there
         if main:
             write_json(folder / PACKS, fingerprints(recipe.data))
-            values = recipe.model_dump(mode="json")  # last: what has a recipe is a run
-            write_text(folder / RECIPE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+            write_text(folder / RECIPE, config.dump(recipe))  # last: what has a recipe is a run
         return training.run(progress)
 
 
@@ -411,7 +407,6 @@ def _check_claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             remedy="go on with --resume, choose another folder with -o, or delete it",
         )
     before = config.load(Recipe, path)
-    before = as_begun(before, before)
     same_optimizer = before.training.optimizer.name == recipe.training.optimizer.name
     if before.model_copy(update={"training": recipe.training}) != recipe or not same_optimizer:
         raise InputError(

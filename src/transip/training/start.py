@@ -9,39 +9,25 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from transip.config import BatchSettings, Recipe, parse
+from transip.config import BatchSettings, Recipe
 from transip.data.dataset import Dataset
 from transip.data.references import AtomicReferences, statistics
 from transip.data.sampler import sorted_batches
 from transip.data.store import UNKNOWN
 from transip.errors import InputError, InputWarning
-from transip.model.files import NEW_SETTINGS, load_model
+from transip.model.files import load_model
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS
 from transip.training.adapters import Unseen, adapt
 
-# What recipes of the first runs could not say, or did not have to, as it was in effect then.
-LATER = NEW_SETTINGS[5] | NEW_SETTINGS[6] | {"forces": "direct"}
 
-
-def as_begun(recipe: Recipe, begun: Recipe) -> Recipe:
-    """`recipe` as it was meant when the run of the recipe `begun` was begun, so that this run can go on."""
-    said = recipe.model.model_fields_set | begun.model.model_fields_set
-    later = {name: value for name, value in LATER.items() if name not in said}
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=later)})
-
-
-def settle(recipe: Recipe) -> Recipe:
-    """`recipe` with all of its `model`: what it does not say is as in the model `recipe.init_from`.
+def resolve_model_settings(recipe: Recipe) -> Recipe:
+    """`recipe` with all of its `model` written out: with `init_from`, what it does not say is as in that model.
 
     Raises:
         InputError: that model cannot be loaded, or the recipe does not fit it.
     """
-    if recipe.settled or recipe.init_from is None:
-        return recipe
-    said = recipe.model.model_dump(include=recipe.model.model_fields_set)
-    model = load_model(recipe.init_from).settings.model_dump() | said
-    return parse(Recipe, recipe.model_dump() | {"model": model}, f"{recipe.name}, with the model of {recipe.init_from}")
+    return recipe if recipe.init_from is None else recipe.resolve(load_model(recipe.init_from).settings)
 
 
 def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None) -> Potential:
