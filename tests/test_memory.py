@@ -2,8 +2,8 @@
 
 import platform
 
-from transip.memory import keep_freed_memory
+from transip.memory import tune_malloc
 
 
 def test_glibc_accepts_how_memory_is_to_be_kept():
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    assert tune_malloc() == (platform.libc_ver()[0] == "glibc")

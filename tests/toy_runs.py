@@ -96,7 +96,7 @@ def _log_lines(step: int, noise: float, passes: int, objective: dict) -> list[di
         "step": step,
         "time_s": 0.12 * step,
         "forward_passes": passes * step,
-        "atoms_seen": 20 * passes * step,
+        "atoms_processed": 20 * passes * step,
     }
     losses = {name: float(k * decay * generator.lognormal(0, 0.2)) for k, name in enumerate(("latent_loss",), 1)}
     latent = losses["latent_loss"] if objective.get("latent") else 0.0

@@ -25,8 +25,8 @@ from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.inference.inference import predict_batch
 from transip.labels.campaign import build
 from transip.labels.methods import GFN2
-from transip.model.files import amend_card, load_model
-from transip.model.hub import release
+from transip.model.files import load_model, update_metadata
+from transip.model.hub import export_for_release
 from transip.model.potential import Potential
 from transip.model.released import SHIPPED
 
@@ -60,9 +60,9 @@ def main() -> None:
     test = test.select(np.flatnonzero(~np.isin(test.composition_hashes(), train.composition_hashes())))
     domains, symmetry = errors(model, {"": validation, AT_300_K: test})
     conserved = conservation(arguments.run)
-    folder = release(model, arguments.into / arguments.name)
+    folder = export_for_release(model, arguments.into / arguments.name)
     validation = model.card["validation"] | symmetry[HELD_OUT]  # of more structures than training looked at
-    amend_card(
+    update_metadata(
         folder,
         name=arguments.name,
         domains=domains,

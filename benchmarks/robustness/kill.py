@@ -32,11 +32,10 @@ from transip.cli import main as command_line
 from transip.config import LabelSettings, load
 from transip.data import pack
 from transip.inference import md, relax
-from transip.labels.campaign import need
 from transip.labels.chunks import label_chunk
 from transip.training import loop
 
-BEFORE_FORKING = (torch._dynamo, md, relax, pack, loop, need("joblib"))  # all that the children would import
+BEFORE_FORKING = (torch._dynamo, md, relax, pack, loop, import_optional("joblib"))  # all that the children would import
 EVENTS = ("replace", "rename", "unlink", "remove", "rmdir")  # of the module `os`, which everything else uses
 Hook = Callable[[], None]
 

@@ -113,7 +113,7 @@ def run_recipe(recipe: Recipe, entry: str, keep: Path | None) -> Record:
         "test": errors(test),
         "steps": lines[-1]["step"],
         "seconds": lines[-1]["time_s"],
-        "atoms_processed": lines[-1]["atoms_seen"],
+        "atoms_processed": lines[-1]["atoms_processed"],
         "curve": [[line["time_s"], 1e3 * line["force_mae"]] for line in lines if line["kind"] == "evaluation"],
         "recipes": [recipe.model_dump(mode="json")],
         **provenance(),

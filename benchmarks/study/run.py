@@ -209,7 +209,7 @@ def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str,
     return {
         "steps": last["step"],
         "forward_passes": last["forward_passes"],
-        "atoms_processed": last["atoms_seen"],
+        "atoms_processed": last["atoms_processed"],
         "seconds": last["time_s"],
         **errors_in_mev(found.overall, found.symmetry),
         "force_mae_turned_mev_per_angstrom": 1e3 * turned.overall["force_mae"],

@@ -17,7 +17,7 @@ from benchmarks.common.records import argument_parser, provenance, results_file,
 from benchmarks.throughput.cases import FILE, export, structures_of
 from transip.batch import Batch, Prediction
 from transip.inference.inference import prepare
-from transip.memory import keep_freed_memory
+from transip.memory import tune_malloc
 
 WAYS = {  # name → precision of the weights, compiled, bfloat16 in products
     "float64": ("float64", False, False),
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="names or folders")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_malloc()
     if not FILE.exists():
         export()
     rows = [row for model in arguments.models for row in rows_of(model)]

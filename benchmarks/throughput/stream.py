@@ -30,7 +30,7 @@ from transip.data.sampler import sorted_batches
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import CHUNK, INFERENCE
 from transip.inference.predict import predict_file
-from transip.memory import keep_freed_memory
+from transip.memory import tune_malloc
 from transip.model.files import save_model
 from transip.model.potential import Potential
 from transip.structure import Structure
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--forces", choices=["direct", "conservative"], default="direct")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as `transip predict` does
+    tune_malloc()  # as `transip predict` does
     data = Dataset.open(["data/organics.pack"])
     model = model_of(arguments.entry, arguments.forces).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ from transip.data.dataset import Dataset
 from transip.evaluation.calibrate import CalibrationData, collect, uncalibrated
 from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import atomic_path
-from transip.model.calibration import LEVELS, ErrorMap
+from transip.model.calibration import LEVELS, SpreadToError
 
 FIGURE = ROOT / "docs" / "results" / "uncertainty.png"
 KINDS = {"forces": "forces, eV/Å", "energy": "energies, eV"}
@@ -88,14 +88,14 @@ def summary(found: CalibrationData, splits: int) -> dict[str, Any]:
     }
 
 
-def fitted_and_tested(found: CalibrationData, seed: int) -> dict[str, ErrorMap]:
+def fitted_and_tested(found: CalibrationData, seed: int) -> dict[str, SpreadToError]:
     fitted, other = found.halves(seed)
-    return {kind: ErrorMap.fit(*pair(fitted, kind)).tested(*pair(other, kind)) for kind in KINDS}
+    return {kind: SpreadToError.fit(*pair(fitted, kind)).with_test_scores(*pair(other, kind)) for kind in KINDS}
 
 
 def transferred(found: CalibrationData, other: CalibrationData) -> dict[str, Any]:
     """What maps fitted to `found` are worth on molecules of another kind."""
-    maps = {kind: ErrorMap.fit(*pair(found, kind)).tested(*pair(other, kind)) for kind in KINDS}
+    maps = {kind: SpreadToError.fit(*pair(found, kind)).with_test_scores(*pair(other, kind)) for kind in KINDS}
     return {
         "structures": len(other.counts),
         "force_error_length_mev_per_angstrom": 1e3 * float(other.forces_error.mean()),
@@ -110,7 +110,7 @@ def by_fifth(found: CalibrationData, kind: str, splits: int) -> list[float]:
     for seed in range(splits):
         fitted, other = found.halves(seed)
         spread, error = pair(other, kind)
-        within = error <= ErrorMap.fit(*pair(fitted, kind))(spread)
+        within = error <= SpreadToError.fit(*pair(fitted, kind))(spread)
         shares.append([100 * part.mean() for part in np.array_split(within[spread.argsort()], 5)])
     return np.mean(shares, 0).round(1).tolist()
 
@@ -145,7 +145,7 @@ def plot(found: dict[str, CalibrationData], rows: list[dict[str, Any]], target: 
     for (name, spreads), row, line in zip(found.items(), rows, panels, strict=True):
         fitted, other = spreads.halves(0)
         for axes, (kind, label) in zip(line, KINDS.items(), strict=False):
-            uncertainty, error = ErrorMap.fit(*pair(fitted, kind))(pair(other, kind)[0]), pair(other, kind)[1]
+            uncertainty, error = SpreadToError.fit(*pair(fitted, kind))(pair(other, kind)[0]), pair(other, kind)[1]
             limits = [float(np.quantile(np.concatenate([uncertainty, error]), q)) for q in (0.005, 0.999)]
             inside = (error > limits[0]) & (uncertainty > limits[0])
             axes.hexbin(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from transip.errors import InputError, InputWarning
 from transip.extras import check_name_clash
-from transip.memory import keep_freed_memory
+from transip.memory import tune_malloc
 from transip.version import __version__
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends with one message and exit code 2."""
     # Threads that spin while they wait starve each other on a busy machine (measured: 35 × slower training).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
+    tune_malloc()
     warnings.showwarning = _show_warning
     try:
         check_name_clash()
@@ -509,9 +509,9 @@ def vibrations(
 @app.command()
 def models() -> None:
     """List the models inside the package: give their names wherever a MODEL is asked for."""
-    from transip.model.card import shipped_table
+    from transip.model.card import models_table
 
-    console.print(shipped_table())
+    console.print(models_table())
 
 
 @app.command()

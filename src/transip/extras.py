@@ -14,7 +14,7 @@ REQUIREMENT = re.compile(r"""^([\w.-]+).*extra == ["'](\w+)""", re.MULTILINE)  #
 DEVELOPMENT = {"dev", "docs"}
 
 
-def need(module: str, extra: str = "labels") -> Any:
+def import_optional(module: str, extra: str = "labels") -> Any:
     """Import an optional dependency.
 
     Raises:

@@ -24,7 +24,7 @@ except ImportError:  # Windows has no such locks: nothing is locked there
 RECIPE, LOG, PACKS = "recipe.yaml", "metrics.jsonl", "packs.json"  # files of a run folder
 # of a file or folder NAME that is being written: .NAME.PID.partial; of a folder that it replaces: …previous.partial;
 # safetensors has temporary files of its own
-LEFT_BEHIND = re.compile(r"\.(?P<name>.+)\.\d+(?P<previous>\.previous)?\.partial|\.tmp\w{6}")
+STALE_TEMP = re.compile(r"\.(?P<name>.+)\.\d+(?P<previous>\.previous)?\.partial|\.tmp\w{6}")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that know none
 
 
@@ -36,7 +36,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         InputError: the disk is full, the folder cannot be written or `target` is itself a folder or a device; nothing
             is left behind.
     """
-    target = regular(target)
+    target = resolve_output(target)
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def regular(target: str | Path) -> Path:
+def resolve_output(target: str | Path) -> Path:
     """The file that is to be written as `target`: what a symbolic link points to.
 
     Raises:
@@ -69,7 +69,7 @@ def regular(target: str | Path) -> Path:
 
 
 @contextmanager
-def claimed(target: str | Path) -> Iterator[None]:
+def output_lock(target: str | Path) -> Iterator[None]:
     """Keep other processes from writing the file or folder `target`; clear away what killed ones have left of it.
 
     The lock is the operating system's, on a file ``.NAME.lock`` beside `target`: it ends with the process, however
@@ -80,12 +80,12 @@ def claimed(target: str | Path) -> Iterator[None]:
     """
     target = Path(os.path.realpath(target))
     if not target.is_dir():
-        regular(target)
+        resolve_output(target)
     new = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(target)
-        clear(target)
+        lock = _acquire(target)
+        remove_stale(target)
     except OSError as error:
         raise unwritable(target, error) from error
     try:
@@ -99,14 +99,14 @@ def claimed(target: str | Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def clear(target: Path) -> None:
+def remove_stale(target: Path) -> None:
     """Remove what killed processes have left of `target`; put back a folder that one of them was about to replace.
 
     Args:
         target: that nobody else is writing; the name ``*`` stands for everything in a folder.
     """
     for path in target.parent.glob(".*"):
-        found = LEFT_BEHIND.fullmatch(path.name)
+        found = STALE_TEMP.fullmatch(path.name)
         if found is None or target.name not in ("*", found["name"]):
             continue
         if found["previous"] and not path.with_name(found["name"]).exists():
@@ -130,7 +130,7 @@ def _lock_file(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
 
 
-def _locked(target: Path) -> FileIO:
+def _acquire(target: Path) -> FileIO:
     """The lock file of `target`, open, locked and with the name of this process in it."""
     path = _lock_file(target)
     while True:

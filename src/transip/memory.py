@@ -8,7 +8,7 @@ KEEP = 2**30  # bytes, at most, that stay with the process
 LARGEST = 2**25  # bytes; glibc allows no more
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Have this process keep freed blocks of up to 32 MiB; returns whether the C library can do so.
 
     By default glibc gives much of them back to the system, which clears every page when it is asked for again:

@@ -10,7 +10,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True)
-class Quantity:
+class MetricSpec:
     """A number in a log, an evaluation or a model's card.
 
     Attributes:
@@ -38,14 +38,14 @@ class Quantity:
         """Of a column: ``force MAE, meV/Å``."""
         return f"{self.name}, {self.unit}" if self.unit else self.name
 
-    def of(self, stored: Mapping[str, Any]) -> float | None:
+    def value(self, stored: Mapping[str, Any]) -> float | None:
         """The number in `unit`; None if it is not among what is `stored`."""
         value = stored.get(self.key)
         return self.factor * value if isinstance(value, int | float) else None
 
     def text(self, stored: Mapping[str, Any]) -> str:
         """The number without its unit; a dash if it is not there."""
-        value = self.of(stored)
+        value = self.value(stored)
         return MISSING if value is None else f"{value:,.{self.digits}f}"
 
     def with_unit(self, stored: Mapping[str, Any]) -> str:
@@ -53,14 +53,14 @@ class Quantity:
         return f"{self.text(stored)} {self.unit}".rstrip()
 
 
-FORCE_MAE = Quantity("force_mae", "force MAE", "meV/Å", 1e3, 1)
-ENERGY_MAE = Quantity("energy_mae_per_atom", "energy MAE", "meV/atom", 1e3, 2)
-FORCE_COSINE = Quantity("force_cosine", "force cosine", digits=3)
-EFWT = Quantity("efwt", "EFwT", "%", 100.0, 1)
-ROTATION_ERROR = Quantity("force_rotation_error", "force rotation error", "meV/Å", 1e3, 1)
-ROTATION_SPREAD = Quantity("energy_rotation_spread_per_atom", "energy rotation spread", "meV/atom", 1e3, 2)
-STRUCTURES = Quantity("structures", "structures")
-STEPS = Quantity("step", "optimiser steps")
-PASSES = Quantity("forward_passes", "forward passes", "structures")
-ATOMS_SEEN = Quantity("atoms_seen", "atoms seen")
-MINUTES = Quantity("time_s", "training time", "min", 1 / 60, 1)
+FORCE_MAE = MetricSpec("force_mae", "force MAE", "meV/Å", 1e3, 1)
+ENERGY_MAE = MetricSpec("energy_mae_per_atom", "energy MAE", "meV/atom", 1e3, 2)
+FORCE_COSINE = MetricSpec("force_cosine", "force cosine", digits=3)
+EFWT = MetricSpec("efwt", "EFwT", "%", 100.0, 1)
+ROTATION_ERROR = MetricSpec("force_rotation_error", "force rotation error", "meV/Å", 1e3, 1)
+ROTATION_SPREAD = MetricSpec("energy_rotation_spread_per_atom", "energy rotation spread", "meV/atom", 1e3, 2)
+STRUCTURES = MetricSpec("structures", "structures")
+STEPS = MetricSpec("step", "optimiser steps")
+PASSES = MetricSpec("forward_passes", "forward passes", "structures")
+ATOMS_PROCESSED = MetricSpec("atoms_processed", "atoms processed")
+MINUTES = MetricSpec("time_s", "training time", "min", 1 / 60, 1)

@@ -54,7 +54,7 @@ CHANGES = {
     "objective.second_view": 0.5,
     "objective.latent": {"weight": 1.0, "hidden": 16},
 }
-LOSSES = ("step", "loss", "energy_loss", "force_loss", "latent_loss", "learning_rate", "atoms_seen")
+LOSSES = ("step", "loss", "energy_loss", "force_loss", "latent_loss", "learning_rate", "atoms_processed")
 
 
 def curve(folder: Path, changes: dict[str, object] = CHANGES) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from transip.inference.ase import TransIPCalculator, attach
 from transip.inference.inference import prepare
 from transip.inference.predict import frame_text, predict_file
 from transip.inference.scope import Scope
-from transip.model.calibration import Calibration, ErrorMap
+from transip.model.calibration import Calibration, SpreadToError
 from transip.model.files import save_model
 from transip.symmetry.average import averaged
 from transip.symmetry.committee import identity
@@ -26,8 +26,8 @@ def members(make_model):
     """Two models, the first of which knows what the spread between both, and that of its own 2 rotations, means."""
     models = [copy.deepcopy(make_model(forces="conservative", scale=0.1, seed=seed)) for seed in (0, 1)]
     maps = {
-        "energy": ErrorMap(factor=2.0, exponent=0.5, multiples={"68": 1.0}),
-        "forces": ErrorMap(factor=3.0, exponent=1.0, multiples={"68": 1.0}),
+        "energy": SpreadToError(factor=2.0, exponent=0.5, multiples={"68": 1.0}),
+        "forces": SpreadToError(factor=3.0, exponent=1.0, multiples={"68": 1.0}),
     }
     models[0].card["calibrations"] = [
         Calibration(

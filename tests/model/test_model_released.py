@@ -16,8 +16,8 @@ from transip import TransIPCalculator, from_pretrained, load_model, push_to_hub
 from transip.errors import InputError, InputWarning
 from transip.model import released
 from transip.model.card import model_card
-from transip.model.files import amend_card
-from transip.model.hub import release
+from transip.model.files import update_metadata
+from transip.model.hub import export_for_release
 from transip.model.potential import Potential
 
 METRICS = {"energy_mae_per_atom": 0.00123, "force_mae": 0.0456, "force_cosine": 0.99, "structures": 930}
@@ -44,7 +44,7 @@ def model(make_model) -> Potential:
 def shipped(model, tmp_path, monkeypatch) -> Path:
     """A folder that stands in for the package's own, with one model, `toy-xs`."""
     monkeypatch.setattr(released, "SHIPPED", tmp_path / "shipped")
-    return release(model, tmp_path / "shipped" / "toy-xs")
+    return export_for_release(model, tmp_path / "shipped" / "toy-xs")
 
 
 class Hub:
@@ -145,7 +145,7 @@ class TestShipped:
         assert "none in this version" in capsys.readouterr().out
 
     def test_those_in_this_package_are_whole(self):
-        for name in released.shipped():
+        for name in released.builtin_models():
             assert load_model(name).card["level_of_theory"]
 
 
@@ -165,7 +165,7 @@ class TestHub:
 
     def test_a_revision_is_another_model(self, hub, model, make_model):
         push_to_hub(model, "someone/toy")
-        release(make_model(dtype=torch.float32, seed=1), hub.remote / "someone/toy@v2")
+        export_for_release(make_model(dtype=torch.float32, seed=1), hub.remote / "someone/toy@v2")
         assert_same(from_pretrained("someone/toy", revision="v2"), load_model(hub.remote / "someone/toy@v2"))
         assert_same(from_pretrained("someone/toy"), model)
 
@@ -177,7 +177,7 @@ class TestHub:
     def test_without_the_extra_the_message_names_it(self, hub, model, monkeypatch):
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         for ask in (lambda: load_model("someone/toy"), lambda: push_to_hub(model, "someone/toy")):
-            with pytest.raises(InputError, match=r"transip\[hub\]"):
+            with pytest.raises(InputError, match=r"\[hub\]"):
                 ask()
 
     def test_a_misspelt_path_is_not_looked_for_on_the_hub(self, hub, tmp_path):
@@ -236,7 +236,7 @@ class TestCard:
         assert "NVE at 300 K: 0.3 meV/atom/ps" in text and "- reaction barriers." in text
 
     def test_says_under_which_name_to_load_it(self, model, tmp_path):
-        amend_card(release(model, tmp_path / "released"), name="someone/toy")
+        update_metadata(export_for_release(model, tmp_path / "released"), name="someone/toy")
         text = (tmp_path / "released" / "README.md").read_text(encoding="utf-8")
         assert "# someone/toy\n" in text and 'TransIPCalculator("someone/toy")' in text
 

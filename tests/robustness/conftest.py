@@ -19,8 +19,8 @@ from transip.model.files import save_model
 
 HOLD = """
 import sys, time
-from transip.files import claimed
-with claimed(sys.argv[1]):
+from transip.files import output_lock
+with output_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -12,7 +12,7 @@ from toy import toy_recipe
 from transip.config import LabelSettings
 from transip.data.pack import pack_files
 from transip.errors import InputError
-from transip.files import atomic_path, claimed, clear, write_text
+from transip.files import atomic_path, output_lock, remove_stale, write_text
 from transip.inference.ase import TransIPCalculator
 from transip.inference.md import md_file
 from transip.inference.predict import predict_file
@@ -83,7 +83,7 @@ def test_two_processes_do_not_write_the_same_output(verb, tmp_path):
     """In one process: a second look at the lock is as good as another process's."""
     run, _ = verb
     output = tmp_path / "out.xyz"
-    with claimed(tmp_path / "out.partial.xyz"), claimed(output):
+    with output_lock(tmp_path / "out.partial.xyz"), output_lock(output):
         before = hidden(tmp_path)
         with pytest.raises(InputError, match=r"is being written by another process \(process \d+ on .*\)\n.*wait"):
             run(output)
@@ -95,12 +95,12 @@ class TestClaim:
     def test_another_process_is_kept_out_until_it_is_killed(self, tmp_path, held):
         output = tmp_path / "new" / "out.pack"
         process: subprocess.Popen = held(output)
-        with pytest.raises(InputError, match=f"process {process.pid} on"), claimed(output):
+        with pytest.raises(InputError, match=f"process {process.pid} on"), output_lock(output):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert hidden(tmp_path) == [".out.pack.lock"], "the killed process left its lock file"
-        with claimed(output):
+        with output_lock(output):
             write_text(output, "mine")
         assert hidden(tmp_path) == [] and output.read_text() == "mine"
 
@@ -116,14 +116,14 @@ class TestClaim:
             return handle
 
         monkeypatch.setattr(Path, "open", late)
-        with claimed(output):
+        with output_lock(output):
             assert removed == [tmp_path / ".out.lock"] and removed[0].exists()
-            with pytest.raises(InputError, match="another process"), claimed(output):
+            with pytest.raises(InputError, match="another process"), output_lock(output):
                 pass
 
     def test_a_full_disk_does_not_keep_the_lock_from_locking(self, tmp_path, full_disk):
         output, message = tmp_path / "out", "is being written by another process\n"
-        with full_disk(0), claimed(output), pytest.raises(InputError, match=message), claimed(output):
+        with full_disk(0), output_lock(output), pytest.raises(InputError, match=message), output_lock(output):
             pass
 
     def test_a_file_system_without_locks_is_written_all_the_same(self, tmp_path, monkeypatch):
@@ -131,12 +131,12 @@ class TestClaim:
             raise OSError(38, "Function not implemented")
 
         monkeypatch.setattr("transip.files.fcntl.flock", none)
-        with claimed(tmp_path / "out"):
+        with output_lock(tmp_path / "out"):
             write_text(tmp_path / "out", "mine")
         assert visible(tmp_path) == ["out"] and hidden(tmp_path) == []
 
     def test_folders_made_for_nothing_go_again(self, tmp_path):
-        with pytest.raises(InputError, match="bad"), claimed(tmp_path / "a" / "b" / "out"):
+        with pytest.raises(InputError, match="bad"), output_lock(tmp_path / "a" / "b" / "out"):
             raise InputError("bad")
         assert list(tmp_path.iterdir()) == []
 
@@ -146,12 +146,12 @@ class TestWhatKilledProcessesLeave:
         for name in (".o.1234.partial", ".o.xyz.1234.partial", ".o.partial", ".other.77.partial", "o.77.partial"):
             (tmp_path / name).write_text("half")
         (tmp_path / ".o.99.partial").mkdir()
-        with claimed(tmp_path / "o"):
+        with output_lock(tmp_path / "o"):
             pass
         left = {path.name for path in tmp_path.iterdir()}
         assert left == {".o.xyz.1234.partial", ".o.partial", ".other.77.partial", "o.77.partial"}
         (tmp_path / ".tmpa1B2c3").write_text("half of a file of safetensors")
-        clear(tmp_path / "*")
+        remove_stale(tmp_path / "*")
         assert {path.name for path in tmp_path.iterdir()} == {".o.partial", "o.77.partial"}
 
     @pytest.mark.parametrize("replaced", [False, True])
@@ -162,14 +162,14 @@ class TestWhatKilledProcessesLeave:
         if replaced:
             (tmp_path / "x.pack").mkdir()
             (tmp_path / "x.pack" / "meta.json").write_text("new")
-        with claimed(tmp_path / "x.pack"):
+        with output_lock(tmp_path / "x.pack"):
             assert (tmp_path / "x.pack" / "meta.json").read_text() == ("new" if replaced else "old")
         assert visible(tmp_path) == ["x.pack"] and hidden(tmp_path) == []
 
     def test_names_are_no_patterns(self, tmp_path):
         name = glob.escape("[a]*")
         (tmp_path / ".a.1.partial").write_text("")
-        with claimed(tmp_path / name):
+        with output_lock(tmp_path / name):
             assert (tmp_path / ".a.1.partial").exists()
 
 
@@ -206,7 +206,7 @@ def test_a_disk_that_is_really_full(inputs, tmp_path):
 def test_a_device_is_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for write in (lambda: write_text(pipe, "text"), lambda: claimed(pipe).__enter__()):
+    for write in (lambda: write_text(pipe, "text"), lambda: output_lock(pipe).__enter__()):
         with pytest.raises(InputError, match="no ordinary file"):
             write()
     assert pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
@@ -216,7 +216,7 @@ def test_what_a_link_points_to_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "real.txt")
     for text in ("first", "second"):
-        with claimed(tmp_path / "link.txt"):
+        with output_lock(tmp_path / "link.txt"):
             write_text(tmp_path / "link.txt", text)
         assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "there" / "real.txt").read_text() == text
     assert len(list(tmp_path.rglob("*"))) == 3

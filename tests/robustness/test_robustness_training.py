@@ -36,7 +36,7 @@ GROUPS = {"objective": {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}, 
 
 class TestDamagedCheckpoint:
     def test_any_flipped_bit_is_noticed_or_changes_nothing(self, tmp_path):
-        progress = Progress(step=5, batches=7, seconds=1.5, atoms_seen=100)
+        progress = Progress(step=5, batches=7, seconds=1.5, atoms_processed=100)
         path = save_checkpoint(tmp_path, progress, GROUPS)
         sound, generator, refused = path.read_bytes(), random.Random(0), 0
         for place in range(0, len(sound), 3):

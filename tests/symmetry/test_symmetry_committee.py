@@ -8,7 +8,7 @@ import torch
 
 from transip.batch import Batch, segment_sum
 from transip.errors import InputError
-from transip.model.calibration import LEVELS, Calibration, ErrorMap, fingerprint
+from transip.model.calibration import LEVELS, Calibration, SpreadToError, fingerprint
 from transip.symmetry.average import RotationAverage, averaged, rotation_set
 from transip.symmetry.committee import Calibrated, Committee, calibrated, identity, orientations
 
@@ -115,7 +115,7 @@ def test_a_known_relation_is_recovered(factor, exponent):
     generator = np.random.default_rng(0)
     spread = generator.lognormal(-2, 1, size=(2, 20_000))
     error = np.abs(generator.normal(size=spread.shape)) * factor * spread**exponent
-    found = ErrorMap.fit(spread[0], error[0]).tested(spread[1], error[1])
+    found = SpreadToError.fit(spread[0], error[0]).with_test_scores(spread[1], error[1])
     assert abs(found.exponent - exponent) < 0.02 and abs(found.factor / (0.994 * factor) - 1) < 0.05
     for level in LEVELS:
         assert abs(found.coverage[str(level)] - level) < 1
@@ -126,10 +126,10 @@ def test_a_known_relation_is_recovered(factor, exponent):
 
 def test_spreads_that_say_nothing():
     with pytest.raises(InputError, match="all spreads are the same"):
-        ErrorMap.fit(np.full(9, 0.1), np.linspace(0.1, 1, 9))
+        SpreadToError.fit(np.full(9, 0.1), np.linspace(0.1, 1, 9))
     with pytest.raises(InputError, match="all spreads are the same"):
-        ErrorMap.fit(np.zeros(9), np.linspace(0.1, 1, 9))
-    backwards = ErrorMap.fit(np.linspace(0.1, 1, 9), np.linspace(1, 0.1, 9))
+        SpreadToError.fit(np.zeros(9), np.linspace(0.1, 1, 9))
+    backwards = SpreadToError.fit(np.linspace(0.1, 1, 9), np.linspace(1, 0.1, 9))
     assert backwards.exponent == 0  # an uncertainty never falls as the spread rises
 
 
@@ -138,7 +138,7 @@ def test_spreads_that_say_nothing():
 
 def calibration_of(model, factor: float) -> dict:
     members, rotations = identity(model)
-    fitted = ErrorMap(factor=factor, exponent=1.0, multiples={"68": 1.0})
+    fitted = SpreadToError(factor=factor, exponent=1.0, multiples={"68": 1.0})
     return Calibration(members=members, rotations=rotations, energy=fitted, forces=fitted, structures=9).model_dump()
 
 

@@ -21,7 +21,7 @@ from transip.data.store import write_pack
 from transip.errors import InputError, InputWarning
 from transip.model import released
 from transip.model.files import load_model
-from transip.model.hub import release
+from transip.model.hub import export_for_release
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS, Structure
 from transip.training.adapters import LowRank, NewRows, Unseen, adapt, merged
@@ -155,7 +155,7 @@ class TestWhatIsKept:
 
     def test_a_start_by_name(self, start, packs, toy_packs, tmp_path, monkeypatch):
         monkeypatch.setattr(released, "SHIPPED", tmp_path / "shipped")
-        release(start, tmp_path / "shipped/toy-xs")
+        export_for_release(start, tmp_path / "shipped/toy-xs")
         model = tune(Path("toy-xs"), packs[0], toy_packs, tmp_path / "run")
         assert load_model(model).card["started_from"] == "toy-xs"
 

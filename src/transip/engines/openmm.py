@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 
 if TYPE_CHECKING:
     from transip.engines.moving import MovingAtoms
     from transip.inference.inference import Precision
     from transip.inference.scope import Unseen
 
-openmm: Any = need("openmm", "openmm")
-mlpotential: Any = need("openmmml.mlpotential", "openmm")
+openmm: Any = import_optional("openmm", "openmm")
+mlpotential: Any = import_optional("openmmml.mlpotential", "openmm")
 
 
 class TransIPPotentialImplFactory(mlpotential.MLPotentialImplFactory):

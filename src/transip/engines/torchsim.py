@@ -12,14 +12,14 @@ from torch import Tensor
 
 from transip.batch import Batch
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 from transip.inference.inference import Precision, has_direct_forces, prepare
 from transip.inference.scope import Scope, Unseen
 from transip.model.potential import Potential, centred
 from transip.structure import Structure, parse_int
 from transip.symmetry.average import averaged
 
-ModelInterface: Any = need("torch_sim.models.interface", "torchsim").ModelInterface
+ModelInterface: Any = import_optional("torch_sim.models.interface", "torchsim").ModelInterface
 
 Periodic = Literal["images", "isolate"]
 

@@ -18,11 +18,11 @@ from transip.data.sampler import sorted_batches
 from transip.data.store import concat_ranges
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
-from transip.files import claimed
+from transip.files import output_lock
 from transip.inference.inference import Models, predictor_of, prepare
 from transip.metrics.validation import iter_predictions
-from transip.model.calibration import LEVELS, Calibration, ErrorMap
-from transip.model.files import amend_card, load_model, model_folder
+from transip.model.calibration import LEVELS, Calibration, SpreadToError
+from transip.model.files import load_model, resolve_model_folder, update_metadata
 from transip.model.released import CONFIG
 from transip.symmetry.average import Averaged
 from transip.symmetry.committee import Calibrated, identity
@@ -107,14 +107,14 @@ def calibrate(
             remedy="copy the model's folder and name the copy",
         )
     data = load_validation_set(model, packs)
-    with claimed(model_folder(model) / CONFIG):
+    with output_lock(resolve_model_folder(model) / CONFIG):
         predictor = uncalibrated([model, *committee], average, device)
         found = collect(predictor, data, batch_limits_for(data))
         calibration = fit(found, predictor, seed)
         before = load_model(model).card.get("calibrations", [])
         same = (calibration.members, calibration.rotations)
         others = [one for one in before if (one["members"], one["rotations"]) != same]
-        amend_card(model, calibrations=[*others, calibration.model_dump()])
+        update_metadata(model, calibrations=[*others, calibration.model_dump()])
     return calibration
 
 
@@ -142,8 +142,12 @@ def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
     """The calibration of `model` by what `collect` has found."""
     fitted, other = found.halves(seed)
     maps = {
-        "energy": ErrorMap.fit(fitted.energy_std, fitted.energy_error).tested(other.energy_std, other.energy_error),
-        "forces": ErrorMap.fit(fitted.forces_std, fitted.forces_error).tested(other.forces_std, other.forces_error),
+        "energy": SpreadToError.fit(fitted.energy_std, fitted.energy_error).with_test_scores(
+            other.energy_std, other.energy_error
+        ),
+        "forces": SpreadToError.fit(fitted.forces_std, fitted.forces_error).with_test_scores(
+            other.forces_std, other.forces_error
+        ),
     }
     members, rotations = identity(model)
     return Calibration(members=members, rotations=rotations, structures=len(fitted.counts), **maps)
@@ -152,7 +156,7 @@ def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
 def table(calibration: Calibration) -> Table:
     """A table for the terminal."""
     caption = f"fitted to {calibration.structures:,} structures, tested on other compositions"
-    found = Table(title=calibration.way, caption=caption, caption_justify="left")
+    found = Table(title=calibration.description, caption=caption, caption_justify="left")
     found.add_column("error of")
     for heading in ("rank\ncorrelation", "uncertainty", *(f"within\n{level} %" for level in LEVELS)):
         found.add_column(heading, justify="right")

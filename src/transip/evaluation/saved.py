@@ -27,7 +27,7 @@ from transip.files import RECIPE
 from transip.inference.inference import prepare as prepare_models
 from transip.metrics.errors import TERMS, per_structure_errors, reduce_metrics
 from transip.metrics.validation import device_of, iter_predictions, sampled_symmetry
-from transip.model.files import load_model, model_folder
+from transip.model.files import load_model, resolve_model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import averaged
 from transip.symmetry.committee import orientations, potentials
@@ -181,7 +181,7 @@ def evaluate_checkpoint(
         InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
     """
     potential = prepare_models([model, *committee], device, "float32")
-    latent = load_latent(model_folder(model), potential.settings) if isinstance(potential, Potential) else None
+    latent = load_latent(resolve_model_folder(model), potential.settings) if isinstance(potential, Potential) else None
     data = load_validation_set(model, packs)
     return evaluate(averaged(potential, average), data, batch=batch_limits_for(data), latent=latent)
 

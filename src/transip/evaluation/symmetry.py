@@ -15,7 +15,7 @@ from transip.data.sampler import sorted_batches
 from transip.evaluation.saved import batch_limits_for
 from transip.files import write_json
 from transip.inference.inference import prepare
-from transip.model.files import model_folder
+from transip.model.files import resolve_model_folder
 from transip.model.potential import Potential
 from transip.quantities import ROTATION_ERROR, ROTATION_SPREAD
 from transip.symmetry.latent import load_latent
@@ -65,7 +65,7 @@ def evaluate_symmetry(
         InputError: the model, the data or the device cannot be used.
     """
     potential = cast(Potential, prepare(model, device, "float32"))
-    latent = load_latent(model_folder(model), potential.settings)
+    latent = load_latent(resolve_model_folder(model), potential.settings)
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]
     sample = data.select(np.sort(chosen))

@@ -26,7 +26,7 @@ from transip.batch import Batch, segment_sum
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
-from transip.files import claimed, regular, unwritable, write_all
+from transip.files import output_lock, resolve_output, unwritable, write_all
 from transip.inference.ase import TransIPCalculator, attach
 from transip.inference.inference import warn_if_direct
 from transip.inference.predict import check_extxyz, counted, escaped
@@ -93,7 +93,7 @@ def md_file(
     dynamics = _integrator(atoms, ensemble, timestep, temperature, generator)
     energies = np.empty((steps + 1, 2))  # potential, kinetic
     frames = 0
-    with _trajectory(regular(check_extxyz(output))) as (write, partial):
+    with _trajectory(resolve_output(check_extxyz(output))) as (write, partial):
         try:
             for step, _ in enumerate(counted(dynamics.irun(steps), "md", progress, total=steps + 1)):
                 energies[step] = atoms.get_potential_energy(), atoms.get_kinetic_energy()
@@ -242,7 +242,7 @@ def _trajectory(output: Path) -> Iterator[tuple[Any, Path]]:
             handle.truncate(begin)  # whole frames only
             raise
 
-    with claimed(partial):
+    with output_lock(partial):
         try:
             with partial.open("wb", buffering=0) as handle:
                 yield write, partial

@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError
-from transip.files import atomic_path, claimed
+from transip.files import atomic_path, output_lock
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import INFERENCE, AveragedStructure, predict
 from transip.structure import ELEMENTS, Structure
@@ -55,7 +55,7 @@ def predict_file(
     check_extxyz(output)
     structures = calculator.read_file(source, keys)
     begin, count, atoms = time.perf_counter(), 0, 0
-    with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
+    with output_lock(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
         for labelled in counted(
             predict(calculator.predictor, structures, batch, calculator.scope), "predict", progress
         ):

@@ -16,7 +16,7 @@ from ase.optimize import FIRE, LBFGS
 from transip.config import KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
-from transip.files import atomic_path, claimed
+from transip.files import atomic_path, output_lock
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import has_direct_forces, warn_if_direct
 from transip.inference.predict import check_extxyz, counted, write_frame
@@ -69,7 +69,7 @@ def relax_file(
     warn_if_direct(calculator.model)
     optimizer = optimizer or ("FIRE" if has_direct_forces(calculator.model) else "LBFGS")
     rows = []
-    with claimed(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
+    with output_lock(output), atomic_path(output) as partial, partial.open("w", encoding="utf-8") as handle:
         for structure in counted(calculator.read_file(source, keys), "relax", progress):
             relaxed, row = relax(structure, calculator, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell)
             write_frame(handle, relaxed)

@@ -18,7 +18,7 @@ from torch import nn
 from transip.config import BatchSettings, KeySettings
 from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
-from transip.files import claimed, write_json
+from transip.files import output_lock, write_json
 from transip.inference.ase import TransIPCalculator
 from transip.inference.inference import INFERENCE, predict, warn_if_direct
 from transip.inference.predict import counted
@@ -142,7 +142,7 @@ def vibrations_file(
         raise InputError(f"step is {step:g} Å", remedy="it must be positive; 0.005 is usual")
     warn_if_direct(calculator.model)
     rows, details = [], []
-    with claimed(output):
+    with output_lock(output):
         for structure in counted(calculator.read_file(source, keys), "vibrations", progress):
             (labelled,) = predict(calculator.predictor, [structure], scope=calculator.scope)
             found = hessian(calculator.predictor, structure, step)

@@ -29,8 +29,8 @@ from rich.table import Table
 from transip.config import LabelSettings
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError, InputWarning
-from transip.extras import need
-from transip.files import claimed, clear, read_json, write_json
+from transip.extras import import_optional
+from transip.files import output_lock, read_json, remove_stale, write_json
 from transip.labels.chunks import Chunk, label_chunk
 from transip.labels.methods import level_of_theory, require
 from transip.structure import Structure
@@ -56,7 +56,7 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
     output = Path(output)
     require(settings.method)
     _check_backend(settings.backend)
-    with claimed(output):
+    with output_lock(output):
         return _finished(settings, output) if output.exists() else _build(settings, output, progress)
 
 
@@ -84,7 +84,7 @@ class _Work:
         self.settings = settings
         self.folder = _work_folder(output)
         self.identity = _identity(settings)
-        clear(self.folder / "*")
+        remove_stale(self.folder / "*")
         # per domain: number of a finished chunk → structures in it, failures by reason
         self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
         if self._mine():
@@ -245,7 +245,7 @@ def _check_backend(backend: str) -> None:
 
 def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
     """Label chunks in parallel; yields them as they are finished."""
-    joblib = need("joblib")
+    joblib = import_optional("joblib")
     form, together = "generator_unordered", len(wave)
     with _cluster(settings.backend), joblib.parallel_config(settings.backend, n_jobs=settings.workers):
         if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
@@ -260,9 +260,9 @@ def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator
 def _cluster(backend: str) -> Iterator[None]:
     """Join the cluster that the environment names, or start one on this machine, unless that was done before."""
     if backend == "ray":
-        need("ray.util.joblib").register_ray()  # Ray connects when it is first used
+        import_optional("ray.util.joblib").register_ray()  # Ray connects when it is first used
     if backend == "dask":
-        distributed = need("distributed")
+        distributed = import_optional("distributed")
         try:
             distributed.default_client()
         except ValueError:  # there is none

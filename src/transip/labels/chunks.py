@@ -14,7 +14,7 @@ from ase.neighborlist import neighbor_list
 
 from transip.config import DomainSettings, LabelSettings
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 from transip.files import atomic_path
 from transip.labels import geometries, methods, sources
 from transip.labels.molecules import Failed
@@ -75,7 +75,9 @@ def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
         InputError: a dependency is missing, or the domain has no molecule small enough.
     """
     methods.require(settings.method)
-    with need("threadpoolctl").threadpool_limits(1):  # more are slower, and their sums differ from run to run
+    with import_optional("threadpoolctl").threadpool_limits(
+        1
+    ):  # more are slower, and their sums differ from run to run
         return _label_chunk(settings, entry, chunk)
 
 

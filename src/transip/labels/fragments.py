@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels.molecules import atomic_numbers
 from transip.labels.organics import quiet
 
@@ -38,8 +38,8 @@ class Fragment:
 @cache
 def fragment(smiles: str) -> Fragment:
     """The species of a SMILES at a force field's minimum, its first atom at the origin; always the same."""
-    chem, embed = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom")
-    fields = need("rdkit.Chem.rdForceFieldHelpers")
+    chem, embed = import_optional("rdkit.Chem"), import_optional("rdkit.Chem.rdDistGeom")
+    fields = import_optional("rdkit.Chem.rdForceFieldHelpers")
     with quiet():
         bonds = chem.AddHs(chem.MolFromSmiles(smiles))
         embed.EmbedMolecule(bonds, randomSeed=1)

@@ -10,7 +10,7 @@ from ase.units import kB, kcal, mol
 from jaxtyping import Float64
 
 from transip.config import DomainSettings
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels import dynamics, liquids
 from transip.labels.methods import GFN2
 from transip.labels.molecules import Failed, Molecule, atomic_numbers
@@ -96,8 +96,8 @@ def conformers(bonds: Any, number: int, seed: int) -> Iterator[Any]:
     Raises:
         Failed: no conformer could be embedded, or neither force field knows the molecule.
     """
-    chem, embed = need("rdkit.Chem"), need("rdkit.Chem.rdDistGeom")
-    fields = need("rdkit.Chem.rdForceFieldHelpers")
+    chem, embed = import_optional("rdkit.Chem"), import_optional("rdkit.Chem.rdDistGeom")
+    fields = import_optional("rdkit.Chem.rdForceFieldHelpers")
     bonds = chem.Mol(bonds)
     how = embed.ETKDGv3()
     how.randomSeed, how.pruneRmsThresh, how.maxIterations, how.numThreads = seed, DISTINCT, 20, 1

@@ -11,7 +11,7 @@ from ase.units import Bohr, Hartree
 from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels.molecules import Failed
 from transip.structure import ELEMENTS, Structure
 
@@ -43,7 +43,7 @@ class GFN2:
         spin: int,
         cell: Float64[np.ndarray, "3 3"] | None = None,
     ):
-        self._kind = need("tblite.interface").Calculator
+        self._kind = import_optional("tblite.interface").Calculator
         self._numbers, self._charge, self._spin = numbers, charge, spin
         if cell is not None and not cell.any(1).all():  # which tblite takes for something else
             raise InputError(
@@ -139,7 +139,7 @@ def mean_field(structure: Structure, basis: str = "def2-tzvpd", density_fitting:
     grid is converged to a µeV. `density_fitting` fits Coulomb and exchange integrals in def2-universal-jkfit: on a
     water dimer that changes the energy by 1.6 meV and forces by at most 1 meV/Å.
     """
-    gto, dft = need("pyscf.gto", "dft"), need("pyscf.dft", "dft")
+    gto, dft = import_optional("pyscf.gto", "dft"), import_optional("pyscf.dft", "dft")
     molecule = gto.M(
         atom=[(ELEMENTS[z], x) for z, x in zip(structure.numbers, structure.positions, strict=True)],
         basis=basis,
@@ -163,9 +163,9 @@ def require(name: str) -> None:
         InputError: something is not installed; the message names the extra that brings it.
     """
     for module in ("rdkit.Chem", "tblite.interface", "joblib", "threadpoolctl"):
-        need(module)
+        import_optional(module)
     if name == "wb97m-v":
-        need("pyscf.dft", "dft")
+        import_optional("pyscf.dft", "dft")
 
 
 def method(name: str) -> Callable[[Structure], Structure]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels.molecules import Molecule
 
 ELEMENTS = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53))
@@ -33,7 +33,9 @@ def draw_own(smiles: tuple[str, ...], domain: str, seed: tuple[int, ...], index:
     """
     name, bonds = _reshuffled(_own(smiles, domain, max_atoms), seed, index)
     unpaired = sum(atom.GetNumRadicalElectrons() for atom in bonds.GetAtoms())
-    return Molecule(domain, name, charge=need("rdkit.Chem").GetFormalCharge(bonds), spin=1 + unpaired, bonds=bonds)
+    return Molecule(
+        domain, name, charge=import_optional("rdkit.Chem").GetFormalCharge(bonds), spin=1 + unpaired, bonds=bonds
+    )
 
 
 def _reshuffled(molecules: list[tuple[str, Any]], seed: tuple[int, ...], index: int) -> tuple[str, Any]:
@@ -43,7 +45,7 @@ def _reshuffled(molecules: list[tuple[str, Any]], seed: tuple[int, ...], index: 
 
 @cache
 def _own(smiles: tuple[str, ...], domain: str, max_atoms: int) -> list[tuple[str, Any]]:
-    chem, found = need("rdkit.Chem"), []
+    chem, found = import_optional("rdkit.Chem"), []
     for one in smiles:
         with quiet():
             bonds = chem.MolFromSmiles(one)
@@ -75,7 +77,7 @@ def small(max_atoms: int) -> list[tuple[str, Any]]:
 @cache
 def _all() -> dict[str, Any]:
     """Canonical SMILES → molecule: neutral, one fragment, closed shell, elements of `ELEMENTS`."""
-    chem, config = need("rdkit.Chem"), need("rdkit.RDConfig")
+    chem, config = import_optional("rdkit.Chem"), import_optional("rdkit.RDConfig")
     found = {}
     with quiet():
         for line in (Path(config.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines():
@@ -86,7 +88,7 @@ def _all() -> dict[str, Any]:
 
 
 def _wanted(bonds: Any) -> bool:
-    chem = need("rdkit.Chem")
+    chem = import_optional("rdkit.Chem")
     atoms = list(bonds.GetAtoms())
     return (
         bool(atoms)
@@ -98,4 +100,4 @@ def _wanted(bonds: Any) -> bool:
 
 def quiet() -> Any:
     """A context in which RDKit does not comment on every molecule it dislikes."""
-    return need("rdkit.rdBase").BlockLogs()
+    return import_optional("rdkit.rdBase").BlockLogs()

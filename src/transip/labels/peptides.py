@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels.molecules import Failed, Molecule
 from transip.labels.organics import quiet
 
@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     Raises:
         Failed: RDKit does not accept the protonation state.
     """
-    chem = need("rdkit.Chem")
+    chem = import_optional("rdkit.Chem")
     if rng.random() < PEPTIDES:
         longest = min(LONGEST, max(1, max_atoms // 12))  # a residue has a dozen atoms or so
         sequence = "".join(rng.choice(list(RESIDUES), size=rng.integers(1, longest, endpoint=True)))
@@ -71,7 +71,7 @@ def protonated(bonds: Any, rng: np.random.Generator) -> Any:
     Raises:
         Failed: the result is not a valid molecule.
     """
-    chem = need("rdkit.Chem")
+    chem = import_optional("rdkit.Chem")
     changed = chem.RWMol(bonds)
     for pattern, probability, charge in _sites():
         for (place,) in bonds.GetSubstructMatches(pattern):
@@ -89,5 +89,5 @@ def protonated(bonds: Any, rng: np.random.Generator) -> Any:
 
 @cache
 def _sites() -> list[tuple[Any, float, int]]:
-    smarts = need("rdkit.Chem").MolFromSmarts
+    smarts = import_optional("rdkit.Chem").MolFromSmarts
     return [(smarts(pattern), share, charge) for charge in (1, -1) for pattern, share in SITES[charge]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from transip.extras import need
+from transip.extras import import_optional
 from transip.labels import organics
 from transip.labels.molecules import Edit, Molecule, atomic_numbers
 
@@ -43,7 +43,7 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
 
 def _stretch(bonds: Any, rng: np.random.Generator) -> Edit | None:
     """Pull the two sides of an acyclic single bond apart along it."""
-    chem = need("rdkit.Chem")
+    chem = import_optional("rdkit.Chem")
     single = [b for b in bonds.GetBonds() if not b.IsInRing() and b.GetBondType() == chem.BondType.SINGLE]
     if not single:
         return None
@@ -79,7 +79,7 @@ def _remove_hydrogen(bonds: Any, rng: np.random.Generator, acidic: bool) -> Edit
 
 def _protonate(bonds: Any, rng: np.random.Generator) -> Edit | None:
     """Put a proton where the lone pair of an N, O or S is: away from the atom's neighbours."""
-    chem = need("rdkit.Chem")
+    chem = import_optional("rdkit.Chem")
     pattern = chem.MolFromSmarts("[#7X1,#7X2,#7X3,#8,#16X2;+0]")
     sites = [place for (place,) in bonds.GetSubstructMatches(pattern)]
     if not sites:

@@ -19,12 +19,12 @@ from transip.errors import InputError
 from transip.model.potential import Potential
 
 LEVELS = (50, 68, 90, 95)  # %, nominal coverages
-STATED = 68  # % of errors are below the uncertainty that predictions come with
+NOMINAL = 68  # % of errors are below the uncertainty that predictions come with
 
 Spread = TypeVar("Spread", Tensor, np.ndarray)
 
 
-class ErrorMap(Settings):
+class SpreadToError(Settings):
     """An uncertainty from a spread: factor · spread^exponent, below which 68 % of the errors were."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -36,7 +36,7 @@ class ErrorMap(Settings):
     spearman: float = Field(default=0.0, description="rank correlation of spread and error, there")
 
     @classmethod
-    def fit(cls, spread: Float64[np.ndarray, "items"], error: Float64[np.ndarray, "items"]) -> ErrorMap:
+    def fit(cls, spread: Float64[np.ndarray, "items"], error: Float64[np.ndarray, "items"]) -> SpreadToError:
         """The map that has the nominal coverages on these spreads and absolute errors.
 
         Its exponent makes them hold for small and for large spreads: the slope of log error against log spread.
@@ -51,10 +51,12 @@ class ErrorMap(Settings):
         exponent = max(float(np.cov(x, y)[0, 1] / x.var(ddof=1)), 0.0)
         scaled = error[spread > 0] / spread[spread > 0] ** exponent
         radii = dict(zip(LEVELS, np.quantile(scaled, [level / 100 for level in LEVELS]).tolist(), strict=True))
-        multiples = {str(level): radius / radii[STATED] for level, radius in radii.items()}
-        return cls(factor=radii[STATED], exponent=exponent, multiples=multiples)
+        multiples = {str(level): radius / radii[NOMINAL] for level, radius in radii.items()}
+        return cls(factor=radii[NOMINAL], exponent=exponent, multiples=multiples)
 
-    def tested(self, spread: Float64[np.ndarray, "items"], error: Float64[np.ndarray, "items"]) -> ErrorMap:
+    def with_test_scores(
+        self, spread: Float64[np.ndarray, "items"], error: Float64[np.ndarray, "items"]
+    ) -> SpreadToError:
         """The same map with its coverage (%) of these spreads and absolute errors, and their correlation."""
         from scipy.stats import spearmanr
 
@@ -75,12 +77,12 @@ class Calibration(Settings):
 
     members: list[str] = Field(description="fingerprints of the models, sorted")
     rotations: int = Field(ge=1, description="orientations averaged over; 1: none but the molecule's own")
-    energy: ErrorMap = Field(description="of total energies")
-    forces: ErrorMap = Field(description="of the length of each force's error")
+    energy: SpreadToError = Field(description="of total energies")
+    forces: SpreadToError = Field(description="of the length of each force's error")
     structures: int = Field(description="that the maps were fitted to; on as many others they were tested")
 
     @property
-    def way(self) -> str:
+    def description(self) -> str:
         """The way to predict, in words."""
         models = "1 model" if len(self.members) == 1 else f"{len(self.members)} models"
         return f"{models}, {self.rotations} orientation{'s' if self.rotations > 1 else ''}"

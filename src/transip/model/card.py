@@ -9,7 +9,7 @@ from rich.table import Table
 
 from transip.model.calibration import LEVELS, Calibration
 from transip.model.potential import Potential
-from transip.model.released import shipped
+from transip.model.released import builtin_models
 from transip.quantities import (
     ENERGY_MAE,
     FORCE_COSINE,
@@ -46,7 +46,7 @@ def model_card(model: Potential) -> str:
     return "\n\n".join(part for part in [*parts, _use(model)] if part) + "\n"
 
 
-def shipped_table() -> Table:
+def models_table() -> Table:
     """The models inside the package, for a terminal of 80 columns: what each is, and its errors, a line per domain."""
     table = Table(
         title="Shipped models", caption="mean absolute errors on molecules not seen; more: transip info MODEL"
@@ -55,7 +55,7 @@ def shipped_table() -> Table:
     table.add_column("domain", no_wrap=True)
     for heading in ("forces\nmeV/Å", "energy\nmeV/atom"):
         table.add_column(heading, no_wrap=True, justify="right")
-    for name, config in shipped().items():
+    for name, config in builtin_models().items():
         kind = [
             f"[bold]{name}[/bold]",
             config.get("level_of_theory", "unknown"),
@@ -81,7 +81,7 @@ def errors_by_domain(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return card.get("domains") or known
 
 
-def listed(values: Any) -> str:
+def join_or_unknown(values: Any) -> str:
     """Elements, charges or multiplicities, as people read them."""
     return ", ".join(map(str, values)) if values else "unknown"
 
@@ -112,8 +112,8 @@ def _overview(model: Potential) -> str:
         f"- {model.num_parameters:,} parameters (width {settings.width}, depth {settings.depth}, "
         f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
         f"- level of theory: {card.get('level_of_theory', 'unknown')}",
-        f"- elements seen in training: {listed(card.get('elements'))}",
-        f"- charges: {listed(card.get('charges'))}; multiplicities: {listed(card.get('spins'))}; "
+        f"- elements seen in training: {join_or_unknown(card.get('elements'))}",
+        f"- charges: {join_or_unknown(card.get('charges'))}; multiplicities: {join_or_unknown(card.get('spins'))}; "
         f"atoms: {' to '.join(map(str, card.get('sizes', ['unknown'])))}",
         "- units: eV, Å, eV/Å; energies are totals at the level of theory",
     ]
@@ -127,13 +127,13 @@ def _errors(card: dict[str, Any]) -> str:
     headings = ["domain", *(quantity.heading for quantity in ERRORS)]
     rows = [headings, ["---"] * len(headings)]
     for domain, metrics in domains.items():
-        found = [quantity.of(metrics) for quantity in ERRORS]
+        found = [quantity.value(metrics) for quantity in ERRORS]
         rows.append([domain or MISSING, *(MISSING if value is None else f"{value:.4g}" for value in found)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"## Errors\n\n{_seen(card)}\n\n{table}"
+    return f"## Errors\n\n{_overlap_note(card)}\n\n{table}"
 
 
-def _seen(card: dict[str, Any]) -> str:
+def _overlap_note(card: dict[str, Any]) -> str:
     """What the structures that errors were measured on have to do with training."""
     known = card.get("data", {}).get("validation_trained_on", 0)
     held_out = "On structures whose compositions were held out of training."
@@ -145,7 +145,7 @@ def _seen(card: dict[str, Any]) -> str:
 
 def _uncertainties(card: dict[str, Any]) -> str:
     rows = [
-        f"| {one.way} | {of} | {found.spearman:.2f} "
+        f"| {one.description} | {of} | {found.spearman:.2f} "
         f"| {' / '.join(f'{share:.0f}' for share in found.coverage.values())} |"
         for one in map(Calibration.model_validate, card.get("calibrations", ()))
         for found, of in ((one.forces, "forces, per atom"), (one.energy, "energy"))
@@ -158,7 +158,7 @@ def _uncertainties(card: dict[str, Any]) -> str:
 
 def _symmetry(model: Potential) -> str:
     known = model.card.get("validation", {})
-    found = {of: (quantity.of(known), quantity.unit) for of, quantity in SYMMETRY.items()}
+    found = {of: (quantity.value(known), quantity.unit) for of, quantity in SYMMETRY.items()}
     errors = [f"{of} {value:.3g} {unit}" for of, (value, unit) in found.items() if value is not None]
     turned = f" When a molecule is turned, predictions change by: {', '.join(errors)}." if errors else ""
     if model.settings.forces == "conservative":

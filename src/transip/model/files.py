@@ -19,7 +19,7 @@ from transip.files import atomic_path, read_json, write_json, write_text
 from transip.model.calibration import Calibration
 from transip.model.card import model_card
 from transip.model.potential import Potential
-from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, find_released, shipped, write_checksums
+from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, builtin_models, resolve_pretrained, write_checksums
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
 FORMAT = 1 + len(MODEL_MIGRATIONS)
@@ -35,13 +35,13 @@ def save_model(model: Potential, folder: str | Path) -> None:
     _describe(model, folder)
 
 
-def amend_card(path: str | Path, **entries: Any) -> None:
+def update_metadata(path: str | Path, **entries: Any) -> None:
     """Set `entries` of the card of the model in a folder; its weights stay as they are.
 
     Raises:
         InputError: there is no such model, or its folder cannot be written.
     """
-    folder = model_folder(path)
+    folder = resolve_model_folder(path)
     model = load_model(folder)
     model.card |= entries
     _describe(model, folder)
@@ -73,7 +73,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
         InputError: nothing there, a pickled checkpoint, a truncated file, a format newer than this transip, or a
             repository that cannot be had.
     """
-    folder = model_folder(path)
+    folder = resolve_model_folder(path)
     source = folder / CONFIG
     try:
         config = read_json(source)
@@ -197,10 +197,10 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> N
         ) from error
 
 
-def model_folder(path: str | Path) -> Path:
+def resolve_model_folder(path: str | Path) -> Path:
     """The folder with the model that `path` names: itself, its parent for a file in it, ``model/`` of a run folder.
 
-    Where there is no such folder, `path` may be the name of a released model; see `find_released`.
+    Where there is no such folder, `path` may be the name of a released model; see `resolve_pretrained`.
 
     Raises:
         InputError: there is no model, or `path` looks like a pickled checkpoint.
@@ -215,11 +215,11 @@ def model_folder(path: str | Path) -> Path:
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
     if (folder / "model" / CONFIG).is_file() and not (folder / CONFIG).is_file():
         folder = folder / "model"  # a run folder
-    if not (folder / CONFIG).is_file() and (found := find_released(name)):
+    if not (folder / CONFIG).is_file() and (found := resolve_pretrained(name)):
         return found
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
-            named = f", or one of {', '.join(shipped())}" if shipped() else ""
+            named = f", or one of {', '.join(builtin_models())}" if builtin_models() else ""
             raise InputError(
                 f"no transip model: {file} not found",
                 where=str(path),

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from transip.errors import InputError
-from transip.extras import need
+from transip.extras import import_optional
 from transip.model import released
-from transip.model.files import amend_card, load_model, save_model
+from transip.model.files import load_model, save_model, update_metadata
 from transip.model.potential import Potential
 
 
@@ -48,23 +48,23 @@ def push_to_hub(
     Raises:
         InputError: huggingface_hub is not installed, the model cannot be read, or the Hub refuses.
     """
-    hub = need("huggingface_hub", "hub")
+    hub = import_optional("huggingface_hub", "hub")
     with tempfile.TemporaryDirectory() as temporary:
-        amend_card(release(model, Path(temporary)), name=repository)
+        update_metadata(export_for_release(model, Path(temporary)), name=repository)
         api = hub.HfApi(token=token)
         try:
             address = api.create_repo(repository, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository, folder_path=temporary, commit_message=commit_message)
         except Exception as error:  # whatever the HTTP library raises: no network, not logged in, no permission
             raise InputError(
-                f"cannot be published: {released.reason(error)}",
+                f"cannot be published: {released.first_line(error)}",
                 where=repository,
                 remedy="log in with `hf auth login`, and check the name",
             ) from error
     return str(address)
 
 
-def release(model: Potential | str | Path, folder: Path) -> Path:
+def export_for_release(model: Potential | str | Path, folder: Path) -> Path:
     """Write a model to `folder` with card and checksums.
 
     Into ``released.SHIPPED / NAME`` of a source checkout, that ships it: the next installation knows it by NAME.

@@ -21,16 +21,19 @@ SHIPPED = Path(str(files("transip").joinpath("models")))
 WEIGHTS, CONFIG, CARD, CHECKSUMS = "model.safetensors", "config.json", "README.md", "sha256.json"
 REPOSITORY = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>\S+))?", re.ASCII)
 HUB = "huggingface_hub"
-OURS = ("runs", "demo")  # where our commands leave models: a run that is not there yet is not asked for on the Hub
+RESERVED_FOLDERS = (
+    "runs",
+    "demo",
+)  # where our commands leave models: a run that is not there yet is not asked for on the Hub
 
 
-def shipped() -> dict[str, dict[str, Any]]:
+def builtin_models() -> dict[str, dict[str, Any]]:
     """Names of the models inside the package, with what their config.json says."""
     folders = sorted(path.parent for path in SHIPPED.glob(f"*/{CONFIG}"))
     return {folder.name: read_json(folder / CONFIG) for folder in folders}
 
 
-def find_released(name: str | Path) -> Path | None:
+def resolve_pretrained(name: str | Path) -> Path | None:
     """The folder of the released model `name`, checked; None if that is no released model's name.
 
     Args:
@@ -44,12 +47,12 @@ def find_released(name: str | Path) -> Path | None:
     if "/" not in name:
         if (SHIPPED / name / CONFIG).is_file():
             return check_files(SHIPPED / name, name, remedy="install transip again")
-        if near := difflib.get_close_matches(name, shipped(), 1, cutoff=0.8):
+        if near := difflib.get_close_matches(name, builtin_models(), 1, cutoff=0.8):
             raise InputError("no model of this name", where=name, remedy=f"did you mean {near[0]!r}?")
         return None
     repository = REPOSITORY.fullmatch(name)
     owner = name.partition("/")[0]
-    if repository is None or Path(owner).exists() or owner in OURS:
+    if repository is None or Path(owner).exists() or owner in RESERVED_FOLDERS:
         return None
     folder = _downloaded(repository["id"], repository["revision"], name)
     return check_files(folder, name, remedy="delete it from the cache (`hf cache`) and download it again")
@@ -77,7 +80,7 @@ def _downloaded(repository: str, revision: str | None, name: str) -> Path:
     except (OSError, ValueError) as error:  # no network, no such repository or revision, no permission
         raise InputError(
             "neither a folder nor a shipped model, and no repository of the Hugging Face Hub "
-            f"that can be had: {reason(error)}",
+            f"that can be had: {first_line(error)}",
             where=name,
             remedy="check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN are respected)",
         ) from error
@@ -87,7 +90,7 @@ def _downloaded(repository: str, revision: str | None, name: str) -> Path:
     return found
 
 
-def reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What went wrong, in one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

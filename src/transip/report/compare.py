@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transip.quantities import (
-    ATOMS_SEEN,
+    ATOMS_PROCESSED,
     ENERGY_MAE,
     FORCE_COSINE,
     FORCE_MAE,
@@ -22,7 +22,7 @@ from transip.report.runs import Run
 
 ERRORS = (FORCE_MAE, ENERGY_MAE, FORCE_COSINE)
 SYMMETRY = (ROTATION_ERROR, ROTATION_SPREAD)
-COST = (STEPS, PASSES, ATOMS_SEEN, MINUTES)
+COST = (STEPS, PASSES, ATOMS_PROCESSED, MINUTES)
 
 
 def comparison(runs: Sequence[Run]) -> Table:

@@ -9,23 +9,23 @@ from pathlib import Path
 from string import Template
 
 from transip.files import write_text
-from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, Quantity
+from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, MetricSpec
 from transip.report import plots, tables
 from transip.report.runs import Run, evaluated, read_runs
 from transip.report.viewer import safe_json, viewer_data
 from transip.version import __version__
 
 LOSSES = (
-    Quantity("loss", "training loss"),
-    Quantity("energy_loss", "energy loss"),
-    Quantity("force_loss", "force loss"),
-    Quantity("stress_loss", "stress loss"),
-    Quantity("latent_loss", "latent loss"),
-    Quantity("equigrad_loss", "equigrad loss"),
-    Quantity("consistency_loss", "consistency loss"),
+    MetricSpec("loss", "training loss"),
+    MetricSpec("energy_loss", "energy loss"),
+    MetricSpec("force_loss", "force loss"),
+    MetricSpec("stress_loss", "stress loss"),
+    MetricSpec("latent_loss", "latent loss"),
+    MetricSpec("equigrad_loss", "equigrad loss"),
+    MetricSpec("consistency_loss", "consistency loss"),
 )
-INVARIANT_SHARE = Quantity("invariant_share", "invariant share")
-LATENT_ERROR = Quantity("latent_error", "latent error, relative")
+INVARIANT_SHARE = MetricSpec("invariant_share", "invariant share")
+LATENT_ERROR = MetricSpec("latent_error", "latent error, relative")
 SHOWN_STRUCTURES = 20_000  # at most this many, evenly spaced, make up a parity plot
 
 

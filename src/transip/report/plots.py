@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from transip.evaluation.result import NO_DOMAIN, Evaluation
-from transip.quantities import FORCE_MAE, ROTATION_ERROR, Quantity
+from transip.quantities import FORCE_MAE, ROTATION_ERROR, MetricSpec
 from transip.report.runs import Line, Run, evaluated
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
@@ -50,7 +50,7 @@ def colour_of(run: int) -> str:
     return PALETTE[run % len(PALETTE)]
 
 
-def learning_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
+def learning_curve(runs: Sequence[Run], x: MetricSpec, y: MetricSpec) -> str:
     """A validation metric of every run against steps, time or forward passes; empty if no run has it."""
 
     def draw(axes: Axes) -> None:
@@ -64,7 +64,7 @@ def learning_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
     return _figure(draw)
 
 
-def loss_curve(runs: Sequence[Run], x: Quantity, y: Quantity) -> str:
+def loss_curve(runs: Sequence[Run], x: MetricSpec, y: MetricSpec) -> str:
     """A training loss of every run, a running mean over the raw values; empty if it is 0 throughout."""
 
     def draw(axes: Axes) -> None:
@@ -102,7 +102,7 @@ def parity(
     return _figure(draw, size=(3.7, 3.5))
 
 
-def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
+def error_by_domain(runs: Sequence[Run], y: MetricSpec) -> str:
     """A metric in each chemical domain, a dot per run; empty if there are fewer than two domains."""
     found = evaluated(runs)
     domains = sorted({domain for _, evaluation in found for domain in evaluation.domains})
@@ -120,7 +120,7 @@ def error_by_domain(runs: Sequence[Run], y: Quantity) -> str:
     return _figure(draw, size=(4.1, 1.2 + 0.42 * len(domains)))
 
 
-def error_by_size(runs: Sequence[Run], y: Quantity) -> str:
+def error_by_size(runs: Sequence[Run], y: MetricSpec) -> str:
     """Force or energy error against atoms per molecule, in bins that hold equally many structures."""
 
     def draw(axes: Axes) -> None:
@@ -137,7 +137,7 @@ def rotation_errors(runs: Sequence[Run]) -> str:
 
     def draw(axes: Axes) -> None:
         for row, run in enumerate(runs):
-            mae, rotation = (quantity.of(run.metrics) for quantity in (FORCE_MAE, ROTATION_ERROR))
+            mae, rotation = (quantity.value(run.metrics) for quantity in (FORCE_MAE, ROTATION_ERROR))
             if mae is None or rotation is None:
                 continue
             axes.plot([rotation, mae], [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
@@ -148,12 +148,12 @@ def rotation_errors(runs: Sequence[Run]) -> str:
     return _figure(draw, size=(4.1, 1.2 + 0.42 * len(runs)))
 
 
-def layer_profile(runs: Sequence[Run], y: Quantity) -> str:
+def layer_profile(runs: Sequence[Run], y: MetricSpec) -> str:
     """Invariant share or latent error of the embedding after each layer; empty if no run has it."""
 
     def draw(axes: Axes) -> None:
         for k, evaluation in evaluated(runs):
-            points = _series((evaluation.symmetry or {}).get("layers", ()), Quantity("layer", "layer"), y)
+            points = _series((evaluation.symmetry or {}).get("layers", ()), MetricSpec("layer", "layer"), y)
             if len(points):
                 axes.plot(points[:, 0] + 1, points[:, 1], **_line_style(k), marker="o", markersize=5)
         axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))
@@ -206,7 +206,7 @@ def _binned_by_size(evaluation: Evaluation, key: str) -> tuple[np.ndarray, np.nd
     return np.bincount(code, sizes) / structures, np.bincount(code, total) / np.bincount(code, weight)
 
 
-def _series(lines: Sequence[Line], x: Quantity, y: Quantity) -> Float[np.ndarray, "points 2"]:
+def _series(lines: Sequence[Line], x: MetricSpec, y: MetricSpec) -> Float[np.ndarray, "points 2"]:
     points = [(line.get(x.key), line.get(y.key)) for line in lines]
     numbers = [pair for pair in points if all(isinstance(value, int | float) for value in pair)]
     return np.array(numbers, dtype=float).reshape(-1, 2) * [x.factor, y.factor]
@@ -224,7 +224,7 @@ def _line_style(run: int) -> dict[str, Any]:
     return {"color": colour_of(run), "linestyle": ("-", "--", ":")[run // len(PALETTE) % 3]}
 
 
-def _logarithmic(axes: Axes, x: Quantity, y: Quantity) -> None:
+def _logarithmic(axes: Axes, x: MetricSpec, y: MetricSpec) -> None:
     """Name the axes; y is logarithmic with plain numbers, enough of them even within one decade."""
     axes.set(xlabel=x.label, ylabel=y.label)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -51,7 +51,7 @@ class Run:
 
     @property
     def compute(self) -> dict[str, Any]:
-        """The last line of the log: step, time_s, forward_passes, atoms_seen."""
+        """The last line of the log: step, time_s, forward_passes, atoms_processed."""
         return max((*self.training[-1:], *self.validation[-1:]), key=lambda line: line["step"], default={})
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transip.evaluation.result import NO_DOMAIN
 from transip.quantities import (
-    ATOMS_SEEN,
+    ATOMS_PROCESSED,
     EFWT,
     ENERGY_MAE,
     FORCE_COSINE,
@@ -19,26 +19,26 @@ from transip.quantities import (
     ROTATION_ERROR,
     ROTATION_SPREAD,
     STEPS,
-    Quantity,
+    MetricSpec,
 )
 from transip.report.plots import colour_of
 from transip.report.runs import Run
 
-ERRORS: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
+ERRORS: tuple[tuple[MetricSpec, Literal["low", "high"]], ...] = (
     (FORCE_MAE, "low"),
-    (Quantity("force_rmse", "force RMSE", "meV/Å", 1e3), "low"),
+    (MetricSpec("force_rmse", "force RMSE", "meV/Å", 1e3), "low"),
     (FORCE_COSINE, "high"),
     (ENERGY_MAE, "low"),
-    (Quantity("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3), "low"),
-    (Quantity("energy_mae", "energy MAE, total", "meV", 1e3), "low"),
+    (MetricSpec("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3), "low"),
+    (MetricSpec("energy_mae", "energy MAE, total", "meV", 1e3), "low"),
     (EFWT, "high"),
 )
-SYMMETRY: tuple[tuple[Quantity, Literal["low", "high"]], ...] = (
+SYMMETRY: tuple[tuple[MetricSpec, Literal["low", "high"]], ...] = (
     (ROTATION_ERROR, "low"),
-    (Quantity("relative_rotation_error", "rotation error / force MAE"), "low"),
+    (MetricSpec("relative_rotation_error", "rotation error / force MAE"), "low"),
     (ROTATION_SPREAD, "low"),
 )
-COST = (STEPS, PASSES, ATOMS_SEEN, MINUTES)
+COST = (STEPS, PASSES, ATOMS_PROCESSED, MINUTES)
 Row = tuple[str, list[str]]  # label, and a cell of HTML per run
 UNEQUAL = 1.05  # forward passes that differ by more than this factor are not equal compute
 
@@ -58,14 +58,14 @@ def summary_table(runs: Sequence[Run]) -> str:
     return _table(runs, [_group(name, rows, len(runs)) for name, rows in groups.items()])
 
 
-def domain_table(runs: Sequence[Run], quantity: Quantity) -> str:
+def domain_table(runs: Sequence[Run], quantity: MetricSpec) -> str:
     """A metric per domain and run; empty if no run has been evaluated."""
     by_run = [run.evaluation.domains if run.evaluation is not None else {} for run in runs]
     rows = []
     for domain in sorted(set().union(*by_run)):
         values = [domains.get(domain, {}) for domains in by_run]
         structures = max(value.get("structures", 0) for value in values)
-        cells = _best_in_bold([quantity.of(value) for value in values], "low", runs)
+        cells = _best_in_bold([quantity.value(value) for value in values], "low", runs)
         rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
     return _table(runs, rows, quantity.label) if rows else ""
 
@@ -154,8 +154,8 @@ def _row(label: str, cells: Sequence[str], note: str = "") -> str:
     return f'<tr><th scope="row">{escape(label)}{remark}</th>{values}</tr>'
 
 
-def _error_row(runs: Sequence[Run], quantity: Quantity, best: Literal["low", "high"]) -> Row:
-    values = [quantity.of(run.metrics) for run in runs]
+def _error_row(runs: Sequence[Run], quantity: MetricSpec, best: Literal["low", "high"]) -> Row:
+    values = [quantity.value(run.metrics) for run in runs]
     return quantity.label, _best_in_bold(values, best, runs)
 
 
@@ -183,7 +183,7 @@ def _decimals(largest: float) -> int:
 
 
 def _speed(run: Run) -> str:
-    atoms, seconds = (run.compute.get(key) for key in ("atoms_seen", "time_s"))
+    atoms, seconds = (run.compute.get(key) for key in ("atoms_processed", "time_s"))
     return f"{atoms / seconds:,.0f}" if atoms and seconds else MISSING
 
 

@@ -29,7 +29,7 @@ class Progress:
     batches: int = 0
     seconds: float = 0.0
     forward_passes: int | float = 0  # a view that only some blocks see is a fraction of one
-    atoms_seen: int = 0
+    atoms_processed: int = 0
     best_force_mae: float = float("inf")
     evaluations_without_gain: int = 0
 

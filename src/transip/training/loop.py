@@ -25,8 +25,8 @@ from transip.config import Recipe
 from transip.data.sampler import check_budget
 from transip.data.split import changed_packs, fingerprints, load_replay, load_splits, load_unlabelled
 from transip.errors import InputError, InputWarning, NonFiniteLoss
-from transip.files import LOG, PACKS, RECIPE, claimed, clear, write_json, write_text
-from transip.memory import keep_freed_memory
+from transip.files import LOG, PACKS, RECIPE, output_lock, remove_stale, write_json, write_text
+from transip.memory import tune_malloc
 from transip.metrics.validation import validation_metrics
 from transip.model.card import describe_objective
 from transip.model.compiled import compile_network
@@ -59,14 +59,14 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         NonFiniteLoss: a loss is NaN or infinite, and `training.on_nonfinite` does not say to skip such batches; the
             last checkpoint is kept.
     """
-    keep_freed_memory()
+    tune_malloc()
     folder, recipe = Path(folder), resolve_model_settings(recipe)
     main = PartialState(cpu=_on_cpu()).is_main_process
-    with claimed(folder) if main else nullcontext():
+    with output_lock(folder) if main else nullcontext():
         _check_claim(folder, recipe, resume)
         if main:
             for written in (RECIPE, PACKS, LOG, "checkpoints/*", "model/*"):
-                clear(folder / written)
+                remove_stale(folder / written)
         training = Training(recipe, folder, resume)  # reads the data; nothing is written if they do not fit
         training.accelerator.wait_for_everyone()  # until all have looked at what is there
         if main:
@@ -200,7 +200,7 @@ class Training:
             sums += torch.stack([term.detach().to(sums.dtype) for term in losses])
             passes, atoms = self.views.cost(drawn)
             self.progress.forward_passes += passes
-            self.progress.atoms_seen += atoms
+            self.progress.atoms_processed += atoms
         clipped = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.settings.optimizer.grad_clip_norm)
         found = torch.stack([clipped.to(sums.dtype), sums[0]])  # |∞| has a finite gradient: look at the loss, too
         if self.settings.on_nonfinite == "skip" and self.processes > 1:  # which may be infinite in one process alone
@@ -285,7 +285,7 @@ class Training:
             "learning_rate": rate,
             "atoms_per_second": speed,
             "forward_passes": progress.forward_passes,
-            "atoms_seen": progress.atoms_seen,
+            "atoms_processed": progress.atoms_processed,
             "memory_mb": memory_mb(self.device),
         }
 
@@ -315,7 +315,7 @@ class Training:
             "step": progress.step,
             "time_s": progress.seconds,
             "forward_passes": progress.forward_passes,
-            "atoms_seen": progress.atoms_seen,
+            "atoms_processed": progress.atoms_processed,
             **values,
         }
         force_mae = values["force_mae"] if math.isfinite(values["force_mae"]) else math.inf  # nothing is below NaN
@@ -329,7 +329,7 @@ class Training:
 
     def _save(self, line: dict[str, Any]) -> None:
         potential = self.potential
-        summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_seen")}
+        summary = {key: line[key] for key in ("step", "time_s", "forward_passes", "atoms_processed")}
         known = {key: value for key, value in line.items() if key not in summary and key != "kind"}
         objective = describe_objective(self.recipe.model_dump()).removeprefix("control: ")
         training = {"name": self.recipe.name, "objective": objective, **summary}
