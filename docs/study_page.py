@@ -76,7 +76,7 @@ TITLES = {  # of the groups, in the order of the page, and what they are
     "infinitesimal": (
         "Infinitesimal rotations",
         "No second view: embeddings are differentiated along a rotation (forward mode), and a network linear in its "
-        "axis predicts that (`benchmarks/study/infinitesimal.py`), which takes twice the time of two views. Labels are "
+        "axis predicts that (`benchmarks/study/terms.py`), which takes twice the time of two views. Labels are "
         "learned from 8 structures in one view; so are they in `augment-1-view-half`, which does nothing else.",
     ),
     "data-size": (

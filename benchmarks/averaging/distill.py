@@ -26,7 +26,7 @@ from transip.data.store import write_pack
 from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.model.files import load_model
 from transip.symmetry.average import averaged
-from transip.training.loop import train
+from transip.training.trainer import train
 
 RESULTS = results_file(__file__)
 GENTLE = ["training.optimizer.learning_rate=2.5e-4", "training.optimizer.muon_learning_rate=0.002"]

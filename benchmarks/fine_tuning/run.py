@@ -40,7 +40,7 @@ from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.labels.campaign import build
 from transip.metrics.validation import validation_metrics
 from transip.model.files import load_model
-from transip.training.loop import train
+from transip.training.trainer import train
 
 HERE, RESULTS = Path(__file__).parent, results_file(__file__)
 FAMILY = Path("data/fine-tuning-family.pack")

@@ -34,7 +34,7 @@ from transip.data.split import load_splits
 from transip.evaluation.saved import Evaluation, evaluate_checkpoint
 from transip.labels.campaign import build
 from transip.labels.organics import small
-from transip.training.loop import train
+from transip.training.trainer import train
 
 ADAPTERS = ROOT / "benchmarks" / "peers" / "adapters"
 DATA, TEST = Path("data/organics.pack"), Path("data/organics-test.pack")

@@ -18,11 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from torch import nn
 import transip
 from benchmarks.common.errors import errors_in_mev
 from benchmarks.common.records import Record, argument_parser, provenance, read_results, results_file, save_results
-from benchmarks.study import backbone, entries, infinitesimal
+from benchmarks.study import entries, terms
 from transip.batch import Batch, Prediction
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
@@ -41,10 +39,11 @@ from transip.labels.campaign import build
 from transip.metrics.validation import validation_metrics
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.measure import measure_symmetry
-from transip.training import loop
+from transip.training.callbacks import Callback
+from transip.training.trainer import Trainer
+from transip.training.trainer import train as run_training
 
 RESULTS = results_file(__file__)
-LOSSES = ("energy", "force", "latent", "equigrad", "consistency")
 BASE = RESULTS.with_name("base.yaml")
 DATA = Path("data/organics.pack")
 TRAIN_SAMPLE = 250  # training structures on which the training error is measured
@@ -152,49 +151,44 @@ class Turned(nn.Module):
         return replace(found, forces=rotate_vectors(found.forces, turns.mT, batch))
 
 
-class Observed(loop.Training):
-    """Training that also knows the error on its own training data and how long the processor worked; saves nothing."""
+class Observer(Callback):
+    """Adds the error on the training data and the embeddings' invariant shares to each evaluation, and reads the time
+    that the processor worked on training."""
 
-    cpu_evaluating = 0.0
+    def __init__(self) -> None:
+        self.began = time.process_time()
 
-    def _evaluate(self) -> dict[str, Any]:
-        began, cpu = time.perf_counter(), time.process_time()
-        sample, looked_at = sample_of(self.data, TRAIN_SAMPLE), sample_of(self.validation, SYMMETRY_SAMPLE)
-        error = validation_metrics(self.potential, sample, self.settings.batch, symmetry_structures=0)["force_mae"]
-        layers = range(self.potential.settings.depth)
-        found = measure_symmetry(self.potential, [looked_at.get_batch(np.arange(len(looked_at)))], layers=layers)
-        shares = [layer["invariant_share"] for layer in found["layers"]]
-        self._clock += time.perf_counter() - began
-        line = {**super()._evaluate(), "train_force_mae": error, "invariant_share": shares}
-        self.cpu_evaluating += time.process_time() - cpu
-        return line
+    def on_evaluation(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        began = time.process_time()
+        sample, few = sample_of(trainer.data.train, TRAIN_SAMPLE), sample_of(trainer.data.validation, SYMMETRY_SAMPLE)
+        errors = validation_metrics(trainer.potential, sample, trainer.settings.batch, symmetry_structures=0)
+        layers = range(trainer.potential.settings.depth)
+        symmetry = measure_symmetry(trainer.potential, [few.get_batch(np.arange(len(few)))], layers=layers)
+        record["train_force_mae"] = errors["force_mae"]
+        record["invariant_share"] = [layer["invariant_share"] for layer in symmetry["layers"]]
+        self.began += time.process_time() - began
 
-    def _save(self, line: dict[str, Any]) -> None:
-        """Of any backbone, only what it achieves is kept."""
+    def on_end(self, trainer: Trainer) -> None:
+        self.cpu_seconds, self.trainer = time.process_time() - self.began, trainer
 
 
 def own_parts(group: str) -> dict[str, Any]:
-    """What stands for a part of the training loop in this group."""
-    if group in entries.SECOND_BACKBONE:
-        return {"build_potential": backbone.build}
-    return {"Objective": infinitesimal.Infinitesimal} if group in entries.INFINITESIMAL else {}
+    """What stands for a part of the package's training in this group."""
+    return {"loss_terms": terms.infinitesimal(0.05)} if group in entries.INFINITESIMAL else {}
 
 
 def train(recipe: Recipe, replaced: dict[str, Any]) -> Record:
     """Train; what the last weights, not the best ones, achieve."""
-    with tempfile.TemporaryDirectory() as temporary, patch.multiple(loop, **replaced) if replaced else nullcontext():
-        began = time.process_time()
-        training = Observed(recipe, Path(temporary), resume=False)
-        training.run(progress=False)
-        cpu = time.process_time() - began - training.cpu_evaluating
+    observer = Observer()
+    with tempfile.TemporaryDirectory() as temporary:
+        run_training(recipe, temporary, progress=False, callbacks=[observer], **replaced)
         text = (Path(temporary) / "metrics.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
-    latent = training.objective.latent
+    lines, trainer = [json.loads(line) for line in text.splitlines()], observer.trainer
     return {
-        "parameters": training.potential.num_parameters,
-        "train_structures": len(training.data),
-        "cpu_seconds": cpu,
-        **findings(training.potential.eval(), training.validation, latent, lines),
+        "parameters": trainer.potential.num_parameters,
+        "train_structures": len(trainer.data.train),
+        "cpu_seconds": observer.cpu_seconds,
+        **findings(trainer.potential.eval(), trainer.data.validation, trainer.latent, lines),
     }
 
 
@@ -205,7 +199,7 @@ def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str,
     assert found.symmetry is not None
     looked = [line for line in lines if line["kind"] == "evaluation"]
     logged = [line for line in lines if line["kind"] == "train"]
-    last, tail = looked[-1], logged[-max(1, len(logged) // 10) :]
+    last, last_logged, tail = looked[-1], logged[-1], logged[-max(1, len(logged) // 10) :]
     return {
         "steps": last["step"],
         "forward_passes": last["forward_passes"],
@@ -216,7 +210,11 @@ def findings(model: Any, validation: Dataset, latent: Any, lines: list[dict[str,
         "train_force_mae_mev_per_angstrom": 1e3 * last["train_force_mae"],
         "structures_evaluated": found.overall["structures"],
         # mean over the last tenth of training, of the terms with their weights
-        "training_loss": {name: float(np.mean([line[f"{name}_loss"] for line in tail])) for name in LOSSES},
+        "training_loss": {
+            key.removesuffix("_loss"): float(np.mean([line[key] for line in tail]))
+            for key in last_logged
+            if key.endswith("_loss")
+        },
         "layers": [{key: _rounded(value) for key, value in layer.items()} for layer in found.symmetry["layers"]],
         "curve": {
             "step": [line["step"] for line in looked],

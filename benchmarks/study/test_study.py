@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from benchmarks.robustness.commands import random_model
-from benchmarks.study import backbone, entries, infinitesimal
+from benchmarks.study import backbone, entries, terms
 from benchmarks.study.run import BASE
 from tests.toy import toy_structure
 from transip.batch import Batch
-from transip.config import LatentSettings, ObjectiveSettings, Recipe, load
+from transip.config import LatentSettings, Recipe, load
 from transip.rotations import random_rotations, rotate
 from transip.structure import MAX_ATOMIC_NUMBER
 from transip.symmetry.latent import LatentEquivariance
@@ -99,13 +99,13 @@ def test_no_rotation_symmetry_is_built_in(model, batch):
 
 
 def test_the_latent_loss_falls_along_its_gradient(model, batch):
-    latent = LatentEquivariance(LatentSettings(weight=1, layers=(0, 2)), model.settings.width).double()
+    latent = LatentEquivariance(LatentSettings(weight=1), model.settings.width).double()
     first, second = random_rotations(6, torch.Generator().manual_seed(0), F64).view(2, 3, 3, 3)
     parameters = [*model.parameters(), *latent.parameters()]
     losses = []
     for _ in range(5):
-        views = [model(rotate(batch, turns), latent.settings.layers).embeddings for turns in (first, second)]
-        losses.append(latent(*views, second @ first.mT, batch).mean())
+        u, v = (model(rotate(batch, turns), (2,)).embeddings[0] for turns in (first, second))
+        losses.append(latent(u, v, second @ first.mT, batch).mean())
         gradients = torch.autograd.grad(losses[-1], parameters, allow_unused=True)  # it asks nothing of the heads
         assert gradients[0].any()
         with torch.no_grad():
@@ -116,10 +116,8 @@ def test_the_latent_loss_falls_along_its_gradient(model, batch):
 
 def test_embeddings_of_a_turning_molecule_change_as_differentiated(batch):
     model = random_model("direct").double()
-    objective = infinitesimal.Infinitesimal(model, ObjectiveSettings(views=2, latent={"weight": 1}))
     axes = torch.nn.functional.normalize(torch.randn(3, 3, dtype=F64), dim=-1)
-    prediction, (embedding,), (change,) = objective._moving(batch, axes)
-    torch.testing.assert_close(prediction.forces, model(batch).forces)
+    embedding, change = terms.embedding_and_change(model, batch, axes)
     torch.testing.assert_close(embedding, model(batch, (-1,)).embeddings[0])
     step = 1e-5
     there, back = (model(rotate(batch, _about(axes, angle)), (-1,)).embeddings[0] for angle in (step, -step))

@@ -15,8 +15,10 @@ from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
-from transip.training.losses import Objective, Share
+from transip.training.objective import Objective
 from transip.training.optim import Optimizers
+from transip.training.terms import Energy, Forces
+from transip.training.training_batch import Normalizer, TrainingBatch
 
 MODELS: dict[str, dict[str, Any]] = {
     "transip-XS": {"size": "XS"},  # organics.yaml
@@ -88,14 +90,15 @@ def model_of_same_weights(model: Potential) -> Potential:
 
 def training_step(model: Potential, batch: Batch, compiled: bool, bf16: bool) -> tuple[Call, Call]:
     """Forward, backward and optimiser on one random orientation; and that without the optimiser."""
-    objective = Objective(model, ObjectiveSettings(), bf16)
+    settings = ObjectiveSettings()
+    objective = Objective(model, [Energy(settings.energy_weight), Forces(settings.force_weight)], bf16)
     optimizers = Optimizers(objective, OptimizerSettings())
     labelled = Batch(**{**vars(batch), "energy": torch.zeros(len(batch)).double(), "forces": batch.positions})
     turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
-    share = Share(len(batch), batch.num_atoms, 0.0)
+    training_batch = TrainingBatch(labelled, turns, Normalizer(len(batch), batch.num_atoms))
 
     def backward() -> None:
-        objective(labelled, turns, 0, share, 0.5).total.backward()
+        torch.stack(list(objective(training_batch, 0.5).values())).sum().backward()
 
     def step() -> None:
         backward()

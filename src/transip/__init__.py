@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transip.model.hub import from_pretrained, push_to_hub
     from transip.model.potential import Potential
     from transip.structure import Structure
-    from transip.training.loop import train
+    from transip.training.trainer import train
 
 _HOMES = {
     "Batch": "batch",
@@ -36,7 +36,7 @@ _HOMES = {
     "load_model": "model.files",
     "push_to_hub": "model.hub",
     "save_model": "model.files",
-    "train": "training.loop",
+    "train": "training.trainer",
 }
 __all__ = [
     "Batch",

@@ -236,7 +236,7 @@ def train(
 ) -> None:
     """Train a potential. Start with `torchrun --nproc-per-node N -m transip train …` for several processes."""
     from transip.config import Recipe, load
-    from transip.training.loop import train as run
+    from transip.training.trainer import train as run
 
     settings = load(Recipe, recipe, overrides)
     model = run(settings, output or Path("runs") / settings.name, resume=resume)

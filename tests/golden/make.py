@@ -25,7 +25,7 @@ from transip.config import Recipe  # noqa: E402
 from transip.evaluation.saved import evaluate_checkpoint  # noqa: E402
 from transip.files import write_json  # noqa: E402
 from transip.model.files import FORMAT, load_model  # noqa: E402
-from transip.training.loop import train  # noqa: E402
+from transip.training.trainer import train  # noqa: E402
 
 CURVE = HERE / "curve.json"
 MODELS = [HERE / f"model-format-{number}" for number in range(1, FORMAT + 1)]
@@ -48,10 +48,8 @@ CHANGES = {
     "training.optimizer": {"name": "adamw", "learning_rate": 3e-3},
     "model.width": 24,
     "model.heads": 2,
-    # 15 signs of energy errors a step: an even number can cancel, and AdamW would step where rounding points
     "training.batch.batch_size": 10,
     "objective.views": 2,
-    "objective.second_view": 0.5,
     "objective.latent": {"weight": 1.0, "hidden": 16},
 }
 LOSSES = ("step", "loss", "energy_loss", "force_loss", "latent_loss", "learning_rate", "atoms_processed")

@@ -15,7 +15,7 @@ from transip.config import LabelSettings, Recipe, parse
 from transip.data.store import Pack
 from transip.labels import methods
 from transip.labels.campaign import build
-from transip.training.loop import train
+from transip.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -22,7 +22,7 @@ from transip.evaluation.saved import evaluate_checkpoint
 from transip.model.files import load_model
 from transip.report.page import write_report
 from transip.training.checkpoint import checkpoints, load_checkpoint
-from transip.training.loop import train
+from transip.training.trainer import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PACK, RUN, MODEL = (GOLDEN / name for name in ("pack-format-1", "run-format-1", "model-format-1"))

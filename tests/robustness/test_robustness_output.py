@@ -18,7 +18,7 @@ from transip.inference.md import md_file
 from transip.inference.predict import predict_file
 from transip.inference.relax import relax_file
 from transip.labels.campaign import build
-from transip.training.loop import train
+from transip.training.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition", "ignore:.*not converged")
 

@@ -12,10 +12,12 @@ from toy import read_metrics, toy_recipe
 from transip.batch import Batch
 from transip.data.dataset import Dataset
 from transip.errors import InputError, InputWarning, NonFiniteLoss
-from transip.training import loop
-from transip.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from transip.training import trainer
+from transip.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from transip.training.log import MetricsFile
-from transip.training.loop import Training, train
+from transip.training.optim import Optimizers
+from transip.training.run_folder import RunFolder
+from transip.training.trainer import Trainer, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -24,10 +26,10 @@ class Killed(BaseException):
     """Nothing in transip catches it, as nothing catches a kill."""
 
 
-def tensors_of(training: Training) -> dict[str, torch.Tensor]:
+def tensors_of(training: Trainer) -> dict[str, torch.Tensor]:
     """Weights, averaged weights and the optimisers' state."""
-    assert training.averaged is not None
-    groups = (training.objective.state_dict(), training.optimizers.tensors(), training.averaged.state_dict())
+    assert training.ema is not None
+    groups = (training.objective.state_dict(), training.optimizers.tensors(), training.ema.state_dict())
     return {f"{i} {name}": value.clone() for i, group in enumerate(groups) for name, value in group.items()}
 
 
@@ -36,7 +38,7 @@ GROUPS = {"objective": {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}, 
 
 class TestDamagedCheckpoint:
     def test_any_flipped_bit_is_noticed_or_changes_nothing(self, tmp_path):
-        progress = Progress(step=5, batches=7, seconds=1.5, atoms_processed=100)
+        progress = TrainingState(step=5, batches=7, seconds=1.5, atoms_processed=100)
         path = save_checkpoint(tmp_path, progress, GROUPS)
         sound, generator, refused = path.read_bytes(), random.Random(0), 0
         for place in range(0, len(sound), 3):
@@ -54,8 +56,8 @@ class TestDamagedCheckpoint:
 
     @pytest.mark.filterwarnings("ignore:.*falling back")
     def test_a_flipped_bit_of_a_weight_leads_to_the_one_before(self, tmp_path):
-        save_checkpoint(tmp_path, Progress(step=5), GROUPS)
-        path = save_checkpoint(tmp_path, Progress(step=10), GROUPS)
+        save_checkpoint(tmp_path, TrainingState(step=5), GROUPS)
+        path = save_checkpoint(tmp_path, TrainingState(step=10), GROUPS)
         content = bytearray(path.read_bytes())
         content[-1] ^= 1  # of the last tensor
         path.write_bytes(content)
@@ -81,7 +83,7 @@ class TestDamagedCheckpoint:
 @pytest.fixture
 def poison(monkeypatch):
     """``poison(sources)``: forces of these structures are infinite whenever a running training reads them."""
-    batch_of, run, running = Dataset.get_batch, Training.run, []
+    batch_of, run, running = Dataset.get_batch, Trainer.run, []
 
     def apply(sources: set[str]) -> None:
         def poisoned(self: Dataset, indices) -> Batch:
@@ -93,7 +95,7 @@ def poison(monkeypatch):
 
         monkeypatch.setattr(Dataset, "get_batch", poisoned)
 
-    def run_poisoned(self: Training, progress: bool) -> Path:
+    def run_poisoned(self: Trainer, progress: bool) -> Path:
         running.append(True)
         try:
             return run(self, progress)
@@ -101,7 +103,7 @@ def poison(monkeypatch):
             running.clear()
 
     apply.running = running
-    monkeypatch.setattr(Training, "run", run_poisoned)
+    monkeypatch.setattr(Trainer, "run", run_poisoned)
     return apply
 
 
@@ -111,15 +113,14 @@ SKIP = {"training.on_nonfinite": "skip", "training.steps": 12}
 class TestPoisonedBatch:
     @pytest.mark.filterwarnings("ignore:.*the batch is skipped")
     def test_leaves_weights_average_and_optimisers_as_they_were(self, toy_packs, tmp_path, poison):
-        training = Training(toy_recipe(toy_packs, SKIP), tmp_path / "run", resume=False)
-        training._batches, training._clock = training.views.stream(0), 0.0
-        training._step(None)
-        before, batches = tensors_of(training), training.progress.batches
+        training = Trainer(toy_recipe(toy_packs, SKIP), RunFolder(tmp_path / "run"))
+        training.step()
+        before, batches = tensors_of(training), training.state.batches
         poison({f"toy-{i}" for i in range(43)})
         poison.running.append(True)
         with pytest.raises(NonFiniteLoss, match=r"not finite at step 2, on .*source toy-"):
-            training._step(None)
-        assert training.progress.batches == batches + loop.SKIPS and training.progress.step == 1
+            training.step()
+        assert training.state.batches == batches + trainer.MAX_CONSECUTIVE_SKIPS and training.state.step == 1
         torch.testing.assert_close(tensors_of(training), before, rtol=0, atol=0)
         assert all(p.grad is None for p in training.objective.parameters())
 
@@ -155,15 +156,15 @@ class TestPoisonedBatch:
         assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
 
     def test_weights_that_are_not_finite_are_never_kept(self, toy_packs, tmp_path, monkeypatch):
-        step = loop.Optimizers.step
+        step = Optimizers.step
 
-        def exploding(self: loop.Optimizers, progress: float) -> float:
+        def exploding(self: Optimizers, progress: float) -> float:
             rate = step(self, progress)
             if progress >= 0.8:
-                self.parts["adamw"].param_groups[0]["params"][0].data.fill_(float("inf"))
+                self.optimizers["adamw"].param_groups[0]["params"][0].data.fill_(float("inf"))
             return rate
 
-        monkeypatch.setattr(loop.Optimizers, "step", exploding)
+        monkeypatch.setattr(Optimizers, "step", exploding)
         changes = {"training.checkpoint_every": 2, "training.evaluate_every": 100}
         with pytest.raises(NonFiniteLoss, match="weights are not finite after step 8"):
             train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
@@ -178,9 +179,9 @@ def test_metrics_neither_miss_nor_repeat_a_line_when_a_checkpoint_is_cut_off(
     toy_packs, tmp_path, monkeypatch, step, moment
 ):
     recipe = toy_recipe(toy_packs)
-    save = loop.save_checkpoint
+    save = trainer.save_checkpoint
 
-    def dying(folder: Path, progress: Progress, groups) -> None:
+    def dying(folder: Path, progress: TrainingState, groups) -> None:
         if progress.step == step and moment == "before":
             raise Killed
         save(folder, progress, groups)
@@ -188,7 +189,7 @@ def test_metrics_neither_miss_nor_repeat_a_line_when_a_checkpoint_is_cut_off(
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "save_checkpoint", dying)
+        patch.setattr(trainer, "save_checkpoint", dying)
         train(recipe, tmp_path / "run", progress=False)
     train(recipe, tmp_path / "run", resume=True, progress=False)
     lines = [(line["kind"], line["step"]) for line in read_metrics(tmp_path / "run")]
@@ -223,16 +224,16 @@ class TestClock:
     def test_a_budget_of_minutes_survives_a_clock_that_goes_back(self, toy_packs, tmp_path, monkeypatch, jump):
         """Six seconds a step, but for one in the middle in which the clock is set back, or stands still."""
         clock = SimpleNamespace(now=5000.0, steps=0)
-        step, rates = loop.Optimizers.step, []
+        step, rates = Optimizers.step, []
 
-        def ticking(self: loop.Optimizers, progress: float) -> float:
+        def ticking(self: Optimizers, progress: float) -> float:
             clock.steps += 1
             clock.now += jump if clock.steps == 4 else 6.0
             rates.append(step(self, progress))
             return rates[-1]
 
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-        monkeypatch.setattr(loop.Optimizers, "step", ticking)
+        monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+        monkeypatch.setattr(Optimizers, "step", ticking)
         changes = {"training.steps": None, "training.minutes": 1.0, "training.optimizer.warmup": 0.0}
         train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
         lines = read_metrics(tmp_path / "run", "train", without=set())
@@ -243,6 +244,6 @@ class TestClock:
         assert read_metrics(tmp_path / "run")[-1]["kind"] == "evaluation"
 
     def test_a_clock_that_stands_still_divides_nothing_by_zero(self, toy_packs, tmp_path, monkeypatch):
-        monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 7.0))
+        monkeypatch.setattr("time.perf_counter", lambda: 7.0)
         train(toy_recipe(toy_packs, {"training.steps": 2}), tmp_path / "run", progress=False)
         assert [line["atoms_per_second"] for line in read_metrics(tmp_path / "run", "train", without=set())] == [0, 0]

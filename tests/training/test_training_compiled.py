@@ -12,13 +12,16 @@ from torch._dynamo.utils import counters
 
 from toy import TINY, toy_recipe, toy_structure
 from transip.batch import Batch
-from transip.config import ModelSettings, ObjectiveSettings
+from transip.config import ModelSettings
 from transip.errors import InputError
 from transip.model.compiled import compile_network, recent
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
-from transip.training.loop import Training
-from transip.training.losses import Objective, Share
+from transip.training.objective import Objective
+from transip.training.run_folder import RunFolder
+from transip.training.terms import Energy, Forces
+from transip.training.trainer import Trainer
+from transip.training.training_batch import Normalizer, TrainingBatch
 
 CPU = torch.device("cpu")
 BATCHES = ([1, 2, 3, 0, 5], [0, 3, 7], [1, 11, 21, 31], [8, 3, 5, 7, 2, 0])  # the third: equally large, no padding
@@ -32,12 +35,13 @@ def objective(forces: str = "direct") -> Objective:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    return Objective(model, ObjectiveSettings())
+    return Objective(model, [Energy(8.0), Forces(1.0)])
 
 
 def learned(module: Objective, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
-    loss = module(batch, turns, 0, Share(len(batch), batch.num_atoms, 1.0), 1.0).total
+    rotations = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
+    losses = module(TrainingBatch(batch, rotations, Normalizer(len(batch), batch.num_atoms)), 1.0)
+    loss = torch.stack(list(losses.values())).sum()
     return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters()), allow_unused=True))
 
 
@@ -71,11 +75,13 @@ def test_the_same_loss_and_gradients_from_one_graph(forces):
 
 def test_training_compiles_what_it_trains_and_not_what_it_evaluates(toy_packs, tmp_path, monkeypatch):
     compiled: list[Potential] = []
-    monkeypatch.setattr("transip.training.loop.compile_network", lambda potential, _device: compiled.append(potential))
+    monkeypatch.setattr(
+        "transip.training.trainer.compile_network", lambda potential, _device: compiled.append(potential)
+    )
     recipe = toy_recipe(toy_packs, {"training.compile": True})
-    training = Training(recipe, tmp_path, resume=False)
+    training = Trainer(recipe, RunFolder(tmp_path))
     assert compiled == [training.objective.potential] and training.potential is not compiled[0]
-    Training(toy_recipe(toy_packs), tmp_path, resume=False)
+    Trainer(toy_recipe(toy_packs), RunFolder(tmp_path))
     assert len(compiled) == 1
 
 

@@ -16,8 +16,9 @@ from transip.data.store import write_pack
 from transip.errors import InputError, NonFiniteLoss
 from transip.model.files import load_model
 from transip.training.checkpoint import load_checkpoint
-from transip.training.loop import Training, train
-from transip.training.views import GlobalBatch
+from transip.training.nonfinite import nonfinite_loss
+from transip.training.run_folder import RunFolder
+from transip.training.trainer import Trainer, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -39,7 +40,7 @@ class TestNothingIsLeftBehind:
         assert list(tmp_path.iterdir()) == []
 
     def test_by_unlabelled_structures_that_do_not_fit(self, toy_packs, toy_pool, tmp_path):
-        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 2, "objective.consistency": 1.0}
+        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 2, "objective.latent": {"weight": 1.0}}
         for changes, message in [
             ({"training.batch.max_atoms": 8}, r"pool\.pack, structure 1 \(C2H6O, source pool-1\): has 9 atoms"),
             ({"data.unlabelled": [str(toy_packs[0])]}, r"train\.pack: all 43 structures have a composition"),
@@ -108,14 +109,14 @@ class TestNonFiniteLoss:
 
     def test_of_several_processes_each_names_only_its_own_structures(self, toy_packs, tmp_path, monkeypatch):
         poison(monkeypatch, "toy-17", float("inf"))
-        training = Training(toy_recipe(toy_packs, CHANGES), tmp_path / "run", resume=False)
-        training.processes = training.views.processes = 2
-        group = [GlobalBatch(np.arange(14, 20))]
+        trainer = Trainer(toy_recipe(toy_packs, CHANGES), RunFolder(tmp_path / "run"))
+        drawn = trainer.sampler.batch(0)
+        drawn = replace(drawn, labelled=(replace(drawn.labelled[0], indices=np.arange(14, 20)),))
         messages = []
         for rank in (0, 1):  # structures 14, 16, 18 and 15, 17, 19
-            training.rank = training.views.rank = rank
             for _ in range(6):
-                error = training._diverged(group)
+                shards = [drawn.shard(rank, 2)]
+                error = nonfinite_loss(trainer.objective.potential, shards, 1, tmp_path / "run", rank, 2)
             messages.append(error.problem)
         assert "on structures of another process than 0" in messages[0] and "source toy" not in messages[0]
         assert "source toy-17" in messages[1] and messages[1].count("source") == 1
@@ -131,7 +132,7 @@ class TestNonFiniteLoss:
             return batch
 
         monkeypatch.setattr(Dataset, "get_batch", poisoned)
-        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 4, "objective.consistency": 1.0}
+        pool = {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 4, "objective.latent": {"weight": 1.0}}
         message = r"not finite at step \d+, on pool\.pack, structure 7 \(C2H6O, source pool-7\)\n"
         with pytest.raises(NonFiniteLoss, match=message):
             train(toy_recipe(toy_packs, {**CHANGES, **pool}), tmp_path / "run", progress=False)

@@ -24,9 +24,9 @@ from transip.model.files import load_model
 from transip.model.hub import export_for_release
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS, Structure
-from transip.training.adapters import LowRank, NewRows, Unseen, adapt, merged
-from transip.training.loop import train
-from transip.training.views import Views
+from transip.training.adapters import LowRank, NewSpecies, TrainableRows, apply_adapters, merge_adapters
+from transip.training.trainer import train
+from transip.training.view_sampler import ViewSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -92,7 +92,7 @@ class TestParametrisations:
 
     def test_new_rows_alone_are_learned(self):
         table = torch.randn(6, 4)
-        rows = NewRows(table, [1, 4])
+        rows = TrainableRows(table, [1, 4])
         assert torch.equal(rows(table), table)
         torch.nn.init.zeros_(rows.values)
         assert torch.equal(rows(table)[[0, 2, 3, 5]], table[[0, 2, 3, 5]]) and not rows(table)[[1, 4]].any()
@@ -104,17 +104,19 @@ class TestParametrisations:
         before = model(batch)
         tuned = Potential(model.settings, model.references, model.scale).double()
         tuned.load_state_dict(model.state_dict())
-        adapt(tuned, FineTuningSettings(frozen_blocks=1, lora_rank=3), Unseen(elements=[8], charges=[1], spins=[2]))
+        apply_adapters(
+            tuned, FineTuningSettings(frozen_blocks=1, lora_rank=3), NewSpecies(elements=[8], charges=[1], spins=[2])
+        )
         same = tuned(batch)
         assert torch.equal(same.energy, before.energy) and torch.equal(same.forces, before.forces)
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        found, expected = merged(tuned)(batch), tuned(batch)
+        found, expected = merge_adapters(tuned)(batch), tuned(batch)
         assert (expected.energy - before.energy).abs().min() > 1e-3
         assert torch.equal(found.energy, expected.energy) and torch.equal(found.forces, expected.forces)
-        assert merged(tuned).state_dict().keys() == model.state_dict().keys()
-        assert merged(model) is model
+        assert merge_adapters(tuned).state_dict().keys() == model.state_dict().keys()
+        assert merge_adapters(model) is model
 
 
 class TestWhatIsKept:
@@ -213,35 +215,24 @@ class TestReplay:
         data = {"train": [str(packs[0])], "validation": [str(packs[0])], "replay": [str(toy_packs[0])]}
         return toy_recipe(toy_packs, {**changes(start, packs[0]), **more, "data": data, "model": dict(TINY)})
 
-    def views(self, recipe, rank: int = 0, processes: int = 1) -> Views:
-        data = Dataset.open(recipe.data.train)
-        return Views(recipe, data, None, rank, processes, load_replay(recipe.data))
+    def sampler(self, recipe, num_processes: int = 1) -> ViewSampler:
+        replay = load_replay(recipe.data)
+        return ViewSampler(recipe, Dataset.open(recipe.data.train), replay=replay, num_processes=num_processes)
 
-    def test_each_batch_has_its_share_and_each_structure_counts_the_same(self, recipe):
-        views = self.views(recipe)
-        epoch, seen = len(views.replay), []
-        for number, drawn in zip(range(16), views.stream(0), strict=False):
-            batch, turns, paired, _ = views.seen(number, drawn, torch.device("cpu"))
-            assert len(drawn.labelled) == 3 and len(drawn.replay) in (5, epoch % 5)
-            assert len(batch) == len(drawn.labelled) + len(drawn.replay) == turns.shape[1] == paired
-            share = views.share([drawn])
-            assert share.structures == 2 * len(batch) and share.atoms == 2 * batch.num_atoms
-            assert views.cost(drawn) == (2 * len(batch), 2 * batch.num_atoms)
-            seen += drawn.replay.tolist()
-        assert sorted(seen[:epoch]) == list(range(epoch)) != seen[:epoch]  # an epoch of its own
-
-    def test_two_processes_share_what_one_sees(self, recipe):
-        whole, parts = self.views(recipe), [self.views(recipe, rank, 2) for rank in range(2)]
-        drawn = next(parts[0].stream(0))
-        assert len(drawn.labelled) == 6 and len(drawn.replay) == 10
-        batch, turns, paired, _ = whole.seen(0, drawn, torch.device("cpu"))
-        energies, found, pairs = batch.energy.tolist(), {}, 0
-        for part in parts:
-            mine, mine_turned, mine_paired, _ = part.seen(0, drawn, torch.device("cpu"))
-            pairs += mine_paired
-            found |= {energy: mine_turned[:, i] for i, energy in enumerate(mine.energy.tolist())}
-        assert found.keys() == set(energies) and len(found) == 16 and pairs == paired
-        assert all(torch.equal(found[energy], turns[:, i]) for i, energy in enumerate(energies))
+    def test_each_batch_has_some_and_each_structure_counts_the_same(self, recipe):
+        sampler = self.sampler(recipe)
+        replayed = []
+        for _, drawn in zip(range(16), sampler.batches(), strict=False):
+            data, replay = drawn.labelled
+            epoch = len(replay.dataset)
+            normalizer = sampler.normalizer([drawn])
+            batch = drawn.collate(normalizer, torch.device("cpu"))
+            assert len(data.indices) == 3 and len(replay.indices) in (5, epoch % 5)
+            assert len(batch.labelled) == len(data.indices) + len(replay.indices) == batch.rotations.shape[1]
+            assert normalizer.structures == drawn.num_passes == 2 * len(batch.labelled)
+            assert normalizer.atoms == drawn.num_atoms == 2 * batch.labelled.num_atoms
+            replayed += replay.indices.tolist()
+        assert sorted(replayed[:epoch]) == list(range(epoch)) != replayed[:epoch]  # an epoch of its own
 
     def test_two_processes_fine_tune_as_one(self, start, packs, toy_packs, tmp_path):
         more = {
@@ -300,7 +291,6 @@ RUNS = {
         "training.batch.replay": 5,
         "training.grad_accumulation": 2,
         "objective.views": 2,
-        "objective.second_view": 0.7,
     },
     "all together": {
         "fine_tuning": {"lora_rank": 2},

@@ -3,8 +3,8 @@
 The profiler sees, on any device, the operations that a GPU would have to be waited for. Fake tensors have no values at
 all: a step on them stops where it needs one.
 
-What the loop itself waits for (`transip.training.loop`): in every step the gradient norm, the loss, and the step count
-of the averaged weights; the means in every line of the log. Molecules of more than 64 atoms, whose neighbours are
+What the trainer itself waits for (`transip.training.trainer`): in every step the gradient norm, the loss, and the step
+count of the averaged weights; the means in every line of the log. Molecules of more than 64 atoms, whose neighbours are
 gathered (`Neighbourhood`), wait once a forward pass for the largest number of neighbours, and are not tested here.
 """
 
@@ -17,11 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 from transip.batch import Batch
-from transip.config import LatentSettings, ModelSettings, ObjectiveSettings, OptimizerSettings
+from transip.config import LatentSettings, ModelSettings, OptimizerSettings
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
-from transip.training.losses import Objective, Share
+from transip.training.objective import Objective
 from transip.training.optim import Optimizers
+from transip.training.terms import Energy, Forces, Latent
+from transip.training.training_batch import Normalizer, TrainingBatch
 
 WAITING = {
     "aten::_local_scalar_dense",  # .item(), float(), int(), bool(), .tolist()
@@ -41,9 +43,9 @@ KINDS = {
     "paper": {"preset": "paper"},
 }
 OBJECTIVES = {
-    "one view": {},
-    "two views": {"views": 2},
-    "latent": {"views": 2, "latent": LatentSettings(weight=1.0, warmup=0.0)},
+    "one view": (1, []),
+    "two views": (2, []),
+    "latent": (2, [LatentSettings(weight=1.0, warmup=0.0)]),
 }
 
 
@@ -55,18 +57,18 @@ def step_of(kind: str, objective: str, batch: Batch) -> Callable[[], None]:
     """
     torch.manual_seed(0)
     settings = ModelSettings.model_validate({"size": "XS", **KINDS[kind]})
-    objectives = ObjectiveSettings(**OBJECTIVES[objective])
-    module = Objective(Potential(settings, torch.zeros(87, dtype=torch.float64), 1.0), objectives)
+    potential = Potential(settings, torch.zeros(87, dtype=torch.float64), 1.0)
+    views, latent = OBJECTIVES[objective]
+    module = Objective(potential, [Energy(8.0), Forces(1.0), *(Latent(each, settings.width) for each in latent)])
     optimizers = Optimizers(module, OptimizerSettings())
-    turns = torch.stack([random_rotations(len(batch), torch.Generator().manual_seed(k)) for k in range(2)])
-    turns = turns[: objectives.views]
-    paired = len(batch) if objectives.views == 2 else 0
-    share = Share(len(batch) + paired, 2.0 * batch.num_atoms, max(paired, 1))
+    rotations = torch.stack([random_rotations(len(batch), torch.Generator().manual_seed(k)) for k in range(views)])
+    normalizer = Normalizer(views * len(batch), views * batch.num_atoms, len(batch), batch.num_atoms)
+    both = TrainingBatch(batch, rotations, normalizer)
 
     def step() -> None:
-        module(batch, turns, paired, share, 0.5).total.backward()
+        sum(module(both, 0.5).values()).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
-        optimizers.parts["muon"].step()
+        optimizers.optimizers["muon"].step()
         optimizers.zero_grad()
 
     return step

@@ -8,7 +8,7 @@ from transip.data.dataset import Dataset
 from transip.model.files import load_model
 from transip.model.potential import Potential
 from transip.symmetry.measure import measure_symmetry
-from transip.training.loop import train
+from transip.training.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from transip.training.muon import COEFFICIENTS, Muon, orthogonal
+from transip.training.muon import COEFFICIENTS, Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 16), (1, 16, 40)])
@@ -11,7 +11,7 @@ def test_singular_values_come_close_to_one(shape):
     generator = torch.Generator().manual_seed(0)
     matrices = torch.randn(*shape, generator=generator)
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    found = orthogonal(matrices).float()
+    found = orthogonalize(matrices).float()
     values = torch.linalg.svdvals(found)
     assert 0.5 < values.median() < 1.3 and values.max() < 1.4
     if shape[1] != shape[2]:  # a random square matrix has singular values too small to be raised to one
@@ -43,7 +43,7 @@ def test_the_first_step_is_along_the_orthogonalised_gradient():
     matrix = torch.nn.Parameter(torch.zeros(12, 3))
     matrix.grad = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
     Muon([matrix], lr=0.1).step()
-    expected = -0.1 * 2.0 * orthogonal(matrix.grad[None])[0].float()  # tall: √(12 / 3)
+    expected = -0.1 * 2.0 * orthogonalize(matrix.grad[None])[0].float()  # tall: √(12 / 3)
     torch.testing.assert_close(matrix.detach(), expected, rtol=0, atol=1e-2)
 
 

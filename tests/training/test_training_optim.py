@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toy import TINY
-from transip.config import LatentSettings, ModelSettings, ObjectiveSettings, OptimizerSettings
+from transip.config import LatentSettings, ModelSettings, OptimizerSettings
 from transip.model.potential import Potential
-from transip.training.loop import averaged_weights
-from transip.training.losses import Objective
-from transip.training.optim import Optimizers, schedule
+from transip.training.ema import make_ema
+from transip.training.objective import Objective
+from transip.training.optim import Optimizers, lr_factor
+from transip.training.terms import Energy, Forces, Latent
 
 shares = st.floats(0, 1)
 SETTINGS = [
@@ -22,9 +23,9 @@ SETTINGS = [
 def objective(preset: str = "default", forces: str = "direct") -> Objective:
     torch.manual_seed(0)
     settings = ModelSettings.model_validate({**TINY, "preset": preset, "forces": forces})
-    latent = LatentSettings(weight=1.0, layers=(0, -1), hidden=16)
     potential = Potential(settings, torch.zeros(87, dtype=torch.float64), 1.0)
-    return Objective(potential, ObjectiveSettings(views=2, latent=latent))
+    latent = Latent(LatentSettings(weight=1.0, hidden=16), settings.width)
+    return Objective(potential, [Energy(8.0), Forces(1.0), latent])
 
 
 def give_gradients(module: torch.nn.Module, seed: int) -> None:
@@ -38,7 +39,7 @@ def give_gradients(module: torch.nn.Module, seed: int) -> None:
 @pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_every_parameter_is_in_exactly_one_group(settings, preset, forces):
     module = objective(preset, forces)
-    groups = [group for part in Optimizers(module, settings).parts.values() for group in part.param_groups]
+    groups = [group for part in Optimizers(module, settings).optimizers.values() for group in part.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in module.parameters())
 
@@ -48,13 +49,13 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(preset):
     module = objective(preset)
     optimizers = Optimizers(module, SETTINGS[0])
     names = {id(p): name for name, p in module.named_parameters()}
-    found = {names[id(p)] for group in optimizers.parts["muon"].param_groups for p in group["params"]}
+    found = {names[id(p)] for group in optimizers.optimizers["muon"].param_groups for p in group["params"]}
     layers = [f"attention.{name}" for name in ("query", "key", "value", "output")]
     layers += [f"mlp.{name}" for name in ("gate", "up", "down")]
     if preset == "default":
         layers += [f"convolution.{name}" for name in ("channels", "read", "angles.left", "angles.right", "angles.read")]
     assert found == {f"potential.transformer.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in layers}
-    assert set(Optimizers(module, SETTINGS[1]).parts) == {"adamw"}
+    assert set(Optimizers(module, SETTINGS[1]).optimizers) == {"adamw"}
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.name)
@@ -79,10 +80,10 @@ def test_every_parameter_moves_at_its_own_peak_rate(settings):
     give_gradients(module, 0)
     assert optimizers.step(progress=settings.warmup) == settings.learning_rate
     assert all(not torch.equal(p, before[name]) for name, p in module.named_parameters())
-    assert {name: part.param_groups[0]["lr"] for name, part in optimizers.parts.items()} == {
+    assert {name: part.param_groups[0]["lr"] for name, part in optimizers.optimizers.items()} == {
         name: rate
         for name, rate in (("muon", settings.muon_learning_rate), ("adamw", settings.learning_rate))
-        if name in optimizers.parts
+        if name in optimizers.optimizers
     }
 
 
@@ -112,18 +113,18 @@ def test_forgotten_gradients_are_gone():
 class TestSchedule:
     @given(warmup=st.floats(0, 0.999) | st.just(1.0), floor=shares)
     def test_ends_at_the_floor(self, warmup, floor):
-        assert schedule(1.0, warmup, floor) == pytest.approx(floor if warmup < 1 else 1.0)
+        assert lr_factor(1.0, warmup, floor) == pytest.approx(floor if warmup < 1 else 1.0)
 
     @given(warmup=st.floats(0.01, 0.99), floor=shares)
     def test_starts_at_zero_and_peaks_after_the_warm_up(self, warmup, floor):
-        assert schedule(0.0, warmup, floor) == 0
-        assert schedule(warmup, warmup, floor) == 1
-        assert schedule(0.5 * warmup, warmup, floor) == pytest.approx(0.5)
+        assert lr_factor(0.0, warmup, floor) == 0
+        assert lr_factor(warmup, warmup, floor) == 1
+        assert lr_factor(0.5 * warmup, warmup, floor) == pytest.approx(0.5)
 
     @given(warmup=shares, floor=shares, a=shares, b=shares)
     def test_rises_in_the_warm_up_and_falls_afterwards(self, warmup, floor, a, b):
         a, b = sorted((a, b))
-        first, second = schedule(a, warmup, floor), schedule(b, warmup, floor)
+        first, second = lr_factor(a, warmup, floor), lr_factor(b, warmup, floor)
         assert 0 <= first <= 1 and 0 <= second <= 1
         if b < warmup:
             assert first <= second
@@ -131,14 +132,14 @@ class TestSchedule:
             assert first >= second - 1e-12
 
     def test_starts_at_the_peak_without_a_warm_up(self):
-        assert schedule(0.0, 0.0, 0.1) == 1
+        assert lr_factor(0.0, 0.0, 0.1) == 1
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
 def test_the_average_is_that_of_a_loop_by_hand(decay):
     """Weights w ← d w + (1 − d) new with d = min(decay, (1 + n) / (10 + n)) at the n-th update, the first a copy."""
     potential = objective().potential
-    averaged = averaged_weights(potential, decay)
+    averaged = make_ema(potential, decay)
     by_hand: dict[str, torch.Tensor] = {}
     for n in range(30):
         for i, parameter in enumerate(potential.parameters()):

@@ -15,7 +15,7 @@ from transip.errors import InputError
 from transip.evaluation.saved import evaluate
 from transip.model.files import load_model
 from transip.structure import Structure
-from transip.training.loop import train
+from transip.training.trainer import train
 
 
 def crystal(seed: int, stress: bool = True) -> Structure:

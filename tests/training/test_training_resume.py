@@ -23,10 +23,11 @@ from transip.data.read import read_structures
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError, InputWarning
 from transip.evaluation.saved import load_validation_set
-from transip.training import loop
+from transip.training import trainer
 from transip.training.checkpoint import load_checkpoint
 from transip.training.log import MetricsFile
-from transip.training.loop import train
+from transip.training.optim import Optimizers
+from transip.training.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -37,13 +38,7 @@ OBJECTIVES = {
     "accumulation": {"training.grad_accumulation": 2},
     "two views and latent": {
         "objective.views": 2,
-        "objective.second_view": 0.5,
-        "objective.latent": {"weight": 1.0, "layers": [0, -1], "hidden": 16, "warmup": 0.8},
-    },
-    "fixed action": {
-        "model.fixed_representation": True,
-        "objective.views": 2,
-        "objective.latent": {"weight": 1.0, "action": "fixed", "distance": "cosine"},
+        "objective.latent": {"weight": 1.0, "hidden": 16, "warmup": 0.8},
     },
     "conservative forces": {"model.forces": "conservative", "objective.equigrad_weight": 0.1},
     "adamw without averaging": {"training.optimizer.name": "adamw", "training.ema_decay": 0},
@@ -52,14 +47,6 @@ OBJECTIVES = {
         "training.batch.unlabelled": 4,
         "training.grad_accumulation": 2,
         "objective.latent": {"weight": 1.0, "hidden": 16, "warmup": 0.5},
-        "objective.consistency": 0.3,
-    },
-    "second view through the first block": {
-        "training.batch.unlabelled": 5,
-        "objective.views": 2,
-        "objective.second_view": 0.3,
-        "objective.second_view_labels": False,
-        "objective.latent": {"weight": 1.0, "layers": [0], "hidden": 16},
     },
 }
 
@@ -118,14 +105,14 @@ def test_five_steps_and_five_more_are_ten_bit_for_bit(toy_packs, toy_pool, tmp_p
 def test_a_budget_of_minutes_is_continued_bit_for_bit(toy_packs, tmp_path, monkeypatch):
     """With a clock that ticks once a step, the schedule of a budget in minutes is a function of the step."""
     clock = SimpleNamespace(now=0.0)
-    step = loop.Optimizers.step
+    step = Optimizers.step
 
-    def ticking(self: loop.Optimizers, progress: float) -> float:
+    def ticking(self: Optimizers, progress: float) -> float:
         clock.now += 6.0
         return step(self, progress)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(loop.Optimizers, "step", ticking)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr(Optimizers, "step", ticking)
     recipe = toy_recipe(toy_packs, {"training.steps": None, "training.minutes": 1.0})
     train(recipe, tmp_path / "whole", progress=False)
     clock.now = 1000.0
@@ -141,9 +128,9 @@ def test_a_budget_of_minutes_is_continued_bit_for_bit(toy_packs, tmp_path, monke
 
 def test_time_that_runs_out_in_a_checkpoint_does_not_cut_off_the_last_evaluation(toy_packs, tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    step, save = loop.Optimizers.step, loop.save_checkpoint
+    step, save = Optimizers.step, trainer.save_checkpoint
 
-    def ticking(self: loop.Optimizers, progress: float) -> float:
+    def ticking(self: Optimizers, progress: float) -> float:
         clock.now += 1.0
         return step(self, progress)
 
@@ -151,9 +138,9 @@ def test_time_that_runs_out_in_a_checkpoint_does_not_cut_off_the_last_evaluation
         clock.now += 58.0
         return save(*arguments)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(loop.Optimizers, "step", ticking)
-    monkeypatch.setattr(loop, "save_checkpoint", slow)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr(Optimizers, "step", ticking)
+    monkeypatch.setattr(trainer, "save_checkpoint", slow)
     changes = {"training.minutes": 1.0, "training.steps": None, "training.checkpoint_every": 2}
     train(toy_recipe(toy_packs, {**changes, "training.evaluate_every": 100}), tmp_path / "run", progress=False)
     lines = read_metrics(tmp_path / "run")
@@ -257,7 +244,7 @@ class TestFolderOfARun:
         more = {
             "train": {},
             "replay": {"training.batch.replay": 2, "init_from": str(finished)},
-            "unlabelled": {"training.batch.unlabelled": 2, "objective.consistency": 1.0},
+            "unlabelled": {"training.batch.unlabelled": 2, "objective.latent": {"weight": 1.0}},
         }[which]
         recipe = toy_recipe(toy_packs, {"data": data, "training.steps": 2, **more})
         train(recipe, tmp_path / "run", progress=False)
@@ -284,7 +271,7 @@ class TestFolderOfARun:
         train(toy_recipe(toy_packs, {"training.steps": 11}), tmp_path / "run", resume=True, progress=False)
         groups = state(tmp_path / "run", 11)[0]
         # one step on, the average is the current weights and not the untrained ones
-        for name, value in groups["averaged"].items():
+        for name, value in groups["ema"].items():
             if name.startswith("module."):
                 assert torch.equal(value, groups["objective"][name.replace("module", "potential", 1)])
 

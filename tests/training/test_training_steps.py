@@ -9,8 +9,9 @@ import torch
 from toy import read_metrics, toy_recipe
 from transip.errors import InputError
 from transip.model.files import load_model
-from transip.training.loop import train
-from transip.training.losses import Losses, Objective
+from transip.training.objective import Objective
+from transip.training.trainer import train
+from transip.training.training_batch import TrainingBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -37,9 +38,9 @@ def test_every_view_of_every_batch_has_an_orientation_of_its_own(toy_packs, tmp_
     seen: list[torch.Tensor] = []
     forward = Objective.forward
 
-    def recorded(self: Objective, batch, turns, *rest) -> Losses:
-        seen.extend(turns.flatten(0, 1))
-        return forward(self, batch, turns, *rest)
+    def recorded(self: Objective, batch: TrainingBatch, progress: float) -> dict[str, torch.Tensor]:
+        seen.extend(batch.rotations.flatten(0, 1))
+        return forward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "forward", recorded)
     changes = {"training.steps": 3, "training.grad_accumulation": 2, "objective.views": 2, "objective.augment": augment}
@@ -56,9 +57,9 @@ def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_pack
     seen: list[torch.Tensor] = []
     forward = Objective.forward
 
-    def recorded(self: Objective, batch, turns, *rest) -> Losses:
-        seen.append(torch.linalg.det(turns).round())
-        return forward(self, batch, turns, *rest)
+    def recorded(self: Objective, batch: TrainingBatch, progress: float) -> dict[str, torch.Tensor]:
+        seen.append(torch.linalg.det(batch.rotations).round())
+        return forward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "forward", recorded)
     changes = {"training.steps": 12, "objective.views": 2, "objective.mirror": reflections}
@@ -68,32 +69,36 @@ def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_pack
     assert abs(signs.mean()) < 0.4 if reflections else bool((signs == 1).all())
 
 
-def test_the_pool_has_structures_and_orientations_of_its_own(toy_packs, toy_pool, tmp_path, monkeypatch):
+def test_unlabelled_structures_have_an_order_and_orientations_of_its_own(toy_packs, toy_pool, tmp_path, monkeypatch):
     """What is seen of the labelled structures is the same with and without it."""
-    seen: dict[str, list] = {}
+    seen: dict[str, list[TrainingBatch]] = {}
     forward = Objective.forward
 
-    def recorded(self: Objective, batch, turns, paired, share, progress, pool) -> Losses:
-        seen[name].append((batch.index, turns, pool))
-        return forward(self, batch, turns, paired, share, progress, pool)
+    def recorded(self: Objective, batch: TrainingBatch, progress: float) -> dict[str, torch.Tensor]:
+        seen[name].append(batch)
+        return forward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "forward", recorded)
-    changes = {"training.steps": 10, "objective.views": 2, "objective.consistency": 1.0}
+    changes = {"training.steps": 10, "objective.views": 2, "objective.latent": {"weight": 1.0, "hidden": 8}}
     for name, more in {
         "without": {},
         "with": {"data.unlabelled": [str(toy_pool)], "training.batch.unlabelled": 5},
     }.items():
         seen[name] = []
         train(toy_recipe(toy_packs, {**changes, **more}), tmp_path / name, progress=False)
-    for (index, turns, pool), (same_index, same_turns, none) in zip(seen["with"], seen["without"], strict=True):
-        assert torch.equal(index, same_index) and torch.equal(turns, same_turns) and none is None
-        assert len(pool.batch) in (5, 3) and pool.turns.shape == (2, len(pool.batch), 3, 3)
-    drawn = torch.cat([pool.batch.index for _, _, pool in seen["with"][:4]])
+    for more, less in zip(seen["with"], seen["without"], strict=True):
+        assert torch.equal(more.labelled.index, less.labelled.index) and torch.equal(more.rotations, less.rotations)
+        number = len(more.unlabelled.batch)
+        assert less.unlabelled is None
+        assert number in (5, 3) and more.unlabelled.rotations.shape == (2, number, 3, 3)
+    drawn = torch.cat([batch.unlabelled.batch.index for batch in seen["with"][:4]])
     assert sorted(drawn.tolist()) == list(range(18)) != drawn.tolist()  # an epoch of 5, 5, 5 and 3
-    turns = torch.cat([pool.turns for _, _, pool in seen["with"]], 1)
-    orientations = [*turns.flatten(0, 1), *(turn for _, turns, _ in seen["with"] for turn in turns.flatten(0, 1))]
-    assert all(not torch.equal(a, b) for a, b in itertools.combinations(orientations, 2))
-    signs = torch.linalg.det(turns).round()
+    rotations = torch.cat([batch.unlabelled.rotations for batch in seen["with"]], 1)
+    labelled = torch.cat([batch.rotations for batch in seen["with"]], 1)
+    assert all(
+        not torch.equal(a, b) for a, b in itertools.combinations([*rotations.flatten(0, 1), *labelled.flatten(0, 1)], 2)
+    )
+    signs = torch.linalg.det(rotations).round()
     assert torch.equal(signs[0], signs[1]) and set(signs[0].tolist()) == {-1.0, 1.0}
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, segment_mean
+from transip.batch import Batch, Prediction
 from transip.rotations import Rotations, random_rotations, rotate, rotate_vectors
 from transip.symmetry.latent import LatentEquivariance
 
@@ -61,7 +61,7 @@ def measure_symmetry(
         batches: what to measure on.
         rotations: random orientations per structure; at least 2.
         layers: blocks whose embeddings are examined; -1 is the last.
-        latent: the trained action, if there is one; gives the latent error of the layers it acts on.
+        latent: the trained action, if there is one; gives the latent error of the last layer.
         seed: of the orientations.
 
     Returns:
@@ -79,7 +79,7 @@ def measure_symmetry(
     structures, components = 0, 0
     moments = [_Moments() for _ in layers]
     depth = len(getattr(getattr(model, "transformer", None), "blocks", ()))
-    acted = _from_the_first(latent.settings.layers if latent is not None else (), depth)
+    last = depth - 1 if depth else max(layers, default=-1)
     for batch in batches:
         # Drawn structure by structure, so that the orientations do not depend on how structures fall into batches.
         dtype = batch.positions.dtype
@@ -95,8 +95,8 @@ def measure_symmetry(
         components += views.forces[0].numel()
         for layer, moment, embeddings in zip(_from_the_first(layers, depth), moments, views.embeddings, strict=True):
             moment.add(embeddings)
-            if latent is not None and layer in acted:
-                moment.add_action(latent, acted.index(layer), embeddings, views.rotations, batch)
+            if latent is not None and layer == last:
+                moment.add_action(latent, embeddings, views.rotations, batch)
     return {
         "energy_rotation_spread": totals["spread"] / structures,
         "energy_rotation_spread_per_atom": totals["spread_per_atom"] / structures,
@@ -130,17 +130,9 @@ class _Moments:
         self.square += float(mean.square().sum())
         self.within += float((embeddings - mean).square().sum()) / (self.rotations - 1)
 
-    def add_action(
-        self, latent: LatentEquivariance, index: int, embeddings: Tensor, rotations: Tensor, batch: Batch
-    ) -> None:
+    def add_action(self, latent: LatentEquivariance, embeddings: Tensor, rotations: Tensor, batch: Batch) -> None:
         """Compare the action's prediction with the embedding found, view 0 → view 1."""
-        first, second = embeddings[0], embeddings[1]
-        relative = rotations[1] @ rotations[0].mT
-        if latent.settings.level == "pooled":
-            first, second = segment_mean(first, batch), segment_mean(second, batch)
-            predicted = latent.actions[index](first, relative)
-        else:
-            predicted = latent.actions[index](first, relative[batch.structure_index])
+        predicted, second = latent.predict(embeddings[0], embeddings[1], rotations[1] @ rotations[0].mT, batch)
         second = second.double()
         self.action_error += float((predicted.double() - second).square().sum())
         self.compared += len(second)

@@ -1,7 +1,7 @@
-"""Fine-tuning a part of a trained model: what is frozen, and what is learned beside it.
+"""Fine-tuning a part of a trained model: what is frozen, and what is learned in addition.
 
-What is learned beside frozen weights is a parametrisation of them (`torch.nn.utils.parametrize`); `merged` makes plain
-weights of both, so that a fine-tuned model is like any other.
+What is learned in addition to frozen weights is a parametrisation of them (`torch.nn.utils.parametrize`);
+`merge_adapters` makes plain weights of both, so that a fine-tuned model is like any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transip.model.transformer import Block
 from transip.structure import MAX_CHARGE
 
 
-class Unseen(NamedTuple):
+class NewSpecies(NamedTuple):
     """What the data have and the trained model has not seen: atomic numbers, total charges (e), multiplicities."""
 
     elements: Sequence[int] = ()
@@ -44,7 +44,7 @@ class LowRank(nn.Module):
         return torch.addmm(weight, self.up, self.down, alpha=self.factor)
 
 
-class NewRows(nn.Module):
+class TrainableRows(nn.Module):
     """A table of which only some rows are learned."""
 
     rows: Tensor
@@ -59,39 +59,43 @@ class NewRows(nn.Module):
         return table.index_copy(0, self.rows, self.values)
 
 
-def adapt(potential: Potential, settings: FineTuningSettings, unseen: Unseen) -> None:
-    """Freeze what `settings` say, in place, and give it what is learned beside it; predictions stay as they are.
+def apply_adapters(potential: Potential, settings: FineTuningSettings, new_species: NewSpecies) -> None:
+    """Freeze what `settings` say, in place, and give it what is learned in addition; predictions stay as they are.
 
-    Heads and the last norm are always trained, and so are the vectors of `unseen` elements, charges and multiplicities.
+    Heads and the last norm are always trained, and so are the vectors of new elements, charges and multiplicities.
     """
     if settings.frozen_blocks is None and not settings.lora_rank:
         return
-    embed, kept = potential.embed.requires_grad_(False), settings.frozen_blocks or 0
-    charges = [charge + MAX_CHARGE for charge in unseen.charges]
-    for table, rows in ((embed.element, unseen.elements), (embed.charge, charges), (embed.spin, unseen.spins)):
+    embed, num_frozen = potential.embed.requires_grad_(False), settings.frozen_blocks or 0
+    charges = [charge + MAX_CHARGE for charge in new_species.charges]
+    for table, rows in (
+        (embed.element, new_species.elements),
+        (embed.charge, charges),
+        (embed.spin, new_species.spins),
+    ):
         if rows:
-            _learn(table, NewRows(table.weight.detach(), rows))
-    for number, block in enumerate(cast(Block, module) for module in potential.transformer.blocks):
-        if settings.lora_rank or number < kept:
+            _parametrize(table, TrainableRows(table.weight.detach(), rows))
+    for layer, block in enumerate(cast(Block, module) for module in potential.transformer.blocks):
+        if settings.lora_rank or layer < num_frozen:
             block.requires_grad_(False)
         for matrix in chain(block.attention.children(), block.mlp.children()):
-            if settings.lora_rank and number >= kept and isinstance(matrix, nn.Linear):
-                _learn(matrix, LowRank(matrix.weight.detach(), settings.lora_rank, settings.alpha))
+            if settings.lora_rank and layer >= num_frozen and isinstance(matrix, nn.Linear):
+                _parametrize(matrix, LowRank(matrix.weight.detach(), settings.lora_rank, settings.alpha))
 
 
-def merged(potential: Potential) -> Potential:
-    """`potential`, or if something is learned beside its weights a copy with plain ones; predictions are the same."""
-    learned = {name: part for name, part in potential.named_modules() if parametrize.is_parametrized(part, "weight")}
-    if not learned:
+def merge_adapters(potential: Potential) -> Potential:
+    """`potential`, or, if it has adapters, a copy with plain ones; predictions are the same."""
+    adapted = {name: m for name, m in potential.named_modules() if parametrize.is_parametrized(m, "weight")}
+    if not adapted:
         return potential
     # Not `parametrize.remove_parametrizations` on a deep copy: a copy shares its classes with the original.
     with torch.random.fork_rng(devices=[]):
         plain = Potential(potential.settings, potential.references, potential.scale, potential.card)
     state = {name: value for name, value in potential.state_dict().items() if ".parametrizations." not in name}
-    state |= {f"{name}.weight": part.weight for name, part in learned.items()}
+    state |= {f"{name}.weight": module.weight for name, module in adapted.items()}
     plain.to(next(potential.parameters())).load_state_dict(state)
     return plain.train(potential.training)
 
 
-def _learn(module: nn.Module, beside: nn.Module) -> None:
-    parametrize.register_parametrization(module, "weight", beside)
+def _parametrize(module: nn.Module, parametrization: nn.Module) -> None:
+    parametrize.register_parametrization(module, "weight", parametrization)

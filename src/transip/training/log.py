@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from transip.files import unwritable, write_all, write_text
 from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
@@ -20,7 +21,7 @@ class MetricsFile:
     """metrics.jsonl: one JSON object a line, appended.
 
     Attributes:
-        reached: step of the last line that there was, 0 if there was none.
+        last_logged_step: step of the last line that there was, 0 if there was none.
     """
 
     def __init__(self, path: Path, last_step: int):
@@ -30,7 +31,7 @@ class MetricsFile:
             InputError: it cannot be written.
         """
         before = _lines(path)
-        self._path, self.reached = path, max((line["step"] for line in before), default=0)
+        self._path, self.last_logged_step = path, max((line["step"] for line in before), default=0)
         write_text(path, "".join(json.dumps(line) + "\n" for line in before if line["step"] <= last_step))
         try:
             self._handle = path.open("ab", buffering=0)
@@ -78,7 +79,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-class Live:
+class ProgressDisplay:
     """A progress bar with loss, force error, speed, memory and time left."""
 
     def __init__(self, name: str, enabled: bool):
@@ -88,36 +89,39 @@ class Live:
             TextColumn("{task.percentage:3.0f}%"),
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             disable=not enabled,
         )
-        self._task = self._progress.add_task(name, total=1.0, status="")
+        self._task = self._progress.add_task(name, total=1.0, status="", left="")
         self._force_mae = ""
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> ProgressDisplay:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def train(self, progress: float, line: dict[str, Any]) -> None:
-        """Show a training line."""
+    def show_step(self, record: dict[str, Any], progress: float, seconds_left: float | None) -> None:
+        """Show a record of a training step, and when training will be over."""
         status = (
-            f"step {line['step']}  loss {line['loss']:.3f}{self._force_mae}  "
-            f"{line['atoms_per_second']:,.0f} atoms/s  {line['memory_mb']:,.0f} MB"
+            f"step {record['step']}  loss {record['loss']:.3f}{self._force_mae}  "
+            f"{record['atoms_per_second']:,.0f} atoms/s  {record['memory_mb']:,.0f} MB"
         )
-        self._progress.update(self._task, completed=progress, status=status)
+        left = "" if seconds_left is None else f"{timedelta(seconds=round(seconds_left))} left"
+        self._progress.update(self._task, completed=progress, status=status, left=left)
 
-    def evaluated(self, line: dict[str, Any]) -> None:
-        """Remember the newest force error for the status, and print it where no bar is drawn."""
-        self._force_mae = f"  F {FORCE_MAE.with_unit(line)}"
+    def show_evaluation(self, record: dict[str, Any]) -> None:
+        """Print a record of an evaluation, and remember its force error for the status."""
+        self._force_mae = f"  F {FORCE_MAE.with_unit(record)}"
+        if self._progress.disable:
+            return
         self._progress.console.print(
-            f"step {line['step']:>7}  forces {FORCE_MAE.with_unit(line):>13}  energy {ENERGY_MAE.with_unit(line):>15}  "
-            f"rotation error {ROTATION_ERROR.with_unit(line):>13}",
+            f"step {record['step']:>7}  forces {FORCE_MAE.with_unit(record):>13}  "
+            f"energy {ENERGY_MAE.with_unit(record):>15}  rotation error {ROTATION_ERROR.with_unit(record):>13}",
             highlight=False,
-        ) if not self._progress.disable else None
+        )
 
 
 def memory_mb(device: torch.device) -> float:

@@ -42,12 +42,12 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step, all matrices of a shape at once."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    alike[matrix.shape].append(matrix)
-            for (rows, columns), matrices in alike.items():
-                updates = orthogonal(torch.stack([self._update(m, group["momentum"]) for m in matrices]))
+                    by_shape[matrix.shape].append(matrix)
+            for (rows, columns), matrices in by_shape.items():
+                updates = orthogonalize(torch.stack([self._update(m, group["momentum"]) for m in matrices]))
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for matrix, update in zip(matrices, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
@@ -63,7 +63,7 @@ class Muon(Optimizer):
         return matrix.grad.lerp(average, momentum)
 
 
-def orthogonal(matrices: Float[Tensor, "matrices rows columns"]) -> Float[Tensor, "matrices rows columns"]:
+def orthogonalize(matrices: Float[Tensor, "matrices rows columns"]) -> Float[Tensor, "matrices rows columns"]:
     """Roughly U Vᵀ of each matrix U Σ Vᵀ, by Newton–Schulz iterations in bfloat16."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).bfloat16()

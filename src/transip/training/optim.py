@@ -19,62 +19,62 @@ class Optimizers:
     def __init__(self, module: nn.Module, settings: OptimizerSettings):
         self.settings = settings
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if is_block_matrix(name, p)]
-        others = [p for name, p in named if not is_block_matrix(name, p)]
+        muon = [p for name, p in named if is_muon_parameter(name, p)]
+        others = [p for name, p in named if not is_muon_parameter(name, p)]
         decayed, plain = [p for p in others if p.dim() > 1], [p for p in others if p.dim() <= 1]
         groups = [
             {"params": decayed, "weight_decay": settings.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.parts: dict[str, Optimizer] = {}
-        if settings.name == "muon" and matrices:
-            self.parts["muon"] = Muon(
-                matrices,
+        self.optimizers: dict[str, Optimizer] = {}
+        if settings.name == "muon" and muon:
+            self.optimizers["muon"] = Muon(
+                muon,
                 lr=settings.muon_learning_rate,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
             )
         else:
-            groups[0]["params"] = decayed + matrices
+            groups[0]["params"] = decayed + muon
         groups = [group for group in groups if group["params"]]
-        self.parts["adamw"] = AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-        self.peaks = {"muon": settings.muon_learning_rate, "adamw": settings.learning_rate}
+        self.optimizers["adamw"] = AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.peak_lrs = {"muon": settings.muon_learning_rate, "adamw": settings.learning_rate}
 
     def step(self, progress: float) -> float:
         """One step at `progress` (0 … 1) of training; returns AdamW's learning rate."""
-        factor = schedule(progress, self.settings.warmup, self.settings.min_lr_ratio)
-        for name, optimizer in self.parts.items():
+        factor = lr_factor(progress, self.settings.warmup, self.settings.min_lr_ratio)
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = self.peaks[name] * factor
+                group["lr"] = self.peak_lrs[name] * factor
             optimizer.step()
-        return self.peaks["adamw"] * factor
+        return self.peak_lrs["adamw"] * factor
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for optimizer in self.parts.values():
+        for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state as named tensors: ``"adamw/12/exp_avg"``."""
         return {
             f"{name}/{index}/{key}": value
-            for name, optimizer in self.parts.items()
+            for name, optimizer in self.optimizers.items()
             for index, state in optimizer.state_dict()["state"].items()
             for key, value in state.items()
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors()` returned."""
-        for name, optimizer in self.parts.items():
+        for name, optimizer in self.optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
             for path, value in tensors.items():
-                part, index, key = path.split("/")
-                if part == name:
+                owner, index, key = path.split("/")
+                if owner == name:
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
+def is_muon_parameter(name: str, parameter: Tensor) -> bool:
     """Whether Muon should have this parameter: a dense matrix of the Transformer's blocks.
 
     Not a factor of a low-rank one: the product of two orthogonal factors is not the step that Muon means.
@@ -83,8 +83,8 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
     return "blocks." in name and parameter.dim() == 2 and "bias." not in name and not factor
 
 
-def schedule(progress: float, warmup: float, floor: float) -> float:
-    """Learning-rate factor: a linear rise over the share `warmup`, then a cosine down to `floor`."""
+def lr_factor(progress: float, warmup: float, floor: float) -> float:
+    """Learning-rate factor: a linear rise over the fraction `warmup`, then a cosine down to `floor`."""
     if progress < warmup:
         return progress / warmup
     past = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)

@@ -18,7 +18,7 @@ from transip.errors import InputError, InputWarning
 from transip.model.files import load_model
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS
-from transip.training.adapters import Unseen, adapt
+from transip.training.adapters import NewSpecies, apply_adapters
 
 
 def resolve_model_settings(recipe: Recipe) -> Recipe:
@@ -38,9 +38,9 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
     """
     if recipe.init_from is None:
         references = AtomicReferences.from_settings(recipe.references, data)
-        found = statistics(data, references)
-        card = _card(data, None) | {"data": {"structures": len(data), **found}}
-        return Potential(recipe.model, torch.from_numpy(references.values), found["force_rms"] or 1.0, card)
+        data_statistics = statistics(data, references)
+        card = _card(data, None) | {"data": {"structures": len(data), **data_statistics}}
+        return Potential(recipe.model, torch.from_numpy(references.values), data_statistics["force_rms"] or 1.0, card)
     start = load_model(recipe.init_from)
     _check_architecture(recipe, start)
     references = _references(recipe, start, data)
@@ -51,35 +51,35 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
     # The scale stays: what the network says in units of it keeps its meaning.
     potential = Potential(recipe.model, values, start.scale, card | {"started_from": recipe.init_from})
     # direct → gradient leaves the force head behind, gradient → direct gets a new one
-    known = potential.state_dict()
-    weights = {name: value for name, value in start.state_dict().items() if name in known and name != "references"}
-    potential.load_state_dict({**known, **weights})
-    adapt(potential, recipe.fine_tuning, _unseen(start, card))
+    own = potential.state_dict()
+    weights = {name: value for name, value in start.state_dict().items() if name in own and name != "references"}
+    potential.load_state_dict({**own, **weights})
+    apply_adapters(potential, recipe.fine_tuning, _new_species(start, card))
     return potential
 
 
 def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
     """What a model has seen when it has been trained on `data` and `replay`."""
-    parts = [data] if replay is None else [data, replay]
+    datasets = [data] if replay is None else [data, replay]
     return {
         "level_of_theory": data.level_of_theory,
-        "elements": [ELEMENTS[z] for z in sorted({z for part in parts for z in part.elements()})],
-        "charges": sorted({int(q) for part in parts for q in part.charges()}),
-        "spins": sorted({int(s) for part in parts for s in part.spins()}),
+        "elements": [ELEMENTS[z] for z in sorted({z for dataset in datasets for z in dataset.elements()})],
+        "charges": sorted({int(q) for dataset in datasets for q in dataset.charges()}),
+        "spins": sorted({int(s) for dataset in datasets for s in dataset.spins()}),
         "sizes": [
-            int(min(part.atom_counts.min() for part in parts)),
-            int(max(part.atom_counts.max() for part in parts)),
+            int(min(dataset.atom_counts.min() for dataset in datasets)),
+            int(max(dataset.atom_counts.max() for dataset in datasets)),
         ],
     }
 
 
-def _unseen(start: Potential, card: dict[str, Any]) -> Unseen:
+def _new_species(start: Potential, card: dict[str, Any]) -> NewSpecies:
     """What `card` lists and `start` has not seen; nothing of what its card does not speak of."""
 
     def new(key: str) -> list[Any]:
         return sorted(set(card[key]) - set(start.card.get(key, card[key])))
 
-    return Unseen(sorted(ELEMENTS.index(symbol) for symbol in new("elements")), new("charges"), new("spins"))
+    return NewSpecies(sorted(ELEMENTS.index(symbol) for symbol in new("elements")), new("charges"), new("spins"))
 
 
 def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicReferences:
@@ -89,11 +89,11 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicRefere
     structures do not say how their energy is to be divided between elements and bonds.
     """
     rule, level = recipe.fine_tuning.references, start.card.get("level_of_theory", UNKNOWN)
-    old, unseen = start.references.numpy(), _unseen(start, _card(data, None)).elements
+    old, new_elements = start.references.numpy(), _new_species(start, _card(data, None)).elements
     if rule == "keep" or (rule == "auto" and level == data.level_of_theory != UNKNOWN):
-        if not unseen:
+        if not new_elements:
             return AtomicReferences(old)
-        elements, data = unseen, data.with_elements(unseen)  # the others say nothing about these
+        elements, data = new_elements, data.with_elements(new_elements)  # the others say nothing about these
     else:
         elements = data.elements()
         known = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
@@ -119,8 +119,8 @@ def _energies(model: Potential, data: Dataset, batch: BatchSettings) -> Float64[
 
 def _check_architecture(recipe: Recipe, start: Potential) -> None:
     same = {"preset", "size", "forces"}  # the first two only fill in others
-    wanted, found = recipe.model.model_dump(exclude=same), start.settings.model_dump(exclude=same)
-    different = [f"{key} {wanted[key]} (there {found[key]})" for key in wanted if wanted[key] != found[key]]
+    wanted, given = recipe.model.model_dump(exclude=same), start.settings.model_dump(exclude=same)
+    different = [f"{key} {wanted[key]} (there {given[key]})" for key in wanted if wanted[key] != given[key]]
     if different:
         raise InputError(
             f"is of another architecture than the recipe's model: {', '.join(different)}",
