@@ -15,7 +15,7 @@ import ase.units
 import numpy as np
 
 from transip import TransIPCalculator
-from transip.engines.ipi import serve
+from transip.engines.ipi import run_client
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", help="folder or name of a model")
@@ -50,7 +50,7 @@ with tempfile.TemporaryDirectory() as folder:
     ase.io.write(Path(folder, "molecule.extxyz"), ase.Atoms(atoms.symbols, atoms.positions))
     ipi = subprocess.Popen([Path(sys.executable).with_name("i-pi"), "input.xml"], cwd=folder)
     try:
-        serve(atoms, calculator, socket=address)
+        run_client(atoms, calculator, socket=address)
         ipi.wait(timeout=60)
     finally:
         ipi.terminate()  # if it waits for an answer that will not come

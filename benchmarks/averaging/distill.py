@@ -25,7 +25,7 @@ from transip.data.split import load_splits
 from transip.data.store import write_pack
 from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.model.files import load_model
-from transip.symmetry.average import averaged
+from transip.symmetry.average import with_rotation_average
 from transip.training.trainer import train
 
 RESULTS = results_file(__file__)
@@ -71,7 +71,7 @@ def main() -> None:
 def predicted(run: Path, data: Dataset, rotations: int) -> Any:
     """The structures of `data` with what the averaged model says in the place of their labels."""
     found = evaluate(
-        averaged(load_model(run), rotations), data, batch=batch_limits_for(data), symmetry=False
+        with_rotation_average(load_model(run), rotations), data, batch=batch_limits_for(data), symmetry=False
     ).predictions
     ends = np.cumsum(found["natoms"])
     for i, (energy, forces) in enumerate(zip(found["energy"], np.split(found["forces"], ends[:-1]), strict=True)):
@@ -96,7 +96,9 @@ def continued(arguments: argparse.Namespace, pack: Path, held_out: Path, seed: i
 
 
 def errors(run: Path, data: Dataset, rotations: int | None = None) -> dict[str, float]:
-    found = evaluate(averaged(load_model(run), rotations), data, batch=batch_limits_for(data), progress=False)
+    found = evaluate(
+        with_rotation_average(load_model(run), rotations), data, batch=batch_limits_for(data), progress=False
+    )
     return errors_in_mev(found.overall, found.symmetry)
 
 

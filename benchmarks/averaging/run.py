@@ -21,7 +21,7 @@ from transip.data.dataset import Dataset
 from transip.evaluation.saved import batch_limits_for, evaluate, load_validation_set
 from transip.model.files import load_model
 from transip.rotations import random_rotations, rotation_group
-from transip.symmetry.average import RotationAverage
+from transip.symmetry.average import RotationEnsemble
 
 RANDOM = (2, 4, 8, 12, 24, 60)
 GROUPS = (12, 24, 60)
@@ -56,12 +56,12 @@ def main() -> None:
     print(json.dumps(rows, indent=1))
 
 
-def averages(model: nn.Module) -> dict[tuple[str, int], RotationAverage]:
+def averages(model: nn.Module) -> dict[tuple[str, int], RotationEnsemble]:
     generator = torch.Generator().manual_seed(SEED)
     drawn = {number: random_rotations(number, generator, torch.float64) for number in RANDOM}
     groups = {number: rotation_group(number) for number in GROUPS}
     return {
-        (kind, number): RotationAverage(model, rotations)
+        (kind, number): RotationEnsemble(model, rotations)
         for kind, sets in (("random", drawn), ("group", groups))
         for number, rotations in sets.items()
     }

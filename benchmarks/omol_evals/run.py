@@ -31,7 +31,8 @@ from transip.data.read import read_structures
 from transip.errors import InputError
 from transip.files import atomic_path, write_text
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import predict
+from transip.inference.predict import iter_predictions
+from transip.inference.result import Result
 from transip.labels.methods import gfn2_xtb
 from transip.structure import Structure
 
@@ -42,8 +43,8 @@ TOGETHER = 256  # single points predicted, and written, at a time
 class Model(TransIPCalculator):
     """A transip model that also labels a stream of structures in batches."""
 
-    def stream(self, structures: Iterable[Structure]) -> Iterator[Structure]:
-        return predict(self.predictor, structures, scope=self.scope)
+    def stream(self, structures: Iterable[Structure]) -> Iterator[Result]:
+        return iter_predictions(self.predictor, structures, domain=self.domain)
 
 
 class GFN2(Calculator):

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase.units import GPa
 
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
+from benchmarks.simulation import nve
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
+from transip.engines.torchsim import TransIPModel
 from transip.evaluation.saved import evaluate, load_validation_set
 from transip.files import read_json
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import prepare
-from transip.inference.md import batched_nve, energy_drift
-from transip.inference.predict import counted
+from transip.inference.md import energy_drift
+from transip.inference.predict import load_for_inference
+from transip.inference.progress import progress_bar
 from transip.labels.methods import gfn2_xtb
 from transip.structure import Structure
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--picoseconds", type=float, default=5.0)
     arguments = parser.parse_args()
     data = load_validation_set(arguments.model, [])
-    network = prepare(arguments.model, "cpu", "float32")
+    network = load_for_inference(arguments.model, "cpu", "float32")
     found = evaluate(network, data, batch=BatchSettings(batch_size=4), progress=True)
     config = read_json(arguments.model / "model" / "config.json")
     result = {
@@ -50,7 +51,7 @@ def main() -> None:
         "metrics": found.overall | {"stress_mae_gpa": found.overall["stress_mae"] / GPa},
         "symmetry": {key: value for key, value in (found.symmetry or {}).items() if key != "layers"},
         "spread_of_labels": spread(data),
-        "nve": simulate(network, data, arguments.picoseconds),
+        "nve": simulate_boxes(arguments.model, data, arguments.picoseconds),
         "seconds_per_box": price(arguments.model, data[0]),
     }
     save_results(results_file(__file__), [result])
@@ -69,15 +70,17 @@ def spread(data: Dataset) -> dict[str, float]:
     }
 
 
-def simulate(network: torch.nn.Module, data: Dataset, picoseconds: float) -> list[dict[str, Any]]:
+def simulate_boxes(model: Path, data: Dataset, picoseconds: float) -> list[dict[str, Any]]:
     """Energy drift (meV/atom/ps), temperature and the longest bond O–H of a few boxes, each alone."""
     steps = round(1000 * picoseconds / TIMESTEP)
-    rows = []
+    rows, network = [], TransIPModel(model)
     for number in np.linspace(0, len(data) - 1, SIMULATED).astype(int):
         box = data[int(number)]
         begin, table = time.perf_counter(), np.empty((3, steps // INTERVAL + 1))
-        frames = batched_nve(network, [box], steps=steps, timestep=TIMESTEP, interval=INTERVAL, seed=SEED)
-        for k, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[1])):
+        frames = nve.simulate(
+            network, [box], steps=steps, temperature=300.0, timestep=TIMESTEP, interval=INTERVAL, seed=SEED
+        )
+        for k, frame in enumerate(progress_bar(frames, "NVE", progress=True, total=table.shape[1])):
             molecules = frame.positions.view(-1, 3, 3)
             bonds = (molecules[:, 1:] - molecules[:, :1]).norm(dim=-1)
             table[:, k] = float(frame.potential + frame.kinetic), float(frame.kinetic), float(bonds.max())

@@ -22,7 +22,7 @@ from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.data.split import load_full_splits
 from transip.evaluation.saved import batch_limits_for, evaluate
-from transip.inference.inference import predict_batch
+from transip.inference.predict import predict_batch
 from transip.labels.campaign import build
 from transip.labels.methods import GFN2
 from transip.model.files import load_model, update_metadata

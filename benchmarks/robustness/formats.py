@@ -43,9 +43,9 @@ from transip.data.read import read_structures
 from transip.data.references import AtomicReferences, statistics
 from transip.data.split import split_by_composition
 from transip.data.store import Pack, write_pack
-from transip.inference.inference import predict
-from transip.inference.predict import frame_text
-from transip.inference.scope import Scope
+from transip.inference.domain import ApplicabilityDomain
+from transip.inference.predict import iter_predictions
+from transip.io.extxyz import format_frame
 from transip.model.files import load_model, model_card
 from transip.model.potential import Potential
 from transip.report.describe import describe_model
@@ -158,8 +158,10 @@ def quarter(folder: Path) -> bool:
 def use(path: Path, output: Path) -> None:
     """Predict every structure of a file, write the frames as `transip predict` does, and read them back."""
     model = committed_model()
-    found = list(predict(model, read_structures(path, labels="optional"), scope=Scope(model, "warn")))
-    (output / "x.extxyz").write_text("".join(map(frame_text, found)), encoding="utf-8")
+    domain = ApplicabilityDomain(model, "warn")
+    results = iter_predictions(model, read_structures(path, labels="optional"), domain=domain)
+    found = [result.to_structure() for result in results]
+    (output / "x.extxyz").write_text("".join(map(format_frame, found)), encoding="utf-8")
     assert [s.formula for s in read_structures(output / "x.extxyz")] == [s.formula for s in found]
 
 
@@ -398,7 +400,7 @@ def read_model(folder: Path, output: Path) -> None:
     model = load_model(folder / "m")
     latent = load_latent(folder / "m", model.settings)
     model_card(model)
-    list(predict(model, structures(), scope=Scope(model, "warn")))
+    list(iter_predictions(model, structures(), domain=ApplicabilityDomain(model, "warn")))
     if quarter(folder):
         show(describe_model(folder / "m"))
         if latent is not None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.simulation.conservation MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
 
-Give a model of direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
+Give a model with direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
 length. --reference simulates each that breaks with GFN2-xTB itself, too, as long or until it breaks there: some react.
@@ -25,12 +25,13 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import LBFGS
 
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
+from benchmarks.simulation import nve
 from transip.data.dataset import Dataset
+from transip.engines.torchsim import TransIPModel
 from transip.evaluation.saved import load_validation_set
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import prepare
-from transip.inference.md import batched_nve, draw_velocities, energy_drift
-from transip.inference.predict import counted
+from transip.inference.md import energy_drift, maxwell_boltzmann_velocities
+from transip.inference.progress import progress_bar
 from transip.inference.relax import relax
 from transip.structure import Structure
 
@@ -85,7 +86,9 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
         warnings.simplefilter("ignore")
         relaxed = [relax(one, calculator, optimizer=optimizer, **settings)[0] for one in sample]
     relaxed.sort(key=len)
-    network = prepare(model, **precision, compile=arguments.compile)
+    network = TransIPModel(
+        model, device=arguments.device, network=arguments.dtype, unseen="ignore", compile=arguments.compile
+    )
     steps = round(1000 * arguments.picoseconds / TIMESTEP)
     begin = time.perf_counter()
     groups = [relaxed[first : first + LIKE] for first in range(0, len(relaxed), LIKE)]
@@ -108,16 +111,16 @@ def simulate(model: Path, sample: list[Structure], arguments: argparse.Namespace
 
 
 def simulate_batch(
-    network: torch.nn.Module, molecules: list[Structure], steps: int, arguments: argparse.Namespace
+    network: TransIPModel, molecules: list[Structure], steps: int, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    frames = batched_nve(
+    frames = nve.simulate(
         network, molecules, steps=steps, temperature=2 * arguments.temperature, timestep=TIMESTEP,
         interval=INTERVAL, seed=SEED,
     )  # fmt: skip
     stretch = BondStretchMonitor(molecules, arguments.device)
     # At once and not frame by frame: thousands of small tensors that stay would scatter the heap, which then grows.
     table = np.empty((3, len(molecules), steps // INTERVAL + 1))
-    for number, frame in enumerate(counted(frames, "NVE", progress=True, total=table.shape[2])):
+    for number, frame in enumerate(progress_bar(frames, "NVE", progress=True, total=table.shape[2])):
         found = (frame.potential + frame.kinetic, frame.kinetic, stretch(frame.positions))
         table[:, :, number] = torch.stack(found).cpu()
     rows = [analyse_trajectory(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
@@ -160,7 +163,7 @@ def breaks_at(molecule: Structure, steps: int, temperature: float) -> float | No
     atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=molecule.spin, verbosity=0)
     LBFGS(atoms, logfile=None).run(fmax=0.05, steps=300)
     stretch = BondStretchMonitor([replace(molecule, positions=atoms.positions)], "cpu")
-    draw_velocities(atoms, 2 * temperature, np.random.default_rng(SEED))
+    maxwell_boltzmann_velocities(atoms, 2 * temperature, np.random.default_rng(SEED))
     dynamics = VelocityVerlet(atoms, timestep=TIMESTEP * units.fs)
     for step in range(0, steps, INTERVAL):
         dynamics.run(INTERVAL)

@@ -20,8 +20,8 @@ from rich.progress import track
 
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import draw_velocities, energy_drift
-from transip.inference.torque import NoTorque
+from transip.inference.md import energy_drift, maxwell_boltzmann_velocities
+from transip.inference.torque import RemoveNetTorque
 
 MOLECULES = ("CH3OH", "CH3CH2OH", "C6H6", "CH3COOH", "CH3CONH2", "C3H8")
 MOST = 1000  # steps of a relaxation
@@ -55,7 +55,7 @@ def measured(name: str, calculator: TransIPCalculator, free: bool) -> dict[str, 
 def relax(atoms: ase.Atoms, calculator: TransIPCalculator, fmax: float, free: bool) -> tuple[ase.Atoms, int | None]:
     """`atoms` relaxed, in place, and in how many steps; None if in too many."""
     atoms.calc = calculator
-    atoms.set_constraint(NoTorque() if free else None)
+    atoms.set_constraint(RemoveNetTorque() if free else None)
     optimizer = LBFGS(atoms, logfile=None)
     settled = optimizer.run(fmax=fmax, steps=MOST)
     return atoms, optimizer.nsteps if settled else None
@@ -64,8 +64,8 @@ def relax(atoms: ase.Atoms, calculator: TransIPCalculator, fmax: float, free: bo
 def simulated(atoms: ase.Atoms, free: bool) -> dict[str, Any]:
     """Energy drift, and the temperature of rotation at the end."""
     atoms.set_constraint()
-    draw_velocities(atoms, TEMPERATURE, np.random.default_rng(SEED))
-    atoms.set_constraint(NoTorque(atoms.get_masses()) if free else None)
+    maxwell_boltzmann_velocities(atoms, TEMPERATURE, np.random.default_rng(SEED))
+    atoms.set_constraint(RemoveNetTorque(atoms.get_masses()) if free else None)
     energies = [atoms.get_total_energy() for _ in VelocityVerlet(atoms, TIMESTEP * units.fs).irun(STEPS)]
     momentum, arms = atoms.get_angular_momentum(), atoms.positions - atoms.get_center_of_mass()
     squares = np.einsum("a,ai,aj->ij", atoms.get_masses(), arms, arms)

@@ -16,7 +16,7 @@ from benchmarks.common.hardware import measure
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from benchmarks.throughput.cases import FILE, export, structures_of
 from transip.batch import Batch, Prediction
-from transip.inference.inference import prepare
+from transip.inference.predict import load_for_inference
 from transip.memory import tune_malloc
 
 WAYS = {  # name → precision of the weights, compiled, bfloat16 in products
@@ -46,7 +46,7 @@ def rows_of(name: str) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     exact: Prediction | None = None
     for way, (dtype, compiled, bf16) in WAYS.items():
-        model = prepare(name, "cpu", dtype, compile=compiled)
+        model = load_for_inference(name, "cpu", dtype, compile=compiled)
         batch = Batch.collate(structures, getattr(torch, dtype))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             time = measure(lambda model=model, batch=batch: model(batch))["milliseconds"]

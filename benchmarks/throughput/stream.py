@@ -28,8 +28,7 @@ from transip.config import KeySettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import sorted_batches
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import CHUNK, INFERENCE
-from transip.inference.predict import predict_file
+from transip.inference.predict import CHUNK, INFERENCE_LIMITS, predict_file
 from transip.memory import tune_malloc
 from transip.model.files import save_model
 from transip.model.potential import Potential
@@ -92,7 +91,7 @@ class Alone:
 
     def __init__(self, model: Potential, structures: list[Structure]) -> None:
         counts = np.array([len(structure) for structure in structures])
-        chosen = sorted_batches(counts, INFERENCE)
+        chosen = sorted_batches(counts, INFERENCE_LIMITS)
         self._batches = [Batch.collate([structures[i] for i in indices]) for indices in chosen]
         self._model = model
         with torch.no_grad():

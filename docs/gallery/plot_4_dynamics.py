@@ -2,33 +2,40 @@
 Dynamics that conserves energy
 ==============================
 
-A quarter of a picosecond of three molecules at constant energy, all in one batch. Forces of this model are the exact
-gradient of its energy, so that what kinetic energy gains, potential energy loses.
+A quarter of a picosecond of three molecules at constant energy. The forces of this model are the exact gradient of its
+energy, so that potential energy loses what kinetic energy gains.
 """
 
 import matplotlib.pyplot as plt
 import numpy as np
 from ase.build import molecule
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
 
-from transip import Structure, TransIPCalculator
-from transip.inference.md import batched_nve
+from transip import TransIPCalculator
 
 names = ("CH3CH2OH", "C6H6", "CH3CONH2")
-structures = [Structure.from_atoms(molecule(name), charge=0, spin=1) for name in names]
-model = TransIPCalculator("transip-s-gfn2").model
-times, potential, total = [], [], []
-for frame in batched_nve(model, structures, steps=500, timestep=0.5, temperature=300, interval=2):
-    times.append(0.5 * frame.step)
-    potential.append(frame.potential.numpy())
-    total.append((frame.potential + frame.kinetic).numpy())
+calculator = TransIPCalculator("transip-s-gfn2", charge=0, spin=1)
+times, potential, total = np.arange(501) * 0.5, [], []
+for name in names:
+    atoms = molecule(name)
+    atoms.calc = calculator
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    Stationary(atoms)
+    ZeroRotation(atoms)
+    steps = VelocityVerlet(atoms, 0.5 * fs).irun(500)
+    energies = np.array([(atoms.get_potential_energy(), atoms.get_total_energy()) for _ in steps])
+    potential.append(energies[:, 0])
+    total.append(energies[:, 1])
 
 # %%
 # The total energy wavers with the time step, by far less than the energies that it is the sum of.
 
 figure, axes = plt.subplots(len(names), sharex=True)
-for axis, one, sum_, name in zip(axes, np.transpose(potential), np.transpose(total), names, strict=True):
-    axis.plot(times, one - total[0][names.index(name)], "C1", label="potential")
-    axis.plot(times, sum_ - total[0][names.index(name)], "k", label="total")
+for axis, below, sum_, name in zip(axes, potential, total, names, strict=True):
+    axis.plot(times, below - sum_[0], "C1", label="potential")
+    axis.plot(times, sum_ - sum_[0], "k", label="total")
     axis.set_title(name, loc="left", fontsize="small")
 axes[-1].set_xlabel("time, fs")
 axes[1].set_ylabel("energy − total energy at the start, eV")

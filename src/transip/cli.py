@@ -459,12 +459,12 @@ def md(
     uncertain: Uncertain = UncertainChoice.WARN,
 ) -> None:
     """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
-    from transip.inference.md import md_file
+    from transip.inference.md import run_md
 
     calculator = _calculator(
         model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
     )
-    found = md_file(
+    found = run_md(
         calculator, structures, output,
         steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,
     )  # fmt: skip

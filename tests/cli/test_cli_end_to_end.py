@@ -98,7 +98,7 @@ def test_averages_on_every_verb(run, water, tmp_path, capsys):
 
 def test_what_runs_the_network_often_compiles_it_when_asked(run, water, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr("transip.inference.inference.compile_network", lambda model, _: compiled.append(model))
+    monkeypatch.setattr("transip.inference.predict.compile_network", lambda model, _: compiled.append(model))
     for number, (verb, options) in enumerate({"predict": [], "relax": ["--steps", 1], "md": ["--steps", 1]}.items()):
         assert call(verb, run, water, "-o", tmp_path / "o.extxyz", *options) == 0
         assert len(compiled) == number

@@ -18,7 +18,7 @@ from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
-from transip.inference.predict import frame_text
+from transip.io.extxyz import format_frame
 from transip.structure import Structure
 
 STRESS = np.array([[0.01, 0.004, 0.003], [0.004, 0.02, 0.002], [0.003, 0.002, 0.03]])
@@ -69,7 +69,7 @@ def test_every_format_keeps_what_is_periodic(salt, tmp_path, name, periodic):
 
 
 def test_what_predict_writes_is_read_by_ase_and_by_us(salt, tmp_path):
-    (tmp_path / "a.extxyz").write_text(frame_text(salt))
+    (tmp_path / "a.extxyz").write_text(format_frame(salt))
     atoms = ase.io.read(tmp_path / "a.extxyz")
     np.testing.assert_allclose(atoms.cell.array, salt.cell)
     assert atoms.pbc.all()
@@ -143,7 +143,7 @@ def test_a_stress_is_found_as_other_labels_are(salt, tmp_path):
 
 
 def test_a_stress_of_odd_shape_is_an_error(salt, tmp_path):
-    text = frame_text(salt)
+    text = format_frame(salt)
     begin = text.index('stress="') + len('stress="')
     (tmp_path / "a.extxyz").write_text(text[:begin] + "1 2 3" + text[text.index('"', begin) :])
     with pytest.raises(InputError, match=r"neither six nor nine numbers|truncated or corrupt"):

@@ -91,7 +91,7 @@ def test_more_processes_than_structures():
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, limits)
-def test_batches_in_order_are_sorted_and_complete(counts, limit):
+def test_sorted_batches_are_sorted_and_complete(counts, limit):
     batches = sorted_batches(counts, limit)
     for batch in batches:
         assert_within_limits(counts, batch, limit)

@@ -14,7 +14,7 @@ from ase.build import molecule
 from ase.calculators.socketio import SocketClosed, SocketServer
 from ase.units import Hartree
 
-from transip.engines.ipi import serve
+from transip.engines.ipi import run_client
 from transip.errors import InputError
 from transip.inference.ase import TransIPCalculator
 from transip.model.files import save_model
@@ -71,7 +71,7 @@ def test_a_cell_that_changes_needs_a_stress(make_model, crystal):
 
     def client() -> None:
         with pytest.raises(InputError, match="the cell changes, and there is no stress") as caught:
-            serve(crystal, calculator, socket=name)
+            run_client(crystal, calculator, socket=name)
         problems.append(caught)
 
     with SocketServer(unixsocket=name, timeout=120) as server:
@@ -89,14 +89,14 @@ def test_a_cell_that_changes_needs_a_stress(make_model, crystal):
 def test_what_cannot_be_is_named(gentle_model):
     water = molecule("H2O")
     with pytest.raises(InputError, match="charge is missing"):
-        serve(water, TransIPCalculator(gentle_model), socket="nobody")
+        run_client(water, TransIPCalculator(gentle_model), socket="nobody")
     water.set_cell([9, 9, 9])
     water.pbc = True
     with pytest.raises(InputError, match="without a cutoff"):
-        serve(water, TransIPCalculator(gentle_model, charge=0, spin=1), socket="nobody")
+        run_client(water, TransIPCalculator(gentle_model, charge=0, spin=1), socket="nobody")
 
 
 def test_a_server_that_is_not_there(gentle_model):
     calculator = TransIPCalculator(gentle_model, charge=0, spin=1)
     with pytest.raises(InputError, match="i-PI cannot be reached"):
-        serve(molecule("H2O"), calculator, socket="transip-nobody", patience=0.1)
+        run_client(molecule("H2O"), calculator, socket="transip-nobody", timeout=0.1)

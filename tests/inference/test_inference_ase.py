@@ -18,7 +18,7 @@ from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
 from transip.structure import Structure
-from transip.symmetry.average import averaged
+from transip.symmetry.average import with_rotation_average
 
 quick = settings(max_examples=5, deadline=None)
 
@@ -268,7 +268,7 @@ def test_an_average_says_how_far_orientations_are_apart(make_model, water):
     water.calc = calculator
     batch = Batch.collate([Structure.from_atoms(water)], torch.float64)
     with torch.no_grad():
-        expected = averaged(model, 12)(batch)
+        expected = with_rotation_average(model, 12)(batch)
     assert water.get_potential_energy() == float(expected.energy)
     np.testing.assert_array_equal(water.get_forces(), expected.forces.numpy())
     assert calculator.results["energy_std"] == float(expected.energy_std) > 0

@@ -13,7 +13,7 @@ from ase.optimize import FIRE
 
 from transip.errors import InputError
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import batched_nve, md_file
+from transip.inference.md import batched_nve, run_md
 from transip.inference.predict import predict_file
 from transip.inference.relax import relax_file
 from transip.model.files import save_model
@@ -108,7 +108,7 @@ def test_commands_keep_the_cell(salt, make_model, tmp_path, forces):
     source, calculator = tmp_path / "in.xyz", TransIPCalculator(tmp_path / "model", unseen="ignore")
     predict_file(calculator, source, tmp_path / "predicted.xyz", progress=False)
     relax_file(calculator, source, tmp_path / "relaxed.xyz", steps=2, fmax=100.0, progress=False)
-    ran = md_file(calculator, source, tmp_path / "run.xyz", steps=3, interval=1, progress=False)
+    ran = run_md(calculator, source, tmp_path / "run.xyz", steps=3, interval=1, progress=False)
     assert ran["frames"] == 4
     for name in ("predicted", "relaxed", "run"):
         atoms = ase.io.read(tmp_path / f"{name}.xyz", -1)

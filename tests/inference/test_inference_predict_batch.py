@@ -3,8 +3,8 @@ import torch
 
 from transip.config import BatchSettings
 from transip.errors import InputError
-from transip.inference import inference
-from transip.inference.inference import predict, predict_batch
+from transip.inference import predict as predict_module
+from transip.inference.predict import iter_predictions, predict_batch
 
 
 class Small(torch.nn.Module):
@@ -23,7 +23,7 @@ class Small(torch.nn.Module):
 
 def test_structures_stream_in_chunks(make_model, make_structure, monkeypatch):
     """No more than a chunk is read ahead, and results come in the order given."""
-    monkeypatch.setattr(inference, "CHUNK", 8)
+    monkeypatch.setattr(predict_module, "CHUNK", 8)
     read = 0
 
     def stream():
@@ -32,15 +32,14 @@ def test_structures_stream_in_chunks(make_model, make_structure, monkeypatch):
             read += 1
             yield make_structure(1 + 5 * i % 7, i, source=str(i))
 
-    for i, structure in enumerate(predict(make_model(), stream(), BatchSettings(batch_size=3))):
-        assert structure.source == str(i)
-        assert structure.energy is not None and structure.forces is not None
+    for i, result in enumerate(iter_predictions(make_model(), stream(), BatchSettings(batch_size=3))):
+        assert result.structure.source == str(i) and len(result) == len(result.forces)
         assert read <= 8 * (i // 8 + 1)
     assert read == 30
 
 
 def test_nothing_in_nothing_out(make_model):
-    assert list(predict(make_model(), [])) == []
+    assert list(iter_predictions(make_model(), [])) == []
 
 
 def test_too_little_memory_halves_the_batch(make_model, make_structure):
@@ -55,9 +54,9 @@ def test_too_little_memory_halves_the_batch(make_model, make_structure):
 def test_a_structure_too_large_for_memory_is_named(make_model, make_structure):
     structures = [make_structure(3), make_structure(9, source="big.xyz, structure 7")]
     with pytest.raises(InputError, match=r"big.xyz, structure 7: 9 atoms do not fit"):
-        list(predict(Small(make_model(), atoms=5), structures))
+        list(iter_predictions(Small(make_model(), atoms=5), structures))
 
 
 def test_charges_no_model_can_represent_are_refused_before_the_model_is_asked(make_model, make_structure):
     with pytest.raises(InputError, match="cannot be represented"):
-        list(predict(make_model(), [make_structure(5, charge=-12)]))
+        list(iter_predictions(make_model(), [make_structure(5, charge=-12)]))

@@ -15,12 +15,13 @@ from ase.build import molecule
 
 from transip.data.read import read_structures
 from transip.errors import InputError, InputWarning
-from transip.inference import inference
+from transip.inference import predict as predict_module
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import draw_velocities, energy_drift, md_file
-from transip.inference.predict import frame_text, predict_file
+from transip.inference.md import energy_drift, maxwell_boltzmann_velocities, run_md
+from transip.inference.predict import predict_file
 from transip.inference.relax import OPTIMIZERS, relax_file
-from transip.inference.torque import NoTorque
+from transip.inference.torque import RemoveNetTorque
+from transip.io.extxyz import format_frame
 from transip.model.files import save_model
 from transip.structure import Structure
 
@@ -36,7 +37,7 @@ def full_disk(monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("predict.frame_text", "md.write_extxyz"):
+    for name in ("predict.format_frame", "relax.format_frame", "md.write_extxyz"):
         monkeypatch.setattr(f"transip.inference.{name}", full)
 
 
@@ -45,15 +46,16 @@ def test_choices_that_do_not_exist(model_folder, source, tmp_path):
     code = """
         import sys
         from transip.inference.ase import TransIPCalculator
-        from transip.inference.md import md_file
-        from transip.inference.relax import relax_file
+        from transip.inference.md import run_md
+        from transip.io.extxyz import format_frame
+from transip.inference.relax import relax_file
         from transip.errors import InputError
         model, *files = sys.argv[1:]
         for attempt in (
             lambda: TransIPCalculator(model, dtype="float16"),
             lambda: TransIPCalculator(model, unseen="no"),
             lambda: relax_file(TransIPCalculator(model), *files, optimizer="BFGS"),
-            lambda: md_file(TransIPCalculator(model), *files, ensemble="npt", steps=1),
+            lambda: run_md(TransIPCalculator(model), *files, ensemble="npt", steps=1),
         ):
             try:
                 attempt()
@@ -85,7 +87,7 @@ def breaks_down(monkeypatch):
 
 
 def test_predict_file_labels_every_structure_in_order(model_folder, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "CHUNK", 8)
+    monkeypatch.setattr(predict_module, "CHUNK", 8)
     calculator = TransIPCalculator(model_folder, dtype="float64")
     summary = predict_file(calculator, source, tmp_path / "out" / "o.xyz", progress=False)
     before, after = ase.io.read(source, ":"), ase.io.read(tmp_path / "out" / "o.xyz", ":")
@@ -151,7 +153,7 @@ def test_refused_elements_stop_every_verb(make_model, source, tmp_path):
     model.card.update(elements=["Rn"])
     save_model(model, tmp_path / "model")
     calculator = TransIPCalculator(tmp_path / "model", unseen="refuse")
-    for verb, settings in ((predict_file, {}), (relax_file, {}), (md_file, {"steps": 1})):
+    for verb, settings in ((predict_file, {}), (relax_file, {}), (run_md, {"steps": 1})):
         with pytest.raises(InputError, match=r"in\.xyz, structure 0: element . is not in"):
             verb(calculator, source, tmp_path / "o.xyz", progress=False, **settings)
     assert only_inputs(tmp_path)
@@ -172,7 +174,7 @@ def test_relaxing_lowers_the_energy(model_folder, make_structure, tmp_path, opti
     assert summary["structures"] == 2 and summary["converged"] == 1 + four["converged"]
     last = ase.io.read(output, 1)
     assert last.get_potential_energy() == pytest.approx(four["final_energy"])
-    last.set_constraint(NoTorque())  # what is followed, and measured; the file has all of the forces
+    last.set_constraint(RemoveNetTorque())  # what is followed, and measured; the file has all of the forces
     assert np.linalg.norm(last.get_forces(), axis=1).max() == pytest.approx(four["final_fmax"], abs=1e-6)
 
 
@@ -239,7 +241,7 @@ def test_direct_forces_are_warned_of(make_model, make_structure, tmp_path):
     save_model(make_model(scale=0.1), tmp_path / "model")
     ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
     files = tmp_path / "in.xyz", tmp_path / "o.xyz"
-    for verb in (relax_file, md_file):
+    for verb in (relax_file, run_md):
         with pytest.warns(InputWarning, match="not exactly the derivative"):
             verb(TransIPCalculator(tmp_path / "model"), *files, steps=1, progress=False)
 
@@ -265,7 +267,7 @@ def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, 
     for timestep in (0.4, 0.1):
         steps = round(12 / timestep)
         run = {"steps": steps, "timestep": timestep, "interval": 1, "ensemble": "nve", "progress": False}
-        summary = md_file(calculator, molecule_file, tmp_path / "o.xyz", **run)
+        summary = run_md(calculator, molecule_file, tmp_path / "o.xyz", **run)
         frames = ase.io.read(tmp_path / "o.xyz", ":")
         assert len(frames) == summary["frames"] == steps + 1
         kinetic = [frame.get_kinetic_energy() for frame in frames]
@@ -278,7 +280,7 @@ def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, 
 
 def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path):
     run = {"steps": 25, "interval": 10, "timestep": 0.5, "seed": 1, "progress": False}
-    summary = md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
+    summary = run_md(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
     frames = ase.io.read(tmp_path / "o.xyz", ":")
     assert [frame.info["time"] for frame in frames] == [0.0, 5.0, 10.0]
     assert summary["time"] == 12.5 and summary["energy_drift"] is None and summary["mean_temperature"] > 0
@@ -288,15 +290,15 @@ def test_the_trajectory_says_what_happened(model_folder, molecule_file, tmp_path
         np.testing.assert_allclose(frame.get_forces(), expected, atol=1e-4)
         assert np.abs(frame.get_momenta()).max() > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.xyz", "model", "o.xyz"]
-    md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "same.xyz", **run)
+    run_md(TransIPCalculator(model_folder), molecule_file, tmp_path / "same.xyz", **run)
     assert (tmp_path / "same.xyz").read_text() == (tmp_path / "o.xyz").read_text()
 
 
 def test_names_in_a_trajectory_are_those_of_the_molecule(model_folder, water, tmp_path):
     name = 'C/C=C\\C "x" y'
     known = replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)), source=name, domain=name)
-    (tmp_path / "in.xyz").write_text(frame_text(known), encoding="utf-8")
-    md_file(
+    (tmp_path / "in.xyz").write_text(format_frame(known), encoding="utf-8")
+    run_md(
         TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", steps=2, interval=1, progress=False
     )
     found = [(s.source, s.domain) for s in read_structures(tmp_path / "o.xyz", labels="ignored")]
@@ -308,7 +310,7 @@ def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(
 ):
     message = r"broke down after step 2: .* not finite\n.*frames so far are in .*o\.partial\.xyz"
     with pytest.raises(InputError, match=message):
-        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=9, interval=1, progress=False)
+        run_md(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=9, interval=1, progress=False)
     assert not (tmp_path / "o.xyz").exists()
     assert len(ase.io.read(tmp_path / "o.partial.xyz", ":")) == 3
 
@@ -316,9 +318,9 @@ def test_a_simulation_that_breaks_down_says_when_and_keeps_its_frames(
 def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tmp_path):
     code = (
         "from transip.inference.ase import TransIPCalculator\n"
-        "from transip.inference.md import md_file\n"
+        "from transip.inference.md import run_md\n"
         f"calculator = TransIPCalculator({str(model_folder)!r})\n"
-        f"md_file(calculator, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
+        f"run_md(calculator, {str(molecule_file)!r}, {str(tmp_path / 'o.xyz')!r}, steps=10**6, interval=1)"
     )
     partial = tmp_path / "o.partial.xyz"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -337,7 +339,7 @@ def test_a_killed_simulation_leaves_whole_frames(model_folder, molecule_file, tm
 
 def test_a_full_disk_stops_the_simulation(model_folder, molecule_file, tmp_path, full_disk):
     with pytest.raises(InputError, match="No space left"):
-        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=2, progress=False)
+        run_md(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", steps=2, progress=False)
     assert not (tmp_path / "o.xyz").exists()
 
 
@@ -345,7 +347,7 @@ def test_a_full_disk_stops_the_simulation(model_folder, molecule_file, tmp_path,
 def test_md_settings_that_cannot_be(model_folder, molecule_file, tmp_path, settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         run = {"steps": 1, "progress": False} | settings
-        md_file(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
+        run_md(TransIPCalculator(model_folder), molecule_file, tmp_path / "o.xyz", **run)
 
 
 @pytest.mark.parametrize(("name", "freedom"), [("H2O", 3), ("CO2", 4), ("N2", 1), ("C6H6", 30)])
@@ -353,7 +355,7 @@ def test_velocities_are_thermal_without_motion_of_the_whole(name, freedom):
     atoms, temperatures = molecule(name), []
     generator = np.random.default_rng(0)
     for _ in range(400):
-        draw_velocities(atoms, 300.0, generator)
+        maxwell_boltzmann_velocities(atoms, 300.0, generator)
         np.testing.assert_allclose(atoms.get_momenta().sum(0), 0, atol=1e-10)
         np.testing.assert_allclose(atoms.get_angular_momentum(), 0, atol=1e-10)
         temperatures.append(2 * atoms.get_kinetic_energy() / (freedom * ase.units.kB))
@@ -364,7 +366,7 @@ def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tm
     ase.io.write(tmp_path / "in.xyz", make_structure(1).to_atoms(), format="extxyz")
     for ensemble in ("nve", "nvt"):
         run = {"steps": 3, "interval": 1, "progress": False, "ensemble": ensemble}
-        summary = md_file(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
+        summary = run_md(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
         assert np.isfinite(summary["mean_temperature"])
     assert summary["frames"] == 4
 
@@ -377,9 +379,9 @@ def test_drift_is_the_slope_per_atom_and_picosecond():
 # ------------------------------------------------------------------------------------------ rotational averages
 
 
-@pytest.mark.parametrize("verb", [predict_file, relax_file, md_file])
+@pytest.mark.parametrize("verb", [predict_file, relax_file, run_md])
 def test_averages_write_their_spread(model_folder, molecule_file, tmp_path, verb):
-    options = {predict_file: {}, relax_file: {"steps": 1}, md_file: {"steps": 1, "interval": 1}}[verb]
+    options = {predict_file: {}, relax_file: {"steps": 1}, run_md: {"steps": 1, "interval": 1}}[verb]
     calculator = TransIPCalculator(model_folder, average=12)
     verb(calculator, molecule_file, tmp_path / "o.xyz", progress=False, **options)
     verb(TransIPCalculator(model_folder), molecule_file, tmp_path / "plain.xyz", progress=False, **options)

@@ -11,10 +11,11 @@ from ase.io.extxyz import write_extxyz
 
 from transip.data.read import read_structures
 from transip.errors import InputError
-from transip.inference import inference
-from transip.inference.ase import TransIPCalculator, attach
-from transip.inference.inference import AveragedStructure
-from transip.inference.predict import frame_text, predict_file
+from transip.inference import predict as predict_module
+from transip.inference.ase import TransIPCalculator, attach_results
+from transip.inference.predict import iter_predictions, predict_file
+from transip.inference.result import Result
+from transip.io.extxyz import format_frame
 from transip.structure import Structure
 
 NAMES = ({}, {"domain": "neutral_organics", "source": 'C=C "a" 0'}, {"source": "two words"})
@@ -29,11 +30,12 @@ def labelled(make_structure, atoms: int, **fields: object) -> Structure:
 @pytest.mark.parametrize("atoms", [1, 2, 30])
 def test_frames_are_written_as_ase_writes_them(make_structure, atoms, names):
     plain = labelled(make_structure, atoms, **names)
-    spread = AveragedStructure(**vars(plain), energy_std=0.25, forces_std=np.linspace(0, 1, atoms))
-    for structure in (plain, spread):
+    predicted = {"energy": plain.energy, "forces": plain.forces, "atom_energies": np.zeros(atoms)}
+    bare = Result(plain, **predicted)
+    for result in (bare, replace(bare, energy_std=0.25, forces_std=np.linspace(0, 1, atoms))):
         expected = io.StringIO()
-        write_extxyz(expected, [attach(structure.to_atoms(), structure)])
-        assert frame_text(structure) == expected.getvalue()
+        write_extxyz(expected, [attach_results(plain.to_atoms(), result)])
+        assert format_frame(plain, *result.spreads) == expected.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -41,14 +43,14 @@ def test_frames_are_written_as_ase_writes_them(make_structure, atoms, names):
 )
 def test_names_come_back_to_the_letter(water, tmp_path, name):
     path, known = tmp_path / "in.xyz", replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)))
-    path.write_text(2 * frame_text(replace(known, source=name, domain=name)), encoding="utf-8")
+    path.write_text(2 * format_frame(replace(known, source=name, domain=name)), encoding="utf-8")
     for found in read_structures(path, labels="ignored"):
         assert (found.source, found.domain, len(found)) == (name, name, 3)
 
 
 def test_a_mark_of_the_byte_order_is_no_part_of_the_file(water, tmp_path):
     known = replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3)))
-    (tmp_path / "in.xyz").write_text(frame_text(known), encoding="utf-8-sig")
+    (tmp_path / "in.xyz").write_text(format_frame(known), encoding="utf-8-sig")
     assert [len(found) for found in read_structures(tmp_path / "in.xyz", labels="ignored")] == [3]
 
 
@@ -75,7 +77,7 @@ def test_labels_of_a_file_are_ignored_whatever_they_are(water, model_folder, tmp
 def test_a_stress_that_was_not_predicted_is_not_kept(make_model, make_structure):
     model = make_model(forces="direct", cutoff=4.0)
     crystal = make_structure(3, cell=9 * np.eye(3), energy=1.0, forces=np.ones((3, 3)), stress=np.eye(3))
-    (found,) = inference.predict(model, [crystal])
+    (found,) = iter_predictions(model, [crystal])
     assert found.energy != 1.0 and found.stress is None
 
 
@@ -87,8 +89,8 @@ def test_nothing_but_extxyz_is_written(water, model_folder, tmp_path):
 
 def test_memory_does_not_grow_with_the_file(water, model_folder, tmp_path, monkeypatch):
     """Python's and NumPy's share of it, which is what reading and writing need."""
-    monkeypatch.setattr(inference, "CHUNK", 64)
-    text = frame_text(replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3))))
+    monkeypatch.setattr(predict_module, "CHUNK", 64)
+    text = format_frame(replace(Structure.from_atoms(water), energy=0.0, forces=np.zeros((3, 3))))
 
     def peak(frames: int) -> int:
         (tmp_path / "in.xyz").write_text(frames * text)

@@ -9,16 +9,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.verlet import VelocityVerlet
 
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import draw_velocities
+from transip.inference.md import maxwell_boltzmann_velocities
 from transip.inference.relax import relax
-from transip.inference.torque import NoTorque
+from transip.inference.torque import RemoveNetTorque
 from transip.structure import Structure
 
 
 def forces_of(atoms: ase.Atoms, found: np.ndarray, masses: np.ndarray | None) -> np.ndarray:
     """Forces on `atoms` under the constraint, `found` without it."""
     atoms.calc = SinglePointCalculator(atoms, forces=found)
-    atoms.set_constraint(NoTorque(masses))
+    atoms.set_constraint(RemoveNetTorque(masses))
     return atoms.get_forces()
 
 
@@ -46,7 +46,7 @@ def test_forces_without_a_torque_stay_as_they_are(weighted):
 
 def test_without_angular_momentum_nothing_is_lost_of_the_power():
     atoms = molecule("CH3CH2OH")
-    draw_velocities(atoms, 300.0, np.random.default_rng(1))
+    maxwell_boltzmann_velocities(atoms, 300.0, np.random.default_rng(1))
     given = np.random.default_rng(2).normal(size=(len(atoms), 3))
     found = forces_of(atoms, given, atoms.get_masses())
     assert (found * atoms.get_velocities()).sum() == pytest.approx((given * atoms.get_velocities()).sum(), rel=1e-12)
@@ -65,9 +65,9 @@ def test_a_simulation_never_begins_to_turn_and_conserves_its_energy(make_model):
     for constrained in (False, True):
         atoms = molecule("CH3OH")
         atoms.calc = calculator
-        draw_velocities(atoms, 300.0, np.random.default_rng(0))
+        maxwell_boltzmann_velocities(atoms, 300.0, np.random.default_rng(0))
         if constrained:
-            atoms.set_constraint(NoTorque(atoms.get_masses()))
+            atoms.set_constraint(RemoveNetTorque(atoms.get_masses()))
         found = [atoms.get_total_energy() for _ in VelocityVerlet(atoms, 0.1 * units.fs).irun(100)]
         energies[constrained], turning[constrained] = np.ptp(found), np.linalg.norm(atoms.get_angular_momentum())
     assert turning[True] < 1e-10 < 1e-3 < turning[False]

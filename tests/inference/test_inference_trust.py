@@ -11,14 +11,14 @@ from ase.io import read
 from ase.io.extxyz import write_extxyz
 
 from transip.errors import InputError, InputWarning
-from transip.inference.ase import TransIPCalculator, attach
-from transip.inference.inference import prepare
-from transip.inference.predict import frame_text, predict_file
-from transip.inference.scope import Scope
+from transip.inference.ase import TransIPCalculator, attach_results
+from transip.inference.domain import ApplicabilityDomain
+from transip.inference.predict import load_for_inference, predict_file
+from transip.io.extxyz import format_frame
 from transip.model.calibration import Calibration, SpreadToError
 from transip.model.files import save_model
-from transip.symmetry.average import averaged
-from transip.symmetry.committee import identity
+from transip.symmetry.average import with_rotation_average
+from transip.symmetry.committee import predictor_key
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def members(make_model):
     }
     models[0].card["calibrations"] = [
         Calibration(
-            **dict(zip(("members", "rotations"), identity(model), strict=True)), **maps, structures=9
+            **dict(zip(("members", "rotations"), predictor_key(model), strict=True)), **maps, structures=9
         ).model_dump()
-        for model in (prepare(models, "cpu", "float64"), averaged(models[0], 2))
+        for model in (load_for_inference(models, "cpu", "float64"), with_rotation_average(models[0], 2))
     ]
     return models
 
@@ -77,9 +77,9 @@ def test_uncertainties_come_with_results(members, water, average):
 
 def test_frames_with_uncertainties_are_written_as_ase_writes_them(members, water):
     calculator = TransIPCalculator(members, dtype="float64")
-    labelled, expected = calculator.labelled(water), io.StringIO()
-    write_extxyz(expected, [attach(labelled.to_atoms(), labelled)])
-    assert frame_text(labelled) == expected.getvalue()
+    result, expected = calculator.result(water), io.StringIO()
+    write_extxyz(expected, [attach_results(result.structure.to_atoms(), result)])
+    assert format_frame(result.to_structure(), *result.spreads) == expected.getvalue()
     assert "forces_std:R:1:forces_uncertainty:R:1" in expected.getvalue()
 
 
@@ -138,7 +138,7 @@ def test_bounds_that_cannot_be(members, settings, message):
 def test_sizes_not_seen_are_named(make_model, make_structure):
     model = copy.deepcopy(make_model())
     model.card["sizes"] = [3, 10]
-    scope = Scope(model)
+    scope = ApplicabilityDomain(model)
     scope.check(make_structure(3)), scope.check(make_structure(10))
     with pytest.warns(InputWarning, match=r"number of atoms 12 is not .* \(number of atoms seen: 3 to 10\)"):
         scope.check(make_structure(12))
@@ -148,7 +148,7 @@ def test_sizes_not_seen_are_named(make_model, make_structure):
     with pytest.warns(InputWarning, match="number of atoms 2 is not"):
         scope.check(make_structure(2))
     with pytest.raises(InputError, match="number of atoms 2 is not"):
-        Scope(model, "refuse").check(make_structure(2))
+        ApplicabilityDomain(model, "refuse").check(make_structure(2))
 
 
 def test_a_committee_has_seen_what_all_its_models_have(make_model):

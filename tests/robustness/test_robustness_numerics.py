@@ -19,7 +19,7 @@ from transip.data.dataset import Dataset
 from transip.data.references import AtomicReferences, statistics
 from transip.data.store import write_pack
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import predict_batch
+from transip.inference.predict import predict_batch
 from transip.model.files import load_model
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
 

@@ -14,7 +14,7 @@ from transip.data.pack import pack_files
 from transip.errors import InputError
 from transip.files import atomic_path, output_lock, remove_stale, write_text
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import md_file
+from transip.inference.md import run_md
 from transip.inference.predict import predict_file
 from transip.inference.relax import relax_file
 from transip.labels.campaign import build
@@ -47,7 +47,7 @@ def verb(request, inputs, toy_packs):
         "train": (lambda output: train(toy_recipe(toy_packs), output, resume=True, progress=False), 20_000),
         "predict": (lambda output: predict_file(calculator, source, output, progress=False), 500),
         "relax": (lambda output: relax_file(calculator, source, output, steps=2, progress=False), 500),
-        "md": (lambda output: md_file(calculator, source, output, steps=20, interval=1, progress=False), 3000),
+        "md": (lambda output: run_md(calculator, source, output, steps=20, interval=1, progress=False), 3000),
     }[request.param]
 
 
@@ -197,7 +197,7 @@ def test_a_disk_that_is_really_full(inputs, tmp_path):
         (disk / "filler").write_bytes(bytes(8192))
         run = {"steps": 100, "interval": 1, "progress": False}
         with pytest.raises(InputError, match="No space left on device"):
-            md_file(TransIPCalculator(inputs / "model"), inputs / "in.extxyz", disk / "o.xyz", **run)
+            run_md(TransIPCalculator(inputs / "model"), inputs / "in.extxyz", disk / "o.xyz", **run)
         assert visible(disk) == ["filler", "o.partial.xyz"] and hidden(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -227,5 +227,5 @@ def test_a_trajectory_that_could_not_get_its_name_is_not_begun(inputs, tmp_path)
     (tmp_path / "out.xyz").mkdir()
     for output, problem in ((tmp_path / "out.xyz", "is a folder"), (tmp_path / "out.traj", "going to be an extxyz")):
         with pytest.raises(InputError, match=problem):
-            md_file(calculator, inputs / "in.extxyz", output, steps=10**9, progress=False)
+            run_md(calculator, inputs / "in.extxyz", output, steps=10**9, progress=False)
     assert len(list(tmp_path.iterdir())) == 1

@@ -11,7 +11,7 @@ from transip.config import BatchSettings
 from transip.errors import InputError
 from transip.model.potential import centred
 from transip.rotations import random_rotations, rotate, rotate_vectors, rotation_quadrature
-from transip.symmetry.average import RotationAverage, averaged, rotation_set
+from transip.symmetry.average import RotationEnsemble, rotation_set, with_rotation_average
 
 F64 = torch.float64
 
@@ -45,7 +45,7 @@ def test_a_field_averages_out(make_structure, number):
     """What is left are the springs; the spread is that of the field, ±2 eV/Å along each axis at random."""
     batch = batch_of(make_structure, 3, 1, 6)
     x = centred(batch.positions, batch)
-    found = averaged(Field(), number)(batch)
+    found = with_rotation_average(Field(), number)(batch)
     torch.testing.assert_close(found.forces, -x)
     springs = segment_sum(0.5 * x.square().sum(-1), batch) - 1e6 * batch.atom_counts
     torch.testing.assert_close(found.energy, springs, rtol=0, atol=1e-8)
@@ -60,7 +60,7 @@ def test_a_field_averages_out(make_structure, number):
 @pytest.mark.parametrize("number", [12, 24, 60])
 def test_groups_are_exact_symmetries(make_model, make_structure, forces, number):
     batch = batch_of(make_structure, 5, 2)
-    model = averaged(make_model(forces=forces), number)
+    model = with_rotation_average(make_model(forces=forces), number)
     found = model(batch)
     raw = model.model(batch)
     for rotation in rotation_set(number)[[1, 5, -1]]:
@@ -84,13 +84,13 @@ def test_more_rotations_leave_less_error(make_model, make_structure, seed):
         a, b = potential(batch), potential(moved)
         return float((rotate_vectors(b.forces, each.mT, batch) - a.forces).square().mean().sqrt())
 
-    assert error(averaged(model, 60)) < 0.5 * error(model)
+    assert error(with_rotation_average(model, 60)) < 0.5 * error(model)
 
 
 def test_quadrature_has_weights(make_model, make_structure):
     """A fine quadrature is the mean over all rotations: the same in every orientation."""
     batch = batch_of(make_structure, 3)
-    model = RotationAverage(make_model(), *rotation_quadrature(9))
+    model = RotationEnsemble(make_model(), *rotation_quadrature(9))
     moved, each = turned(batch, random_rotations(1, torch.Generator().manual_seed(0), F64)[0])
     a, b = model(batch), model(moved)
     change = float((rotate_vectors(b.forces, each.mT, batch) - a.forces).norm())
@@ -104,8 +104,8 @@ def test_memory_is_bounded(make_structure, number, limits, passes):
     """Fewer rotations at a time change nothing but the sizes of forward passes."""
     batch = batch_of(make_structure, 3, 7)  # 10 atoms, 98 padded pairs
     many, few = Field(), Field()
-    whole = RotationAverage(many, rotation_set(number))(batch)
-    chunked = RotationAverage(few, rotation_set(number), limits=BatchSettings(**limits))(batch)
+    whole = RotationEnsemble(many, rotation_set(number))(batch)
+    chunked = RotationEnsemble(few, rotation_set(number), limits=BatchSettings(**limits))(batch)
     assert many.sizes == [2 * number]
     assert sum(few.sizes) == 2 * number and max(few.sizes) <= 2 * max(passes, limits.get("max_atoms", 0) // 10)
     for name in ("energy", "atom_energies", "forces", "energy_std", "forces_std"):
@@ -115,7 +115,7 @@ def test_memory_is_bounded(make_structure, number, limits, passes):
 @pytest.mark.parametrize("number", [5, 12])
 def test_average_of_gradients_is_gradient_of_average(make_model, make_structure, number):
     batch = batch_of(make_structure, 4, 3)
-    model = averaged(make_model(forces="conservative"), number)
+    model = with_rotation_average(make_model(forces="conservative"), number)
     forces = model(batch).forces
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(batch.positions.shape, generator=generator, dtype=F64)
@@ -130,7 +130,7 @@ def test_average_of_gradients_is_gradient_of_average(make_model, make_structure,
 @pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_positions_may_need_gradients(make_model, make_structure, forces):
     batch = batch_of(make_structure, 4, 3)
-    model = averaged(make_model(forces=forces), 12)
+    model = with_rotation_average(make_model(forces=forces), 12)
     positions = batch.positions.requires_grad_()
     found = model(batch)
     (gradient,) = torch.autograd.grad(found.energy.sum(), positions, retain_graph=True)
@@ -145,7 +145,7 @@ def test_positions_may_need_gradients(make_model, make_structure, forces):
 
 def test_every_call_gives_the_same(make_model, make_structure):
     batch = batch_of(make_structure, 5, dtype=torch.float32)
-    first, second = (averaged(make_model(dtype=torch.float32), 7)(batch) for _ in range(2))
+    first, second = (with_rotation_average(make_model(dtype=torch.float32), 7)(batch) for _ in range(2))
     assert torch.equal(first.forces, second.forces) and torch.equal(first.energy_std, second.energy_std)
     assert first.forces.dtype == torch.float32 and first.energy.dtype == F64
 
@@ -153,27 +153,27 @@ def test_every_call_gives_the_same(make_model, make_structure):
 def test_the_batch_is_left_alone(make_structure):
     batch = batch_of(make_structure, 3, 2)
     before = batch.positions.clone()
-    averaged(Field(), 12)(batch)
+    with_rotation_average(Field(), 12)(batch)
     assert torch.equal(batch.positions, before)
 
 
 def test_weights_are_shared_and_none_is_the_model(make_model):
     model = make_model()
-    assert averaged(model, None) is model
-    assert next(averaged(model, 12).parameters()) is next(model.parameters())
+    assert with_rotation_average(model, None) is model
+    assert next(with_rotation_average(model, 12).parameters()) is next(model.parameters())
 
 
 @pytest.mark.parametrize("number", [1, 0, -3])
 def test_too_few_rotations(make_model, number):
     with pytest.raises(InputError, match=f"average is {number}"):
-        averaged(make_model(), number)
+        with_rotation_average(make_model(), number)
 
 
 def test_one_rotation_has_no_spread(make_model):
     with pytest.raises(InputError, match="over 1 rotations"):
-        RotationAverage(make_model(), torch.eye(3, dtype=F64)[None])
+        RotationEnsemble(make_model(), torch.eye(3, dtype=F64)[None])
 
 
 def test_embeddings_have_no_average(make_model, make_structure):
     with pytest.raises(InputError, match="no embeddings"):
-        averaged(make_model(), 12)(batch_of(make_structure, 3), (0,))
+        with_rotation_average(make_model(), 12)(batch_of(make_structure, 3), (0,))

@@ -9,8 +9,8 @@ import torch
 from transip.batch import Batch, segment_sum
 from transip.errors import InputError
 from transip.model.calibration import LEVELS, Calibration, SpreadToError, fingerprint
-from transip.symmetry.average import RotationAverage, averaged, rotation_set
-from transip.symmetry.committee import Calibrated, Committee, calibrated, identity, orientations
+from transip.symmetry.average import RotationEnsemble, rotation_set, with_rotation_average
+from transip.symmetry.committee import Calibrated, Committee, calibrated, num_rotations, predictor_key
 
 F64 = torch.float64
 FIELDS = ("energy", "atom_energies", "forces", "energy_std", "forces_std")
@@ -58,7 +58,7 @@ def test_mean_forces_are_the_derivative_of_the_mean_energy(models, batch):
 @pytest.mark.parametrize("average", [None, 5])
 def test_a_batch_is_its_structures_one_by_one(models, make_structure, average):
     structures = [make_structure(count, seed) for seed, count in enumerate((4, 1, 7))]
-    model = averaged(Committee(models), average)
+    model = with_rotation_average(Committee(models), average)
     together = model(Batch.collate(structures, F64))
     alone = [model(Batch.collate([structure], F64)) for structure in structures]
     for name in FIELDS:
@@ -69,12 +69,12 @@ def test_a_batch_is_its_structures_one_by_one(models, make_structure, average):
 def test_a_committee_in_many_orientations_is_one_mean(models, batch):
     """The total variance: that between rotations of the mean, and within each of them that between models."""
     rotations = rotation_set(4)
-    found = RotationAverage(Committee(models), rotations)(batch)
-    singles = [RotationAverage(model, rotations)(batch) for model in models]
+    found = RotationEnsemble(Committee(models), rotations)(batch)
+    singles = [RotationEnsemble(model, rotations)(batch) for model in models]
     for name in FIELDS[:3]:
         mean = torch.stack([getattr(one, name) for one in singles]).mean(0)
         torch.testing.assert_close(getattr(found, name), mean, rtol=0, atol=1e-8)
-    views = torch.stack([RotationAverage(Committee(models), rotations)._predict_turned(batch, rotations)[0]]).squeeze(0)
+    views = torch.stack([RotationEnsemble(Committee(models), rotations)._rotated(batch, rotations).energy]).squeeze(0)
     within = torch.stack(
         [
             torch.stack([model_energy(model, batch, rotation) for model in models]).var(0, unbiased=True)
@@ -82,7 +82,7 @@ def test_a_committee_in_many_orientations_is_one_mean(models, batch):
         ]
     ).mean(0)
     torch.testing.assert_close(found.energy_std, (views.var(0, unbiased=True) + within).sqrt(), rtol=1e-6, atol=0)
-    assert orientations(RotationAverage(Committee(models), rotations)) == 4 and orientations(models[0]) == 1
+    assert num_rotations(RotationEnsemble(Committee(models), rotations)) == 4 and num_rotations(models[0]) == 1
 
 
 def model_energy(model, batch, rotation):
@@ -137,14 +137,14 @@ def test_spreads_that_say_nothing():
 
 
 def calibration_of(model, factor: float) -> dict:
-    members, rotations = identity(model)
+    members, rotations = predictor_key(model)
     fitted = SpreadToError(factor=factor, exponent=1.0, multiples={"68": 1.0})
     return Calibration(members=members, rotations=rotations, energy=fitted, forces=fitted, structures=9).model_dump()
 
 
 def test_a_calibration_is_found_by_just_what_it_was_measured_with(models, batch):
     models = [copy.deepcopy(model) for model in models]
-    committee, average = Committee(models), averaged(models[0], 12)
+    committee, average = Committee(models), with_rotation_average(models[0], 12)
     models[0].card["calibrations"] = [calibration_of(committee, 3.0), calibration_of(average, 5.0)]
     for model, factor in ((committee, 3.0), (average, 5.0), (Committee(models[::-1]), 3.0)):
         found = calibrated(model)
@@ -153,7 +153,13 @@ def test_a_calibration_is_found_by_just_what_it_was_measured_with(models, batch)
         torch.testing.assert_close(prediction.energy_uncertainty, factor * prediction.energy_std)
         torch.testing.assert_close(prediction.forces_uncertainty, factor * prediction.forces_std)
         torch.testing.assert_close(prediction.forces, model(batch).forces, rtol=0, atol=0)
-    for other in (models[0], averaged(models[0], 24), averaged(committee, 12), Committee(models[:2]), models[1]):
+    for other in (
+        models[0],
+        with_rotation_average(models[0], 24),
+        with_rotation_average(committee, 12),
+        Committee(models[:2]),
+        models[1],
+    ):
         assert calibrated(other) is other
 
 

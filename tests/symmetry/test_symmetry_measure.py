@@ -23,7 +23,6 @@ class Toy(nn.Module):
     def __init__(self, field: float = 0.0, encoder: Encoder | None = None):
         super().__init__()
         self.field, self.encoder = field, encoder
-        self.unused = nn.Parameter(torch.zeros(()))  # says on which device the model is
 
     def forward(self, batch: Batch, layers: tuple[int, ...] = ()) -> Prediction:
         x = centred(batch.positions, batch)
@@ -41,7 +40,6 @@ class Noise(nn.Module):
     def __init__(self, sigma: float):
         super().__init__()
         self.sigma, self.generator = sigma, torch.Generator().manual_seed(0)
-        self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch: Batch, layers: tuple[int, ...] = ()) -> Prediction:
         noise = torch.randn(batch.num_atoms, 3, generator=self.generator, dtype=F64)

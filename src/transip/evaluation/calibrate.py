@@ -19,13 +19,13 @@ from transip.data.store import concat_ranges
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
 from transip.files import output_lock
-from transip.inference.inference import Models, predictor_of, prepare
+from transip.inference.predict import Models, build_predictor, load_for_inference
 from transip.metrics.validation import iter_predictions
 from transip.model.calibration import LEVELS, Calibration, SpreadToError
 from transip.model.files import load_model, resolve_model_folder, update_metadata
 from transip.model.released import CONFIG
-from transip.symmetry.average import Averaged
-from transip.symmetry.committee import Calibrated, identity
+from transip.symmetry.average import EnsemblePrediction
+from transip.symmetry.committee import Calibrated, predictor_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def calibrate(
 
 def uncalibrated(models: Models, average: int | None, device: str = "cpu") -> nn.Module:
     """What predicts with `models`, without the uncertainties that may have been measured before."""
-    predictor = predictor_of(prepare(models, device, "float32"), average)
+    predictor = build_predictor(load_for_inference(models, device, "float32"), average)
     return predictor.model if isinstance(predictor, Calibrated) else predictor
 
 
@@ -129,7 +129,7 @@ def collect(model: nn.Module, data: Dataset, batch: BatchSettings) -> Calibratio
     first = np.cumsum(data.atom_counts) - data.atom_counts
     energies, forces = np.empty((2, len(data))), np.empty((2, int(data.atom_counts.sum())))
     for indices, labelled, found in iter_predictions(model, data, sorted_batches(data.atom_counts, batch)):
-        assert isinstance(found, Averaged) and labelled.energy is not None and labelled.forces is not None
+        assert isinstance(found, EnsemblePrediction) and labelled.energy is not None and labelled.forces is not None
         atoms = concat_ranges(first[indices], data.atom_counts[indices])
         energies[:, indices] = torch.stack([found.energy_std, (found.energy - labelled.energy).abs()]).cpu()
         forces[:, atoms] = torch.stack([found.forces_std, (found.forces - labelled.forces).norm(dim=-1)]).cpu()
@@ -149,7 +149,7 @@ def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
             other.forces_std, other.forces_error
         ),
     }
-    members, rotations = identity(model)
+    members, rotations = predictor_key(model)
     return Calibration(members=members, rotations=rotations, structures=len(fitted.counts), **maps)
 
 

@@ -24,13 +24,13 @@ from transip.data.store import UNKNOWN, concat_ranges
 from transip.errors import InputError, InputWarning
 from transip.evaluation.result import Evaluation
 from transip.files import RECIPE
-from transip.inference.inference import prepare as prepare_models
+from transip.inference.predict import load_for_inference
 from transip.metrics.errors import TERMS, per_structure_errors, reduce_metrics
 from transip.metrics.validation import device_of, iter_predictions, sampled_symmetry
 from transip.model.files import load_model, resolve_model_folder
 from transip.model.potential import Potential
-from transip.symmetry.average import averaged
-from transip.symmetry.committee import orientations, potentials
+from transip.symmetry.average import with_rotation_average
+from transip.symmetry.committee import members, num_rotations
 from transip.symmetry.latent import LatentEquivariance, load_latent
 from transip.version import __version__
 
@@ -145,7 +145,7 @@ def _check_finite(arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.
 def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
     atoms = int(dataset.atom_counts.sum())
     return {
-        "forward_passes": len(dataset) * orientations(model) * max(1, len(potentials(model))),
+        "forward_passes": len(dataset) * num_rotations(model) * max(1, len(members(model))),
         "atoms": atoms,
         "seconds": seconds,
         "atoms_per_second": atoms / seconds,
@@ -180,10 +180,10 @@ def evaluate_checkpoint(
     Raises:
         InputError: the model or data cannot be read, or there are no packs and `model` is not a run folder.
     """
-    potential = prepare_models([model, *committee], device, "float32")
+    potential = load_for_inference([model, *committee], device, "float32")
     latent = load_latent(resolve_model_folder(model), potential.settings) if isinstance(potential, Potential) else None
     data = load_validation_set(model, packs)
-    return evaluate(averaged(potential, average), data, batch=batch_limits_for(data), latent=latent)
+    return evaluate(with_rotation_average(potential, average), data, batch=batch_limits_for(data), latent=latent)
 
 
 def load_validation_set(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:

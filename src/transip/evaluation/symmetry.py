@@ -14,7 +14,7 @@ from transip.data.dataset import Dataset
 from transip.data.sampler import sorted_batches
 from transip.evaluation.saved import batch_limits_for
 from transip.files import write_json
-from transip.inference.inference import prepare
+from transip.inference.predict import load_for_inference
 from transip.model.files import resolve_model_folder
 from transip.model.potential import Potential
 from transip.quantities import ROTATION_ERROR, ROTATION_SPREAD
@@ -64,7 +64,7 @@ def evaluate_symmetry(
     Raises:
         InputError: the model, the data or the device cannot be used.
     """
-    potential = cast(Potential, prepare(model, device, "float32"))
+    potential = cast(Potential, load_for_inference(model, device, "float32"))
     latent = load_latent(resolve_model_folder(model), potential.settings)
     data = Dataset.open(packs)
     chosen = np.random.default_rng(seed).permutation(len(data))[:structures]

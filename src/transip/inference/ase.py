@@ -10,34 +10,30 @@ import ase
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes, equal
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.outputs import Properties
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from rich.console import Console
-from rich.progress import track
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from transip.config import BatchSettings, KeySettings
-from transip.data.read import DEFAULT_KEYS, read_structures
+from transip.data.read import DEFAULT_KEYS, OnBad, read_structures
 from transip.errors import InputError
 from transip.extras import check_name_clash
-from transip.inference.inference import (
-    INFERENCE,
-    LABELS,
-    AveragedStructure,
+from transip.inference.domain import ApplicabilityDomain, OnUncertain, OnUnseen
+from transip.inference.predict import (
+    INFERENCE_LIMITS,
     Models,
     Precision,
-    evaluate,
+    as_list,
+    build_predictor,
+    forward_structures,
     has_direct_forces,
-    listed,
-    predict,
-    predictor_of,
-    prepare,
-    results,
-    with_labels,
+    iter_predictions,
+    load_for_inference,
 )
-from transip.inference.scope import Scope, Uncertain, Unseen
+from transip.inference.progress import progress_bar
+from transip.inference.result import Result, unbatch
 from transip.model.potential import Potential
 from transip.structure import Structure
 
-CONDITIONS = ("charge", "spin", "spin_multiplicity")  # what `atoms.info` tells a model beside the geometry
+CHARGE_SPIN_KEYS = ("charge", "spin", "spin_multiplicity")  # of `atoms.info`
 
 
 class TransIPCalculator(Calculator):
@@ -53,7 +49,7 @@ class TransIPCalculator(Calculator):
             a committee: results are their mean.
         charge: total charge of every molecule; None: from `atoms.info`.
         spin: multiplicity of every molecule; None: from `atoms.info`.
-        device: a torch device, such as ``"cuda"``.
+        device: a torch device, such as ``"cuda"``; auto: a GPU (CUDA, XPU) if there is one, else the CPU.
         dtype: precision of the network; total energies are summed in float64 either way.
         unseen: what to do about elements, charges, multiplicities and sizes that the model was not trained on.
         average: predict in this many orientations and average: 12, 24, 60 (rotation groups) or another number
@@ -88,20 +84,22 @@ class TransIPCalculator(Calculator):
         *,
         charge: int | None = None,
         spin: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         dtype: Precision = "float32",
-        unseen: Unseen = "warn",
+        unseen: OnUnseen = "warn",
         average: int | None = None,
         max_uncertainty: float | None = None,
-        uncertain: Uncertain = "warn",
+        uncertain: OnUncertain = "warn",
         compile: bool = False,
     ):
         check_name_clash()
         super().__init__(charge=charge, spin=spin)
-        self.origin = ", ".join("in memory" if isinstance(one, Potential) else str(one) for one in listed(model))
-        self.model = prepare(model, device, dtype, compile=compile)
-        self.predictor = predictor_of(self.model, average)
-        self.scope = Scope(self.predictor, unseen, max_uncertainty, uncertain)
+        names = ("in memory" if isinstance(member, Potential) else str(member) for member in as_list(model))
+        self.model_name = ", ".join(names)
+        self.model = load_for_inference(model, device, dtype, compile=compile)
+        self.predictor = build_predictor(self.model, average)
+        self.domain = ApplicabilityDomain(self.predictor, unseen, max_uncertainty, uncertain)
+        self._result: Result | None = None
 
     def calculate(
         self,
@@ -114,14 +112,13 @@ class TransIPCalculator(Calculator):
         if self.atoms is None:
             raise InputError("there is no molecule to calculate", remedy="set atoms.calc, or pass atoms")
         structure = self.structure(self.atoms)
-        prediction = evaluate(self.predictor, [structure])
-        (found,) = results([structure], prediction)
-        labelled = self.scope.check_result(with_labels(structure, found), structure.formula)
-        shares = {"free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
-        spreads = labelled.spreads[0] if isinstance(labelled, AveragedStructure) else {}
-        if "stress" in found:
-            shares["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
-        self.results = found | shares | spreads
+        (result,) = unbatch([structure], forward_structures(self.predictor, [structure]))
+        self._result = self.domain.check_result(result.check_finite(), structure.formula)
+        stress = {} if result.stress is None else {"stress": full_3x3_to_voigt_6_stress(result.stress)}
+        energy = {name: result.energy for name in ("energy", "free_energy")}
+        spreads, atom_spreads = result.spreads
+        self.results = energy | {"energies": result.atom_energies, "forces": result.forces} | stress
+        self.results |= spreads | atom_spreads
 
     def export_properties(self) -> Properties:
         """As in ASE, which knows neither standard deviations nor uncertainties."""
@@ -134,7 +131,7 @@ class TransIPCalculator(Calculator):
             changes.remove("cell")
         if self.atoms is not None:
             before, now = self.atoms.info, atoms.info
-            changes += [key for key in CONDITIONS if not equal(before.get(key), now.get(key))]
+            changes += [key for key in CHARGE_SPIN_KEYS if not equal(before.get(key), now.get(key))]
         return changes
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -153,33 +150,36 @@ class TransIPCalculator(Calculator):
         return not has_direct_forces(self.model)
 
     def structure(self, atoms: ase.Atoms, where: str = "structure") -> Structure:
-        """Read `atoms` as the model will see them, with this calculator's charge and spin if it has any.
+        """Read `atoms` as the model will take them, with this calculator's charge and spin if it has any.
 
         Raises:
             InputError: see the class.
         """
-        return self.scope.check(Structure.from_atoms(atoms, **self._own, where=where), where)
+        return self.domain.check(Structure.from_atoms(atoms, **self._charge_and_spin, where=where), where)
 
-    def read_file(self, source: str | Path, keys: KeySettings = DEFAULT_KEYS) -> Iterator[Structure]:
-        """The structures of a file without labels, with this calculator's charge and spin if it has any."""
-        return read_structures(source, keys, labels="ignored", **self._own)
+    def read_file(
+        self, source: str | Path, keys: KeySettings = DEFAULT_KEYS, on_bad: OnBad | None = None
+    ) -> Iterator[Structure]:
+        """The structures of a file without labels, with this calculator's charge and spin if it has any.
+
+        `on_bad` is told about each that cannot be used, which is then left out; None: it is an error.
+        """
+        return read_structures(source, keys, labels="ignored", **self._charge_and_spin, on_bad=on_bad)
 
     @property
-    def _own(self) -> dict[str, Any]:
+    def _charge_and_spin(self) -> dict[str, Any]:
         """Charge and spin of all structures; None: each one's."""
-        known = self.parameters or {}
-        return {name: known.get(name) for name in ("charge", "spin")}
+        given = self.parameters or {}
+        return {name: given.get(name) for name in ("charge", "spin")}
 
-    def labelled(self, atoms: ase.Atoms) -> Structure:
-        """`structure` with energy, forces, stress and spreads where there are any; computed unless they are known."""
+    def result(self, atoms: ase.Atoms) -> Result:
+        """All that the model predicts of `atoms`; computed unless it is known."""
         self.get_property("forces", atoms)
-        found = {name: self.results[name] for name in LABELS if name in self.results}
-        if "stress" in self.results:
-            found["stress"] = voigt_6_to_full_3x3_stress(self.results["stress"])
-        return with_labels(self.structure(atoms), found)
+        assert self._result is not None
+        return self._result
 
     def predict(
-        self, structures: Sequence[ase.Atoms], batch: BatchSettings = INFERENCE, progress: bool = False
+        self, structures: Sequence[ase.Atoms], batch: BatchSettings = INFERENCE_LIMITS, progress: bool = False
     ) -> list[ase.Atoms]:
         """Predict many molecules, much faster than one by one.
 
@@ -189,26 +189,19 @@ class TransIPCalculator(Calculator):
             ``arrays``, under the names that they have in ``results``.
         """
         read = (self.structure(atoms, f"structure {i}") for i, atoms in enumerate(structures))
-        labelled = track(
-            predict(self.predictor, read, batch, self.scope),
-            "predict",
-            total=len(structures),
-            console=Console(stderr=True),
-            disable=not progress,
-        )
-        return [attach(atoms.copy(), result) for atoms, result in zip(structures, labelled, strict=True)]
+        results = iter_predictions(self.predictor, read, batch, self.domain)
+        results = progress_bar(results, "predict", progress, len(structures))
+        return [attach_results(atoms.copy(), result) for atoms, result in zip(structures, results, strict=True)]
 
 
-def attach(atoms: ase.Atoms, labelled: Structure) -> ase.Atoms:
-    """Give `atoms` (changed in place, returned) charge, spin, energy, forces, spreads, uncertainties of `labelled`."""
-    atoms.info |= {"charge": labelled.charge, "spin": labelled.spin}
-    if isinstance(labelled, AveragedStructure):
-        of_structure, of_atoms = labelled.spreads
-        atoms.info |= of_structure
-        for name, values in of_atoms.items():
-            atoms.set_array(name, values)
-    labels = {"energy": labelled.energy, "free_energy": labelled.energy, "forces": labelled.forces}
-    if labelled.stress is not None:
-        labels["stress"] = full_3x3_to_voigt_6_stress(labelled.stress)
-    atoms.calc = SinglePointCalculator(atoms, **labels)
+def attach_results(atoms: ase.Atoms, result: Result) -> ase.Atoms:
+    """Give `atoms` (changed in place, returned) charge, spin, energy, forces, spreads, uncertainties of `result`."""
+    spreads, atom_spreads = result.spreads
+    atoms.info |= {"charge": result.structure.charge, "spin": result.structure.spin} | spreads
+    for name, values in atom_spreads.items():
+        atoms.set_array(name, values)
+    predictions = {"energy": result.energy, "free_energy": result.energy, "forces": result.forces}
+    if result.stress is not None:
+        predictions["stress"] = full_3x3_to_voigt_6_stress(result.stress)
+    atoms.calc = SinglePointCalculator(atoms, **predictions)
     return atoms

@@ -1,4 +1,4 @@
-"""Forces without the net torque that learned symmetry leaves: it would turn a molecule as a whole."""
+"""Removes from forces the net torque that learned symmetry leaves: it would rotate a molecule as a whole."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxtyping import Float64
 from transip.structure import rigid_body_modes
 
 
-class NoTorque(FixConstraint):
-    """Takes net force and torque out of the forces on a molecule; of what is periodic the net force alone.
+class RemoveNetTorque(FixConstraint):
+    """Removes net force and torque from the forces on a molecule; from those on a periodic system the net force alone.
 
-    An energy that depends on orientation a little, as a learned one does, has a torque. It would turn what is relaxed
+    An energy that depends on orientation a little, as a learned one does, has a torque. It would rotate what is relaxed
     towards some orientation, long after all bonds have settled, and spin up what is simulated.
 
     Args:
@@ -28,7 +28,7 @@ class NoTorque(FixConstraint):
         """Positions are free."""
 
     def adjust_momenta(self, atoms: ase.Atoms, momenta: np.ndarray) -> None:
-        """Momenta are free; whoever gives a molecule an angular momentum sees it turn."""
+        """Momenta are free: a molecule that is given an angular momentum rotates."""
 
     def adjust_forces(self, atoms: ase.Atoms, forces: np.ndarray) -> None:
         """Project the rigid motions out of `forces`, in place."""
@@ -37,4 +37,4 @@ class NoTorque(FixConstraint):
         weighted = (forces / root).ravel()
         forces -= (rigid @ (rigid.T @ weighted)).reshape(-1, 3) * root
 
-    redistribute_forces_md = adjust_forces  # by which name ASE asks in molecular dynamics
+    redistribute_forces_md = adjust_forces  # ASE's name for it in molecular dynamics

@@ -20,12 +20,13 @@ from transip.data.read import DEFAULT_KEYS
 from transip.errors import InputError, InputWarning
 from transip.files import output_lock, write_json
 from transip.inference.ase import TransIPCalculator
-from transip.inference.inference import INFERENCE, predict, warn_if_direct
-from transip.inference.predict import counted
+from transip.inference.predict import INFERENCE_LIMITS, iter_predictions, warn_of_direct_forces
+from transip.inference.progress import check_output, count_structures, progress_bar
+from transip.inference.result import Result
 from transip.structure import Structure, rigid_body_modes
 
 Hessian = Float64[np.ndarray, "coordinates coordinates"]
-FMAX = 0.05  # eV/Å; with larger forces a geometry is no minimum, and its modes are none of a minimum
+FMAX = 0.05  # eV/Å; with larger forces a geometry is not a minimum
 ENERGY = units._hbar * 1e10 / np.sqrt(units._e * units._amu)  # eV of a quantum whose force constant is 1 eV/Å²/amu
 
 
@@ -60,8 +61,8 @@ def finite_difference_hessian(
         structure: about which to displace.
         step: displacement of each coordinate to either side, Å.
     """
-    found = np.array([np.ravel(one) for one in forces(displaced(structure, step))])
-    return (found[1::2] - found[0::2]) / (2 * step)
+    displaced_forces = np.array([np.ravel(f) for f in forces(displaced(structure, step))])
+    return (displaced_forces[1::2] - displaced_forces[0::2]) / (2 * step)
 
 
 def displaced(structure: Structure, step: float) -> Iterator[Structure]:
@@ -73,11 +74,13 @@ def displaced(structure: Structure, step: float) -> Iterator[Structure]:
             yield replace(structure, positions=positions, energy=None, forces=None)
 
 
-def hessian(model: nn.Module, structure: Structure, step: float = 0.005, batch: BatchSettings = INFERENCE) -> Hessian:
+def hessian(
+    model: nn.Module, structure: Structure, step: float = 0.005, batch: BatchSettings = INFERENCE_LIMITS
+) -> Hessian:
     """`finite_difference_hessian` of a potential, whose displaced structures are predicted in batches."""
 
     def forces(structures: Iterable[Structure]) -> Iterator[np.ndarray]:
-        return (one.forces for one in predict(model, structures, batch) if one.forces is not None)
+        return (result.forces for result in iter_predictions(model, structures, batch))
 
     return finite_difference_hessian(forces, structure, step)
 
@@ -117,18 +120,20 @@ def vibrations_file(
     *,
     step: float = 0.005,
     keys: KeySettings = DEFAULT_KEYS,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Vibrational frequencies of each structure of `source`; all there is to know goes to JSON `output`.
 
-    Warns (`InputWarning`) of direct forces, whose derivative is no true Hessian, and of structures that are no minima.
+    Warns (`InputWarning`) of direct forces, whose derivative is no true Hessian, and of structures that are not minima.
 
     Args:
-        calculator: says which model, how, and what about structures outside its scope; best of dtype float64.
+        calculator: says which model, how, and what about structures outside its domain; best of dtype float64.
         source: any file that `transip.data.read` reads; relaxed structures.
         output: JSON: ``units`` and, for each structure, what is returned, ``modes`` (modes, atoms, 3), ``hessian``.
         step: displacement of the finite differences, Å.
         keys: where charge and spin are stored in `source`.
+        overwrite: replace an `output` that exists.
         progress: show a progress bar.
 
     Returns:
@@ -140,41 +145,43 @@ def vibrations_file(
     """
     if not step > 0:
         raise InputError(f"step is {step:g} Å", remedy="it must be positive; 0.005 is usual")
-    warn_if_direct(calculator.model)
+    target = check_output(output, overwrite)
+    warn_of_direct_forces(calculator.model)
     rows, details = [], []
-    with output_lock(output):
-        for structure in counted(calculator.read_file(source, keys), "vibrations", progress):
-            (labelled,) = predict(calculator.predictor, [structure], scope=calculator.scope)
-            found = hessian(calculator.predictor, structure, step)
+    with output_lock(target):
+        structures = calculator.read_file(source, keys)
+        for structure in progress_bar(structures, "vibrations", progress, count_structures(source)):
+            (result,) = iter_predictions(calculator.predictor, [structure], domain=calculator.domain)
+            second_derivatives = hessian(calculator.predictor, structure, step)
             masses, periodic = atomic_masses[structure.numbers], structure.cell is not None
-            modes = normal_modes(found, structure.positions, masses, periodic=periodic)
-            rows.append(_row(labelled, modes, found))
-            details.append(rows[-1] | {"modes": modes.displacements.tolist(), "hessian": found.tolist()})
+            modes = normal_modes(second_derivatives, structure.positions, masses, periodic=periodic)
+            rows.append(_row(result, modes, second_derivatives))
+            details.append(rows[-1] | {"modes": modes.displacements.tolist(), "hessian": second_derivatives.tolist()})
             if rows[-1]["fmax"] > FMAX:
-                warnings.warn(_no_minimum(rows[-1]), InputWarning, stacklevel=2)
-        units_used = {"energy": "eV", "fmax": "eV/Å", "frequencies": "cm⁻¹", "zero_point_energy": "eV"}
-        units_used |= {"modes": "amu^-1/2", "hessian": "eV/Å²"}
-        write_json(output, {"model": calculator.origin, "step": step, "units": units_used, "structures": details})
+                warnings.warn(_not_a_minimum(rows[-1]), InputWarning, stacklevel=2)
+        used = {"energy": "eV", "fmax": "eV/Å", "frequencies": "cm⁻¹", "zero_point_energy": "eV"}
+        used |= {"modes": "amu^-1/2", "hessian": "eV/Å²"}
+        write_json(target, {"model": calculator.model_name, "step": step, "units": used, "structures": details})
     return rows
 
 
-def _no_minimum(row: dict[str, Any]) -> str:
+def _not_a_minimum(row: dict[str, Any]) -> str:
     return (
-        f"{row['source'] or row['formula']}: the largest force is {row['fmax']:.2f} eV/Å: this is no minimum; relax it "
-        "first (`transip relax --fmax 0.01`)"
+        f"{row['source'] or row['formula']}: the largest force is {row['fmax']:.2f} eV/Å: this is not a minimum; relax "
+        "it first (`transip relax --fmax 0.01`)"
     )
 
 
-def _row(labelled: Structure, modes: NormalModes, found: Hessian) -> dict[str, Any]:
-    assert labelled.forces is not None
+def _row(result: Result, modes: NormalModes, hessian: Hessian) -> dict[str, Any]:
+    structure = result.structure
     return {
-        "source": labelled.source,
-        "formula": labelled.formula,
-        "charge": labelled.charge,
-        "spin": labelled.spin,
-        "energy": labelled.energy,
-        "fmax": float(np.linalg.norm(labelled.forces, axis=1).max()),
+        "source": structure.source,
+        "formula": structure.formula,
+        "charge": structure.charge,
+        "spin": structure.spin,
+        "energy": result.energy,
+        "fmax": result.largest_force,
         "frequencies": modes.frequencies.tolist(),
         "zero_point_energy": modes.zero_point_energy,
-        "hessian_asymmetry": asymmetry(found),
+        "hessian_asymmetry": asymmetry(hessian),
     }

@@ -1,9 +1,12 @@
-"""Rotational averaging: predict in several orientations, turn back, take the mean, and keep the spread."""
+"""Rotational averages: predict in several orientations, rotate back, take the mean, and keep the spread.
+
+Known as group averaging or test-time augmentation. `Moments` is what a committee of models averages, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -12,15 +15,26 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
 from transip.errors import InputError
-from transip.rotations import Rotations, random_rotations, rotate, rotate_vectors, rotation_group
+from transip.rotations import (
+    Rotations,
+    quaternions_to_matrices,
+    random_rotations,
+    rotate,
+    rotate_vectors,
+    rotation_group,
+)
 
 SEED = 0  # of random rotations: the same ones every time, so that the average is one function of the positions
 LIMITS = BatchSettings(pairs=200_000)
+# Rotates the axes of the groups away from those along which symmetric molecules are built. Methane that lies along the
+# axes would look the same in all twelve rotations of a tetrahedron, and its spread would be zero, whatever its error.
+# With this quaternion all are at least 13 degrees from any symmetry of an octahedron or icosahedron along them.
+GROUP_TILT = (0.02, 0.35, -0.53, 0.77)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Averaged(Prediction):
-    """Mean prediction over orientations, models or both, and how far a single one is from it.
+class EnsemblePrediction(Prediction):
+    """Mean prediction over orientations, models or both, and the spread of single ones about it.
 
     Attributes:
         energy_std: standard deviation of the total energy in eV, (structures,).
@@ -35,10 +49,63 @@ class Averaged(Prediction):
     forces_uncertainty: Float[Tensor, "atoms"] | None = None
 
 
-class RotationAverage(nn.Module):
-    """A potential averaged over rotations: mean of g⁻¹ f(g x), equivariant under the group that the rotations form.
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """First and second moments of predictions; those of several members have a leading axis for them.
 
-    The average of conservative forces is the gradient of the average energy. Nothing is drawn at random in a call.
+    Fields with the name of one of `Prediction` are averaged; another output to average is another field here.
+    The variances are those within a member that is itself a mean, zero of a single prediction.
+    """
+
+    energy: Tensor
+    atom_energies: Tensor
+    forces: Tensor
+    stress: Tensor | None
+    energy_variance: Tensor
+    forces_variance: Tensor
+
+    @classmethod
+    def from_prediction(cls, prediction: Prediction) -> Moments:
+        """The moments of one prediction."""
+        means = {f.name: getattr(prediction, f.name) for f in fields(cls) if hasattr(prediction, f.name)}
+        if isinstance(prediction, EnsemblePrediction):
+            variances = prediction.energy_std.square().detach(), prediction.forces_std.square().detach()
+        else:
+            variances = torch.zeros_like(prediction.energy), torch.zeros_like(prediction.forces[:, 0])
+        return cls(**means, energy_variance=variances[0].detach(), forces_variance=variances[1].detach())
+
+    @classmethod
+    def stack(cls, members: Sequence[Moments], join: Callable[[list[Tensor]], Tensor] = torch.stack) -> Moments:
+        """Those of all `members`; a field that one of them lacks is None."""
+        columns = {f.name: [getattr(member, f.name) for member in members] for f in fields(cls)}
+        return cls(**{n: None if any(v is None for v in values) else join(values) for n, values in columns.items()})
+
+    def mean(self, weights: Float64[Tensor, "members"]) -> EnsemblePrediction:
+        """The mean over members; the variance within members adds to that between them.
+
+        Args:
+            weights: of the members, summing to 1; their variance is unbiased as if they had been drawn independently.
+        """
+
+        def mean(values: Tensor) -> Tensor:
+            return torch.tensordot(weights.to(values), values, 1)
+
+        means = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_variance")}
+        means = {name: None if values is None else mean(values) for name, values in means.items()}
+        energy_square = (self.energy - means["energy"]).detach().square()
+        forces_square = (self.forces - means["forces"]).detach().square().sum(-1)
+        unbiased = 1 - float(weights.square().sum())
+        return EnsemblePrediction(
+            **means,
+            energy_std=(mean(energy_square) / unbiased + mean(self.energy_variance)).sqrt(),
+            forces_std=(mean(forces_square) / unbiased + mean(self.forces_variance)).sqrt(),
+        )
+
+
+class RotationEnsemble(nn.Module):
+    """The mean of g⁻¹ f(g x) over rotations g, equivariant under the group that the rotations form.
+
+    The average of conservative forces is minus the gradient of the average energy. Nothing is drawn in a call.
 
     Args:
         model: maps a Batch to a Prediction; its weights are shared, not copied.
@@ -52,7 +119,7 @@ class RotationAverage(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Callable[..., Prediction],
         rotations: Float64[Tensor, "rotations 3 3"],
         weights: Float64[Tensor, "rotations"] | None = None,
         limits: BatchSettings = LIMITS,
@@ -65,64 +132,35 @@ class RotationAverage(nn.Module):
         equal = torch.full((len(rotations),), 1 / len(rotations), dtype=torch.float64)
         self.rotations, self.weights = rotations, equal if weights is None else weights
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Averaged:
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> EnsemblePrediction:
         """Predict energies (eV), forces (eV/Å), their standard deviations and, of cells, stress (eV/Å³).
 
         Raises:
-            InputError: `layers` are asked for; embeddings do not turn in a known way, so they have no average.
+            InputError: `layers` are asked for; embeddings rotate in no known way, so they have no average.
         """
         if layers:
             raise InputError("a rotational average has no embeddings", remedy="ask the model itself for them")
         pairs = len(batch) * batch.max_num_atoms**2
         chunk = max(1, min(self.limits.max_atoms // batch.num_atoms, self.limits.pairs // pairs))
         chunks = self.rotations.to(batch.positions).split(chunk)
-        views = [self._predict_turned(batch, rotations) for rotations in chunks]
-        return combined([torch.cat(parts) for parts in zip(*views, strict=True)], self.weights)
+        return Moments.stack([self._rotated(batch, rotations) for rotations in chunks], torch.cat).mean(self.weights)
 
-    def _predict_turned(self, batch: Batch, rotations: Rotations) -> list[Tensor]:
-        """What `view_of` says, turned back, of `batch` in each of `rotations`, in one forward pass."""
-        many, each = _repeated(batch, len(rotations)), rotations.repeat_interleave(len(batch), 0)
-        found: Prediction = self.model(rotate(many, each))
-        stress = None if found.stress is None else each.mT @ found.stress @ each
-        turned = replace(found, forces=rotate_vectors(found.forces, each.mT, many), stress=stress)
-        return [part.unflatten(0, (len(rotations), -1)) for part in view_of(turned)]
-
-
-def view_of(found: Prediction) -> tuple[Tensor, ...]:
-    """Energy, energies, forces, the variances of energy and forces, zero unless `found` is a mean, and any stress."""
-    if isinstance(found, Averaged):
-        variances = (found.energy_std.square(), found.forces_std.square())
-    else:
-        variances = (torch.zeros_like(found.energy), torch.zeros_like(found.forces[:, 0]))
-    stress = () if found.stress is None else (found.stress,)
-    return (found.energy, found.atom_energies, found.forces, *(part.detach() for part in variances), *stress)
+    def _rotated(self, batch: Batch, rotations: Rotations) -> Moments:
+        """The moments of `batch` in each of `rotations`, rotated back, from one forward pass."""
+        copies, rotation = repeat_batch(batch, len(rotations)), rotations.repeat_interleave(len(batch), 0)
+        prediction = rotate_back(self.model(rotate(copies, rotation)), rotation, copies)
+        return Moments.stack(
+            [Moments.from_prediction(prediction)], lambda values: values[0].unflatten(0, (len(rotations), -1))
+        )
 
 
-def combined(views: Sequence[Tensor], weights: Float64[Tensor, "views"]) -> Averaged:
-    """The mean over views; the variance within them adds to that between.
-
-    Args:
-        views: the parts of `view_of`, each of them stacked: (views, structures), (views, atoms), (views, atoms, 3), …
-        weights: of the views, summing to 1; their variance is unbiased as if they had been drawn independently.
-    """
-
-    def mean(values: Tensor) -> Tensor:
-        return torch.tensordot(weights.to(values), values, 1)
-
-    energy, energies, forces, energy_variance, forces_variance, *stress = views
-    mean_energy, mean_forces = mean(energy), mean(forces)
-    unbiased = 1 - float(weights.square().sum())
-    return Averaged(
-        energy=mean_energy,
-        atom_energies=mean(energies),
-        forces=mean_forces,
-        stress=mean(stress[0]) if stress else None,
-        energy_std=(mean((energy - mean_energy).detach().square()) / unbiased + mean(energy_variance)).sqrt(),
-        forces_std=(mean((forces - mean_forces).detach().square().sum(-1)) / unbiased + mean(forces_variance)).sqrt(),
-    )
+def rotate_back(prediction: Prediction, rotations: Rotations, batch: Batch) -> Prediction:
+    """`prediction` of a batch that was rotated by `rotations`, in the frame that the batch had before."""
+    stress = None if prediction.stress is None else rotations.mT @ prediction.stress @ rotations
+    return replace(prediction, forces=rotate_vectors(prediction.forces, rotations.mT, batch), stress=stress)
 
 
-def averaged(model: nn.Module, rotations: int | None) -> nn.Module:
+def with_rotation_average(model: nn.Module, rotations: int | None) -> nn.Module:
     """`model` averaged over a group of 12, 24 or 60 rotations or another number of random ones; None: `model`.
 
     Raises:
@@ -132,17 +170,22 @@ def averaged(model: nn.Module, rotations: int | None) -> nn.Module:
         return model
     if rotations < 2:
         raise InputError(f"average is {rotations}", remedy="choose 12, 24 or 60 (groups), or another number from 2")
-    return RotationAverage(model, rotation_set(rotations))
+    return RotationEnsemble(model, rotation_set(rotations))
 
 
 def rotation_set(number: int) -> Float64[Tensor, "rotations 3 3"]:
-    """The group of this order if there is one (12, 24, 60), else as many random rotations, always the same ones."""
+    """The group of this order if there is one (12, 24, 60), else as many random rotations, always the same ones.
+
+    The axes of the groups are rotated by `GROUP_TILT`.
+    """
     if number in (12, 24, 60):
-        return rotation_group(number)
+        tilt = torch.tensor([GROUP_TILT], dtype=torch.float64)
+        (tilt,) = quaternions_to_matrices(tilt / tilt.norm())
+        return tilt.mT @ rotation_group(number) @ tilt
     return random_rotations(number, torch.Generator().manual_seed(SEED), torch.float64)
 
 
-def _repeated(batch: Batch, times: int) -> Batch:
+def repeat_batch(batch: Batch, times: int) -> Batch:
     """`batch` so many times, one after another, without labels."""
     offsets = torch.arange(times, device=batch.structure_index.device) * len(batch)
     return Batch(

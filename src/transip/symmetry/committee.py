@@ -8,17 +8,17 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from transip.batch import Batch, Prediction
+from transip.batch import Batch
 from transip.errors import InputError
 from transip.model.calibration import Calibration, fingerprint
 from transip.model.potential import Potential
-from transip.symmetry.average import Averaged, RotationAverage, combined, view_of
+from transip.symmetry.average import EnsemblePrediction, Moments, RotationEnsemble
 
 
 class Committee(nn.Module):
     """The mean of several potentials; its conservative forces are the gradient of the mean energy.
 
-    A `RotationAverage` of it is averaged over both, and its spread is that of single models in single orientations.
+    A `RotationEnsemble` of it is averaged over both, and its spread is that of single models in single orientations.
 
     Args:
         models: at least two, of one level of theory; kept, not copied.
@@ -39,7 +39,7 @@ class Committee(nn.Module):
             )
         self.models = nn.ModuleList(models)
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Averaged:
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> EnsemblePrediction:
         """Predict energies (eV), forces (eV/Å), their standard deviations between the models and, of cells, stress.
 
         There is a stress (eV/Å³) if all models have one.
@@ -49,12 +49,8 @@ class Committee(nn.Module):
         """
         if layers:
             raise InputError("a committee has no embeddings", remedy="ask one of its models for them")
-        found: list[Prediction] = [model(batch) for model in self.models]
-        if any(one.stress is None for one in found):
-            found = [replace(one, stress=None) for one in found]
-        views = zip(*map(view_of, found), strict=True)
         equal = torch.full((len(self.models),), 1 / len(self.models), dtype=torch.float64)
-        return combined([torch.stack(parts) for parts in views], equal)
+        return Moments.stack([Moments.from_prediction(model(batch)) for model in self.models]).mean(equal)
 
 
 class Calibrated(nn.Module):
@@ -69,37 +65,40 @@ class Calibrated(nn.Module):
         super().__init__()
         self.model, self.calibration = model, calibration
 
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Averaged:
-        """Predict as `model` does, with uncertainties beside the spreads."""
-        found: Averaged = self.model(batch, layers)
+    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> EnsemblePrediction:
+        """Predict as `model` does, with uncertainties in addition to the spreads."""
+        prediction: EnsemblePrediction = self.model(batch, layers)
         return replace(
-            found,
-            energy_uncertainty=self.calibration.energy(found.energy_std),
-            forces_uncertainty=self.calibration.forces(found.forces_std),
+            prediction,
+            energy_uncertainty=self.calibration.energy(prediction.energy_std),
+            forces_uncertainty=self.calibration.forces(prediction.forces_std),
         )
 
 
-def potentials(model: nn.Module) -> list[Potential]:
+def members(model: nn.Module) -> list[Potential]:
     """The potentials that `model` consists of: itself, or those that it takes the mean of."""
-    return [part for part in model.modules() if isinstance(part, Potential)]
+    return [module for module in model.modules() if isinstance(module, Potential)]
 
 
-def orientations(model: nn.Module) -> int:
+def num_rotations(model: nn.Module) -> int:
     """How many orientations `model` averages over."""
-    return max((len(part.rotations) for part in model.modules() if isinstance(part, RotationAverage)), default=1)
+    return max((len(module.rotations) for module in model.modules() if isinstance(module, RotationEnsemble)), default=1)
+
+
+def predictor_key(model: nn.Module) -> tuple[list[str], int]:
+    """What a calibration holds for: sorted fingerprints of the potentials of `model`, number of orientations."""
+    return sorted(map(fingerprint, members(model))), num_rotations(model)
+
+
+def calibrations(model: nn.Module) -> list[Calibration]:
+    """All calibrations in the cards of the potentials of `model`."""
+    return [Calibration.model_validate(c) for member in members(model) for c in member.card.get("calibrations", ())]
 
 
 def calibrated(model: nn.Module) -> nn.Module:
     """`model` with uncertainties if the card of one of its potentials has a calibration for just it, else `model`."""
-    known = [Calibration.model_validate(one) for part in potentials(model) for one in part.card.get("calibrations", ())]
-    if not known:
+    if not (available := calibrations(model)):
         return model
-    members, rotations = identity(model)
-    fitting = (one for one in known if (one.members, one.rotations) == (members, rotations))
-    calibration = next(fitting, None)
+    key = predictor_key(model)
+    calibration = next((c for c in available if (c.members, c.rotations) == key), None)
     return model if calibration is None else Calibrated(model, calibration)
-
-
-def identity(model: nn.Module) -> tuple[list[str], int]:
-    """Fingerprints of the potentials of `model`, sorted, and its number of orientations: what is calibrated."""
-    return sorted(fingerprint(part) for part in potentials(model)), orientations(model)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from transip.inference.inference import Precision, evaluate, prepare, results
-from transip.inference.scope import Scope, Unseen
+from transip.inference.domain import ApplicabilityDomain, OnUnseen
+from transip.inference.predict import Precision, build_predictor, forward_structures, load_for_inference
+from transip.inference.result import Result, unbatch
 from transip.model.potential import Potential
 from transip.structure import Structure, parse_int
-from transip.symmetry.average import averaged
 
 
-class MovingAtoms:
+class SinglePointPredictor:
     """Positions and lattice vectors in, energy and forces out; elements, charge and multiplicity stay as they are.
 
     The network is loaded once; every call is one forward pass, the same as that of `TransIPCalculator`.
@@ -47,22 +47,25 @@ class MovingAtoms:
         cell: Float64[np.ndarray, "3 3"] | None = None,
         device: Any = "cpu",
         dtype: Precision = "float32",
-        unseen: Unseen = "warn",
+        unseen: OnUnseen = "warn",
         average: int | None = None,
     ):
-        self.model = prepare(model, device, dtype)
-        self._predictor = averaged(self.model, average)
+        self.model = load_for_inference(model, device, dtype)
+        self._predictor = build_predictor(self.model, average)
         numbers = np.asarray(numbers, dtype=np.int64)
-        apart = np.arange(3.0 * len(numbers)).reshape(-1, 3)  # anywhere: what is checked here is all but positions
-        self._atoms = Structure(
-            numbers, apart, parse_int(charge, "charge", "simulation"), parse_int(spin, "spin", "simulation")
+        dummy_positions = np.arange(3.0 * len(numbers)).reshape(-1, 3)  # all but positions is checked here
+        self._structure = Structure(
+            numbers,
+            dummy_positions,
+            parse_int(charge, "charge", "simulation"),
+            parse_int(spin, "spin", "simulation"),
         ).check("simulation")
-        Scope(self.model, unseen).check(replace(self._atoms, cell=cell), "simulation")
+        ApplicabilityDomain(self.model, unseen).check(replace(self._structure, cell=cell), "simulation")
 
     def __call__(
         self, positions: Float64[np.ndarray, "atoms 3"], cell: Float64[np.ndarray, "3 3"] | None = None
-    ) -> dict[str, Any]:
-        """``energy`` in eV, ``forces`` in eV/Å and, of a cell, ``stress`` in eV/Å³ where the model has one.
+    ) -> Result:
+        """Energy (eV), forces (eV/Å) and, of a cell, stress (eV/Å³) where the model has one.
 
         Args:
             positions: Å, in any periodic image.
@@ -72,6 +75,6 @@ class MovingAtoms:
             InputError: positions or results are not finite, or atoms overlap: the simulation broke down.
         """
         positions = np.array(positions, dtype=np.float64)
-        structure = replace(self._atoms, positions=positions, cell=cell).check("simulation")
-        (found,) = results([structure], evaluate(self._predictor, [structure]))
-        return found
+        structure = replace(self._structure, positions=positions, cell=cell).check("simulation")
+        (result,) = unbatch([structure], forward_structures(self._predictor, [structure]))
+        return result.check_finite()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from transip.engines.moving import MovingAtoms
+from transip.engines.single_point import SinglePointPredictor
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
 
 
 def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):
-    potential = MovingAtoms(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
+    potential = SinglePointPredictor(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
     calculator = TransIPCalculator(gentle_model, charge=case.charge, spin=case.spin)
     for seed in range(3):
         found = potential(case.atoms.positions)
@@ -24,13 +24,13 @@ def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):
 
 def test_an_average_is_ases(gentle_model):
     water = molecule("H2O")
-    potential = MovingAtoms(gentle_model, water.numbers, charge=0, spin=1, average=12)
+    potential = SinglePointPredictor(gentle_model, water.numbers, charge=0, spin=1, average=12)
     expected = TransIPCalculator(gentle_model, charge=0, spin=1, average=12).get_potential_energy(water)
     assert potential(water.positions)["energy"] == expected
 
 
 def test_a_cell_may_change_and_has_stress(periodic_model, crystal):
-    potential = MovingAtoms(periodic_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
+    potential = SinglePointPredictor(periodic_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
     for _ in range(2):
         found = potential(crystal.positions, crystal.cell.array)
         assert found["energy"] == pytest.approx(crystal.get_potential_energy(), abs=1e-9)
@@ -41,7 +41,7 @@ def test_a_cell_may_change_and_has_stress(periodic_model, crystal):
 
 def test_a_model_without_cutoff_refuses_cells_at_once(gentle_model, crystal):
     with pytest.raises(InputError, match="without a cutoff"):
-        MovingAtoms(gentle_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
+        SinglePointPredictor(gentle_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_a_model_without_cutoff_refuses_cells_at_once(gentle_model, crystal):
 def test_molecules_that_cannot_be(gentle_model, changes, message):
     given = {"numbers": [8, 1, 1], "charge": 0, "spin": 1} | changes
     with pytest.raises(InputError, match=message):
-        MovingAtoms(gentle_model, **given)
+        SinglePointPredictor(gentle_model, **given)
 
 
 def test_a_simulation_that_breaks_down_is_stopped(gentle_model):
-    potential = MovingAtoms(gentle_model, [8, 1, 1], charge=0, spin=1)
+    potential = SinglePointPredictor(gentle_model, [8, 1, 1], charge=0, spin=1)
     positions = molecule("H2O").positions
     positions[1, 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
@@ -74,7 +74,7 @@ def test_unseen_elements_are_warned_of(make_model):
     model = make_model(seed=3)
     model.card.update(elements=["H", "C"])
     with pytest.warns(InputWarning, match="element O"):
-        MovingAtoms(model, [8, 1, 1], charge=0, spin=1)
+        SinglePointPredictor(model, [8, 1, 1], charge=0, spin=1)
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra():
