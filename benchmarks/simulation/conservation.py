@@ -2,7 +2,7 @@
 
     python -m benchmarks.simulation.conservation MODEL [MODEL ...] [--data PACK ...] [--picoseconds 50] [--device cpu]
 
-Give a model with direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
+Give a model of direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
 length. --reference simulates each that breaks with GFN2-xTB itself, too, as long or until it breaks there: some react.

@@ -90,8 +90,8 @@ def test_averages_on_every_verb(run, water, tmp_path, capsys):
     raw = json.loads((tmp_path / "raw" / "evaluation.json").read_text())
     assert found["symmetry"]["force_rotation_error"] < raw["symmetry"]["force_rotation_error"]
     for verb, options in {"predict": [], "relax": ["--steps", 1], "md": ["--steps", 1]}.items():
-        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", "--average", 3, *options) == 0
-        assert ase.io.read(tmp_path / "o.extxyz").arrays["forces_std"].shape == (3,)
+        assert call(verb, run, water, "-o", tmp_path / f"{verb}.extxyz", "--average", 3, *options) == 0
+        assert ase.io.read(tmp_path / f"{verb}.extxyz").arrays["forces_std"].shape == (3,)
     assert call("predict", run, water, "-o", tmp_path / "one.extxyz", "--average", 1) == 2
     assert "average is 1" in capsys.readouterr().err and not (tmp_path / "one.extxyz").exists()
 
@@ -100,9 +100,9 @@ def test_what_runs_the_network_often_compiles_it_when_asked(run, water, tmp_path
     compiled = []
     monkeypatch.setattr("transip.inference.predict.compile_network", lambda model, _: compiled.append(model))
     for number, (verb, options) in enumerate({"predict": [], "relax": ["--steps", 1], "md": ["--steps", 1]}.items()):
-        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", *options) == 0
+        assert call(verb, run, water, "-o", tmp_path / f"{verb}.extxyz", *options) == 0
         assert len(compiled) == number
-        assert call(verb, run, water, "-o", tmp_path / "o.extxyz", "--compile", *options) == 0
+        assert call(verb, run, water, "-o", tmp_path / f"compiled-{verb}.extxyz", "--compile", *options) == 0
         assert len(compiled) == number + 1
 
 

@@ -3,7 +3,6 @@
 import ase.io
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -13,11 +12,10 @@ from ase.optimize import FIRE
 
 from transip.errors import InputError
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import batched_nve, run_md
+from transip.inference.md import run_md
 from transip.inference.predict import predict_file
 from transip.inference.relax import relax_file
 from transip.model.files import save_model
-from transip.structure import Structure
 
 
 @pytest.fixture
@@ -58,16 +56,6 @@ def test_cells_relax_with_their_atoms(salt, calculator):
     FIRE(FrechetCellFilter(salt), logfile=None, dt=0.02, maxstep=0.01).run(fmax=0.01, steps=5)
     assert salt.get_potential_energy() < before - 1e-3
     assert not np.allclose(salt.cell, cell)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_cells_keep_their_energy_in_a_batch_with_molecules(make_model, make_structure, salt, dtype):
-    model = make_model(forces="conservative", cutoff=4.5, dtype=dtype)
-    structures = [Structure.from_atoms(salt), make_structure(5)]
-    frames = list(batched_nve(model, structures, steps=20, temperature=100.0, timestep=0.2, interval=5, seed=1))
-    totals = torch.stack([frame.potential + frame.kinetic for frame in frames])
-    kinetic = torch.stack([frame.kinetic for frame in frames])
-    assert (totals - totals[0]).abs().max() < 0.05 * (kinetic - kinetic[0]).abs().max()
 
 
 def test_who_has_no_stress_says_why(salt, make_model):

@@ -47,8 +47,7 @@ def test_choices_that_do_not_exist(model_folder, source, tmp_path):
         import sys
         from transip.inference.ase import TransIPCalculator
         from transip.inference.md import run_md
-        from transip.io.extxyz import format_frame
-from transip.inference.relax import relax_file
+        from transip.inference.relax import relax_file
         from transip.errors import InputError
         model, *files = sys.argv[1:]
         for attempt in (
@@ -89,8 +88,8 @@ def breaks_down(monkeypatch):
 def test_predict_file_labels_every_structure_in_order(model_folder, source, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_module, "CHUNK", 8)
     calculator = TransIPCalculator(model_folder, dtype="float64")
-    summary = predict_file(calculator, source, tmp_path / "out" / "o.xyz", progress=False)
-    before, after = ase.io.read(source, ":"), ase.io.read(tmp_path / "out" / "o.xyz", ":")
+    summary = predict_file(calculator, source, tmp_path / "o.xyz", progress=False)
+    before, after = ase.io.read(source, ":"), ase.io.read(tmp_path / "o.xyz", ":")
     assert summary["structures"] == len(after) == 30
     assert summary["atoms"] == sum(len(atoms) for atoms in before)
     for old, new in zip(before, after, strict=True):
@@ -214,7 +213,9 @@ def test_the_optimizer_suits_the_kind_of_forces(make_model, make_structure, tmp_
     ase.io.write(tmp_path / "in.xyz", make_structure(5, 1).to_atoms(), format="extxyz")
     for choice in (None, "LBFGS", "FIRE"):
         files = tmp_path / "in.xyz", tmp_path / "o.xyz"
-        relax_file(TransIPCalculator(tmp_path / "model"), *files, steps=1, optimizer=choice, progress=False)
+        relax_file(
+            TransIPCalculator(tmp_path / "model"), *files, steps=1, optimizer=choice, overwrite=True, progress=False
+        )
     assert used == ["FIRE" if forces == "direct" else "LBFGS", "LBFGS", "FIRE"]
 
 
@@ -243,7 +244,7 @@ def test_direct_forces_are_warned_of(make_model, make_structure, tmp_path):
     files = tmp_path / "in.xyz", tmp_path / "o.xyz"
     for verb in (relax_file, run_md):
         with pytest.warns(InputWarning, match="not exactly the derivative"):
-            verb(TransIPCalculator(tmp_path / "model"), *files, steps=1, progress=False)
+            verb(TransIPCalculator(tmp_path / "model"), *files, steps=1, overwrite=True, progress=False)
 
 
 @pytest.mark.parametrize("settings", [{"fmax": 0.0}, {"steps": -1}])
@@ -266,7 +267,14 @@ def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, 
     calculator, spreads = TransIPCalculator(model_folder, dtype="float64"), []
     for timestep in (0.4, 0.1):
         steps = round(12 / timestep)
-        run = {"steps": steps, "timestep": timestep, "interval": 1, "ensemble": "nve", "progress": False}
+        run = {
+            "steps": steps,
+            "timestep": timestep,
+            "interval": 1,
+            "ensemble": "nve",
+            "overwrite": True,
+            "progress": False,
+        }
         summary = run_md(calculator, molecule_file, tmp_path / "o.xyz", **run)
         frames = ase.io.read(tmp_path / "o.xyz", ":")
         assert len(frames) == summary["frames"] == steps + 1
@@ -365,7 +373,7 @@ def test_velocities_are_thermal_without_motion_of_the_whole(name, freedom):
 def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tmp_path):
     ase.io.write(tmp_path / "in.xyz", make_structure(1).to_atoms(), format="extxyz")
     for ensemble in ("nve", "nvt"):
-        run = {"steps": 3, "interval": 1, "progress": False, "ensemble": ensemble}
+        run = {"steps": 3, "interval": 1, "progress": False, "ensemble": ensemble, "overwrite": True}
         summary = run_md(TransIPCalculator(model_folder), tmp_path / "in.xyz", tmp_path / "o.xyz", **run)
         assert np.isfinite(summary["mean_temperature"])
     assert summary["frames"] == 4
@@ -373,7 +381,7 @@ def test_a_lone_atom_rests_and_can_be_simulated(model_folder, make_structure, tm
 
 def test_drift_is_the_slope_per_atom_and_picosecond():
     energies = 5.0 + 0.002 * np.arange(101)  # 2 meV each 0.5 fs
-    assert energy_drift(energies, 0.5, atoms=4) == pytest.approx(1000.0)
+    assert energy_drift(energies, 0.5, num_atoms=4) == pytest.approx(1000.0)
 
 
 # ------------------------------------------------------------------------------------------ rotational averages

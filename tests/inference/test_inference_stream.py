@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_the_file(water, model_folder, tmp_path, monke
         (tmp_path / "in.xyz").write_text(frames * text)
         calculator = TransIPCalculator(model_folder, unseen="ignore")
         tracemalloc.start()
-        found = predict_file(calculator, tmp_path / "in.xyz", tmp_path / "out.xyz", progress=False)
+        found = predict_file(calculator, tmp_path / "in.xyz", tmp_path / "out.xyz", overwrite=True, progress=False)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert found["structures"] == frames

@@ -1,6 +1,5 @@
-"""Hessians, normal modes, `transip vibrations`, and the batched dynamics at constant energy."""
+"""Hessians, normal modes, `transip vibrations`."""
 
-import copy
 import json
 from dataclasses import replace
 
@@ -12,11 +11,9 @@ from ase.build import molecule
 from ase.data import atomic_masses
 
 from commands import call
-from transip.batch import Batch
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import batched_nve
 from transip.inference.vibrations import (
     asymmetry,
     finite_difference_hessian,
@@ -116,7 +113,7 @@ def test_the_file_says_all_there_is(model_folder, tmp_path):
     atoms = [molecule(name, info={"charge": 0, "spin": 1}) for name in ("H2O", "CO2")]
     ase.io.write(tmp_path / "in.xyz", atoms, format="extxyz")
     calculator = TransIPCalculator(model_folder, dtype="float64")
-    with pytest.warns(InputWarning, match="this is no minimum"):
+    with pytest.warns(InputWarning, match="this is not a minimum"):
         rows = vibrations_file(calculator, tmp_path / "in.xyz", tmp_path / "o.json", progress=False)
     written = json.loads((tmp_path / "o.json").read_text())
     assert [len(row["frequencies"]) for row in rows] == [3, 4]
@@ -130,7 +127,7 @@ def test_the_file_says_all_there_is(model_folder, tmp_path):
     assert written["units"]["frequencies"] == "cm⁻¹" and written["model"] == str(model_folder)
 
 
-@pytest.mark.filterwarnings("ignore:.*this is no minimum")
+@pytest.mark.filterwarnings("ignore:.*this is not a minimum")
 def test_the_command(model_folder, tmp_path, capsys):
     ase.io.write(tmp_path / "in.xyz", molecule("H2O"), format="extxyz")
     given = ("vibrations", model_folder, tmp_path / "in.xyz", "-o", tmp_path / "o.json", "--charge", 0)
@@ -148,59 +145,3 @@ def test_a_step_that_cannot_be(model_folder, source, tmp_path, step):
     with pytest.raises(InputError, match="step is"):
         vibrations_file(TransIPCalculator(model_folder), source, tmp_path / "o.json", step=step, progress=False)
     assert not (tmp_path / "o.json").exists()
-
-
-# ------------------------------------------------------------------------------------------ many at constant energy
-
-
-def test_a_batch_at_constant_energy_is_each_molecule_alone(make_model, make_structure):
-    model = make_model(forces="conservative", scale=0.1)
-    structures = [make_structure(count, 1) for count in (5, 1, 3)]
-    run = {"steps": 6, "interval": 2, "seed": 3}
-    together = list(batched_nve(model, structures, **run))
-    assert [frame.step for frame in together] == [0, 2, 4, 6]
-    alone = list(batched_nve(model, structures[:1], **run))
-    for many, one in zip(together, alone, strict=True):
-        np.testing.assert_allclose(many.positions[:5], one.positions, atol=1e-9)
-        np.testing.assert_allclose(many.potential[0], one.potential[0], atol=1e-8)
-        assert many.kinetic[1] == 0  # a lone atom rests
-    assert float((together[-1].positions - together[0].positions).abs().max()) > 1e-3
-
-
-def test_the_error_of_a_batch_at_constant_energy_is_of_second_order(make_model, make_structure):
-    model = make_model(forces="conservative", scale=0.1)
-    structures = [make_structure(4, seed) for seed in range(3)]
-    spreads = []
-    for timestep in (0.4, 0.1):
-        frames = list(batched_nve(model, structures, steps=round(4 / timestep), timestep=timestep, interval=1))
-        total = np.array([(frame.potential + frame.kinetic).numpy() for frame in frames])
-        spreads.append(np.ptp(total, axis=0))
-    assert (np.ptp([frame.kinetic.numpy() for frame in frames], axis=0) > 1e-3).all()
-    assert (spreads[1] < spreads[0] / 8).all()
-
-
-def test_velocities_are_of_the_temperature(make_model, make_structure):
-    structures = [make_structure(8, seed) for seed in range(60)]
-    (frame,) = batched_nve(make_model(), structures, steps=1, temperature=500.0, interval=2)
-    found = 2 * frame.kinetic.mean() / (units.kB * (3 * 8 - 6))
-    assert float(found) == pytest.approx(500, rel=0.1)
-
-
-def test_one_that_is_lost_does_not_disturb_the_others(make_model, make_structure):
-    """A molecule whose forces are not finite is simulated beside a sound one, which moves as it does alone."""
-    model, sound, lost = make_model(forces="conservative", scale=0.1), make_structure(5, 1), make_structure(4, 2)
-
-    class Broken(type(model)):
-        def forward(self, batch: Batch, *arguments):
-            prediction = super().forward(batch, *arguments)
-            forces = prediction.forces.clone()
-            forces[batch.atom_counts[0] :] = float("nan")
-            return replace(prediction, forces=forces)
-
-    broken = copy.deepcopy(model)
-    broken.__class__ = Broken
-    frames = list(batched_nve(broken, [sound, lost], steps=4, interval=1))
-    alone = list(batched_nve(model, [sound], steps=4, interval=1))
-    assert frames[-1].positions[5:].isnan().all()
-    np.testing.assert_allclose(frames[-1].positions[:5], alone[-1].positions, atol=1e-9)
-    np.testing.assert_allclose(frames[-1].potential[0], alone[-1].potential[0], atol=1e-8)

@@ -52,7 +52,7 @@ def run_client(
             raise InputError(
                 "the cell changes, and there is no stress to change it with",
                 where="i-PI",
-                remedy="use a model with conservative forces and a cell with three periodic directions, or keep the cell",
+                remedy="use a model with conservative forces and a cell with three periodic directions, or keep it",
             )
 
 
