@@ -330,9 +330,9 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML  [default: RUN/report.html]")] = None,
 ) -> None:
     """Compare runs: a table here, and one self-contained HTML page."""
-    from transip.report.compare import comparison
     from transip.report.page import write_report
     from transip.report.runs import read_runs
+    from transip.report.tables import comparison
 
     console.print(comparison(read_runs(runs)))
     console.print(f"report: {write_report(runs, output or runs[0] / 'report.html')}")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -71,14 +72,15 @@ def test_the_page_shows_runs_side_by_side(runs: list[Path], page: Page) -> None:
         assert run.name in page.text
     for heading in ("Summary", "Learning curves", "Learned symmetry", "Structures and forces", "Recipes"):
         assert heading in page.text
-    assert "control: augmentation, two views" in page.text
-    assert "latent, atoms, weight 1.0" in page.text
+    assert "control: two views (random rotations)" in page.text
+    assert "latent loss, atoms, weight 1" in page.text
     force_mae = read_run(runs[0]).metrics["force_mae"]
-    assert f"{1e3 * force_mae:.2f}" in page.text
+    assert f"{1e3 * force_mae:.1f}" in page.text
+    assert f"MAE {1e3 * force_mae:.1f} meV/Å" in page.text  # in the parity plot
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_remarks_tell_of_the_gain_the_compute_and_what_is_not_evaluated(page: Page) -> None:
+def test_caveats_tell_of_the_gain_the_compute_and_what_is_not_evaluated(page: Page) -> None:
     assert re.search(r"is \d+\.\d% below that of the best control, two-views", page.text)
     assert "forward passes differ by a factor of 1.33" in page.text
     assert "Not evaluated yet: one-view-unfinished" in page.text
@@ -196,3 +198,31 @@ def test_energies_that_composition_explains_vanish(molecules: list[list[int]]) -
     true, found = relative_energies(numbers, counts, total, shifted)
     np.testing.assert_allclose(true, 0, atol=1e-8)
     np.testing.assert_allclose(found, 0.3, atol=1e-8)
+
+
+def test_a_run_without_a_latent_run_beside_it_is_no_control(runs: list[Path], tmp_path: Path) -> None:
+    page = Page(write_report(runs[1:2], tmp_path / "report.html"))
+    assert "two views (random rotations)" in page.text and "control" not in page.text
+    assert "invariant share" not in page.text
+
+
+def test_losses_are_those_of_the_log(runs: list[Path], page: Page, tmp_path: Path) -> None:
+    assert "Latent loss" in page.text and "Equigrad loss" not in page.text  # which is 0 throughout
+    (tmp_path / "metrics.jsonl").write_text((runs[0] / "metrics.jsonl").read_text().replace("latent_loss", "my_loss"))
+    assert "My loss" in Page(write_report([tmp_path], tmp_path / "report.html")).text
+
+
+def test_the_page_says_what_a_good_number_would_be(runs: list[Path], page: Page) -> None:
+    arrays = read_run(runs[0]).evaluation.predictions  # type: ignore[union-attr]
+    assert f"force MAE of {1e3 * np.abs(arrays['reference_forces']).mean():,.1f} meV/Å on these" in page.text
+    assert "The packaged model transip-" in page.text
+
+
+def test_a_single_layer_is_a_bar_and_few_points_are_not_zoomed_into(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["symmetry"]["layers"] = [{"layer": 2, "invariant_share": 0.5, "latent_error": 0.4}]
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    text = Page(write_report([run], tmp_path / "report.html")).text
+    assert "Invariant share, layer 3" in text and "Latent error, relative, layer 3" in text

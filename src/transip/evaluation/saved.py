@@ -161,7 +161,8 @@ def _cost(dataset: Dataset, seconds: float, model: nn.Module) -> dict[str, Any]:
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def evaluate_checkpoint(

@@ -87,21 +87,23 @@ def join_or_unknown(values: Any) -> str:
 
 
 def describe_objective(recipe: dict[str, Any]) -> str:
-    """What a recipe's run is trained with, in a few words."""
+    """What the run of a recipe is trained with, in a few words; empty if it says nothing of an objective."""
     objective = _group(recipe, "objective")
-    latent = _group(objective, "latent")
     if not objective:
         return ""
-    pool = ", unlabelled geometries" if _group(recipe, "data").get("unlabelled") else ""
-    if latent.get("weight"):
-        return f"latent, {latent.get('level', 'atoms')}, weight {latent['weight']}{pool}"
-    if objective.get("consistency"):
-        return f"control: consistent outputs, weight {objective['consistency']}{pool}"
-    if objective.get("equigrad_weight"):
-        return f"equigrad, weight {objective['equigrad_weight']}"
-    if not objective.get("augment", True):
-        return "control: raw orientation"
-    return f"control: augmentation, {'two views' if objective.get('views', 1) == 2 else 'one view'}"
+    views = f"{'two views' if objective.get('views', 1) == 2 else 'one view'} (random rotations)"
+    words = views if objective.get("augment", True) else "one view (orientations as they are)"
+    if has_latent_loss(recipe):
+        latent = _group(objective, "latent")
+        words = f"latent loss, {latent.get('level', 'atoms')}, weight {latent['weight']:g}"
+    if equigrad := objective.get("equigrad_weight"):
+        words += f", equigrad loss, weight {equigrad:g}"
+    return words + (", unlabelled geometries" if _group(recipe, "data").get("unlabelled") else "")
+
+
+def has_latent_loss(recipe: dict[str, Any]) -> bool:
+    """Whether the run of a recipe is trained with the latent loss."""
+    return bool(_group(_group(recipe, "objective"), "latent").get("weight"))
 
 
 def _overview(model: Potential) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -11,19 +11,10 @@ from string import Template
 from transip.files import write_text
 from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, MetricSpec
 from transip.report import plots, tables
-from transip.report.runs import Run, evaluated, read_runs
+from transip.report.runs import Run, read_runs, with_evaluation
 from transip.report.viewer import safe_json, viewer_data
 from transip.version import __version__
 
-LOSSES = (
-    MetricSpec("loss", "training loss"),
-    MetricSpec("energy_loss", "energy loss"),
-    MetricSpec("force_loss", "force loss"),
-    MetricSpec("stress_loss", "stress loss"),
-    MetricSpec("latent_loss", "latent loss"),
-    MetricSpec("equigrad_loss", "equigrad loss"),
-    MetricSpec("consistency_loss", "consistency loss"),
-)
 INVARIANT_SHARE = MetricSpec("invariant_share", "invariant share")
 LATENT_ERROR = MetricSpec("latent_error", "latent error, relative")
 SHOWN_STRUCTURES = 20_000  # at most this many, evenly spaced, make up a parity plot
@@ -54,7 +45,7 @@ def render(runs: Sequence[Run]) -> str:
         "parity": ("Predicted against reference", _parity(runs)),
         "domains": ("Errors by domain and size", _domains(runs)),
         "symmetry": ("Learned symmetry", _symmetry(runs)),
-        "structures": ("Structures and forces", _viewer(runs)),
+        "structures": ("Structures and forces", _asset("viewer.html") if with_evaluation(runs) else ""),
         "recipes": ("Recipes", _recipes(runs)),
     }
     shown = {key: (title, body) for key, (title, body) in sections.items() if body}
@@ -73,69 +64,73 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    notes = "".join(f"<li>{remark}</li>" for remark in tables.remarks(runs))
-    return (f'<ul class="remarks">{notes}</ul>' if notes else "") + tables.summary_table(runs)
+    notes = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.caveats(runs))
+    caveats = f'<ul class="caveats">{notes}</ul>' if notes else ""
+    scale = "".join(f"<p>{escape(tables.scale_of_errors(first))}</p>" for _, first in with_evaluation(runs)[:1])
+    return caveats + tables.html_table(runs, tables.summary(runs)) + scale
 
 
 def _learning(runs: Sequence[Run]) -> str:
+    keys = dict.fromkeys(key for run in runs for line in run.training for key in line)
+    losses = [MetricSpec(key, key.replace("_", " ")) for key in keys if key == "loss" or key.endswith("_loss")]
     tabs = []
     for x in (PASSES, STEPS, MINUTES):
         validation = [plots.learning_curve(runs, x, y) for y in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR)]
-        training = [plots.loss_curve(runs, x, y) for y in LOSSES]
+        training = [plots.loss_curve(runs, x, y) for y in losses]
         body = _figures(validation, "Validation") + _figures(training, "Training; thin: every logged step")
-        tabs.append((f"against {x.name.lower()}", body))
+        tabs.append((f"against {x.name}", body))
     return _tabs("axis", tabs) if any(body for _, body in tabs) else ""
 
 
 def _parity(runs: Sequence[Run]) -> str:
-    forces, energies = {}, {}
-    for k, evaluation in evaluated(runs):
-        shown = plots.thinned(evaluation.predictions, SHOWN_STRUCTURES)
-        name, colour = runs[k].name, plots.colour_of(k)
-        true, found = shown["reference_forces"].ravel(), shown["forces"].ravel()
-        forces[name] = plots.parity(true, found, colour, "force component", "eV/Å")
+    forces, energies = [], []
+    for k, evaluation in with_evaluation(runs):
+        shown = plots.subsample(evaluation.predictions, SHOWN_STRUCTURES)
+        components = shown["reference_forces"].ravel(), shown["forces"].ravel()
+        note = f"MAE {FORCE_MAE.with_unit(evaluation.overall)}"
+        forces.append(_captioned(runs[k], plots.parity(*components, k, "force component (eV/Å)", note)))
         totals = shown["reference_energy"], shown["energy"]
-        true, found = plots.relative_energies(shown["numbers"], shown["natoms"], *totals)
-        energies[name] = plots.parity(true, found, colour, "energy", "eV/atom")
-    if not forces:
-        return ""
+        relative = plots.relative_energies(shown["numbers"], shown["natoms"], *totals)
+        note = f"MAE {ENERGY_MAE.with_unit(evaluation.overall)}"
+        energies.append(_captioned(runs[k], plots.parity(*relative, k, "energy (eV/atom)", note)))
     explanation = (
         "<p>Stronger colour means more points, on a logarithmic scale. Energies are per atom and relative to element "
         "energies fitted to the reference, without which composition would hide every error.</p>"
     )
-    return explanation + "".join(
-        f'<h3>{title}</h3><div class="figures">{"".join(_captioned(*item) for item in figures.items())}</div>'
-        for title, figures in (("Forces", forces), ("Energies", energies))
-    )
+    rows = [[*forces, *energies]] if len(forces) == 1 else [forces, energies]
+    return explanation + "".join(f'<div class="figures">{"".join(row)}</div>' for row in rows) if forces else ""
 
 
-def _captioned(name: str, figure: str) -> str:
-    return f'<figure class="square">{figure}<figcaption>{escape(name)}</figcaption></figure>'
+def _captioned(run: Run, figure: str) -> str:
+    return f"<figure>{figure}<figcaption>{escape(run.name)}</figcaption></figure>"
 
 
 def _domains(runs: Sequence[Run]) -> str:
-    domains = [plots.error_by_domain(runs, y) for y in (FORCE_MAE, ENERGY_MAE)]
-    sizes = [plots.error_by_size(runs, y) for y in (FORCE_MAE, ENERGY_MAE)]
-    table = "".join(tables.domain_table(runs, y) for y in (FORCE_MAE, ENERGY_MAE))
-    return _figures(domains, "By chemical domain") + table + _figures(sizes, "By size")
+    metrics = (FORCE_MAE, ENERGY_MAE)
+    figures = _figures((plots.error_by_domain(runs, metric) for metric in metrics), "By chemical domain")
+    rows = {metric.label: tables.domain_rows(runs, metric) for metric in metrics}
+    sizes = _figures((plots.error_by_size(runs, metric) for metric in metrics), "By size")
+    return figures + tables.html_table(runs, rows, "Domain") + sizes
 
 
 def _symmetry(runs: Sequence[Run]) -> str:
-    profiles = [plots.layer_profile(runs, y) for y in (INVARIANT_SHARE, LATENT_ERROR)]
-    figures = _figures([plots.rotation_errors(runs), *profiles])
-    explanation = (
-        "<p>Nothing in the network knows about rotations; it has to learn them. The <b>force rotation error</b> is how "
-        "far a force component strays when the molecule is turned and the forces are turned back. Close to the force "
-        "MAE, orientation itself is the main error, and averaging over orientations pays; far below it, symmetry "
-        "is learned well. The <b>invariant share</b> of a layer is the part of its embeddings’ variance that survives "
-        "averaging over orientations: at 1 the embedding carries no direction. The <b>latent error</b> is that of the "
-        "learned action, relative to predicting the mean embedding.</p>"
-    )
-    return explanation + figures if figures else ""
-
-
-def _viewer(runs: Sequence[Run]) -> str:
-    return _asset("viewer.html") if evaluated(runs) else ""
+    figures = [plots.rotation_errors(runs)]
+    explanation = [
+        "Nothing in the network knows about rotations; it has to learn them. The <b>force rotation error</b> (●) is "
+        "how far a force component strays when the molecule is rotated and the forces back. Where it is close "
+        "to the force MAE (○), orientation is the main error and averaging over orientations pays; where it is far "
+        "below, symmetry is learned well."
+    ]
+    if any(run.latent_loss for run in runs):
+        figures += [plots.layer_profile(runs, metric) for metric in (INVARIANT_SHARE, LATENT_ERROR)]
+        explanation.append(
+            "The <b>invariant share</b> of a layer is the part of its embeddings’ variance that does not depend on the "
+            "orientation; a share of 1 suffices for energies but fulfils the latent loss trivially, so the <b>latent "
+            "error</b>, the error of the learned action relative to predicting the mean embedding, means more the "
+            "lower the share."
+        )
+    shown = _figures(figures)
+    return "".join(f"<p>{paragraph}</p>" for paragraph in explanation) + shown if shown else ""
 
 
 def _recipes(runs: Sequence[Run]) -> str:
@@ -144,20 +139,18 @@ def _recipes(runs: Sequence[Run]) -> str:
         for run in runs
         if run.recipe_text
     ]
-    return tables.differences_table(runs) + "".join(texts)
+    return tables.html_table(runs, {"": tables.differing_settings(runs)}, "Setting") + "".join(texts)
 
 
 def _scripts(runs: Sequence[Run]) -> str:
     data = viewer_data(runs)
     if data is None:
         return ""
-    return (
-        f'<script type="application/json" id="viewer-data">{safe_json(data)}</script>'
-        f"<script>{_asset('viewer.js')}</script><script>{_asset('report.js')}</script>"
-    )
+    scripts = "".join(f"<script>{_asset(name)}</script>" for name in ("viewer.js", "report.js"))
+    return f'<script type="application/json" id="viewer-data">{safe_json(data)}</script>{scripts}'
 
 
-def _figures(figures: Sequence[str], caption: str = "") -> str:
+def _figures(figures: Iterable[str], caption: str = "") -> str:
     """Figures side by side under a caption (HTML); nothing if all are empty."""
     shown = "".join(f"<figure>{figure}</figure>" for figure in figures if figure)
     heading = f"<h3>{caption}</h3>" if caption else ""

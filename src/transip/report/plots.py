@@ -13,11 +13,11 @@ from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from transip.evaluation.result import NO_DOMAIN, Evaluation
 from transip.quantities import FORCE_MAE, ROTATION_ERROR, MetricSpec
-from transip.report.runs import Line, Run, evaluated
+from transip.report.runs import Line, Run, with_evaluation
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart. Its green stands for the reference.
 PALETTE = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
@@ -58,8 +58,8 @@ def learning_curve(runs: Sequence[Run], x: MetricSpec, y: MetricSpec) -> str:
             points = _series(run.validation, x, y)
             if len(points):
                 mark = "o" if len(points) <= 30 else ""
-                axes.plot(*points.T, **_line_style(k), marker=mark, markersize=3.5)
-        _logarithmic(axes, x, y)
+                axes.plot(*points.T, **_line_style(k), marker=mark, markersize=6 if len(points) <= 5 else 3.5)
+        _curve_axes(axes, x, y)
 
     return _figure(draw)
 
@@ -73,47 +73,48 @@ def loss_curve(runs: Sequence[Run], x: MetricSpec, y: MetricSpec) -> str:
             if points[:, 1].any():
                 axes.plot(*points.T, color=colour_of(k), linewidth=0.6, alpha=0.3)
                 axes.plot(points[:, 0], _running_mean(points[:, 1], max(1, len(points) // 25)), **_line_style(k))
-        _logarithmic(axes, x, y)
+        _curve_axes(axes, x, y)
 
     return _figure(draw)
 
 
 def parity(
-    true: Float[np.ndarray, "values"], found: Float[np.ndarray, "values"], colour: str, what: str, unit: str
+    reference: Float[np.ndarray, "values"], predicted: Float[np.ndarray, "values"], run: int, quantity: str, note: str
 ) -> str:
     """Predicted against reference values, as the density of points on a logarithmic scale of shades."""
 
     def draw(axes: Axes) -> None:
-        low, high = float(min(true.min(), found.min())), float(max(true.max(), found.max()))
+        values = np.concatenate([reference, predicted])
+        low, high = float(values.min()), float(values.max())
         margin = 0.04 * (high - low) or 1.0
         limits = (low - margin, high + margin)
-        shades = LinearSegmentedColormap.from_list("density", np.array([to_rgba(colour, 0.25), to_rgba(colour, 1)]))
+        shades = [to_rgba(colour_of(run), opacity) for opacity in (0.25, 1)]
+        shading = LinearSegmentedColormap.from_list("density", np.array(shades))
         axes.plot(limits, limits, color=INK, linewidth=0.7, alpha=0.6, zorder=1)
-        extent = (*limits, *limits)
-        density = axes.hexbin(
-            true, found, gridsize=55, bins="log", mincnt=1, cmap=shades, extent=extent, linewidths=0.1
-        )
+        bins = {"gridsize": 55, "bins": "log", "mincnt": 1, "extent": (*limits, *limits)}
+        density = axes.hexbin(reference, predicted, cmap=shading, linewidths=0.1, **bins)
         density.set(rasterized=True, zorder=2)
-        names = {"xlabel": f"Reference {what} ({unit})", "ylabel": f"Predicted {what} ({unit})"}
+        axes.text(0.04, 0.96, note, transform=axes.transAxes, verticalalignment="top")
+        names = {"xlabel": f"Reference {quantity}", "ylabel": f"Predicted {quantity}"}
         axes.set(xlim=limits, ylim=limits, aspect="equal", **names)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
 
-    return _figure(draw, size=(3.7, 3.5))
+    return _figure(draw, size=(4.1, 3.9))
 
 
 def error_by_domain(runs: Sequence[Run], y: MetricSpec) -> str:
     """A metric in each chemical domain, a dot per run; empty if there are fewer than two domains."""
-    found = evaluated(runs)
-    domains = sorted({domain for _, evaluation in found for domain in evaluation.domains})
+    evaluations = with_evaluation(runs)
+    domains = sorted({domain for _, evaluation in evaluations for domain in evaluation.domains})
     if len(domains) < 2:
         return ""
 
     def draw(axes: Axes) -> None:
-        for place, (k, evaluation) in enumerate(found):
+        for place, (k, evaluation) in enumerate(evaluations):
             rows = [row for row, domain in enumerate(domains) if domain in evaluation.domains]
             values = [y.factor * evaluation.domains[domains[row]][y.key] for row in rows]
-            offset = 0.12 * (place - (len(found) - 1) / 2)
+            offset = 0.12 * (place - (len(evaluations) - 1) / 2)
             axes.plot(values, np.array(rows) + offset, "o", color=colour_of(k), markersize=6)
         _name_rows(axes, [domain or NO_DOMAIN for domain in domains], y.label)
 
@@ -124,7 +125,7 @@ def error_by_size(runs: Sequence[Run], y: MetricSpec) -> str:
     """Force or energy error against atoms per molecule, in bins that hold equally many structures."""
 
     def draw(axes: Axes) -> None:
-        for k, evaluation in evaluated(runs):
+        for k, evaluation in with_evaluation(runs):
             sizes, values = _binned_by_size(evaluation, y.key)
             axes.plot(sizes, y.factor * values, **_line_style(k), marker="o", markersize=4)
         axes.set(xlabel="Atoms in the molecule", ylabel=y.label, ylim=(0, None))
@@ -137,7 +138,7 @@ def rotation_errors(runs: Sequence[Run]) -> str:
 
     def draw(axes: Axes) -> None:
         for row, run in enumerate(runs):
-            mae, rotation = (quantity.value(run.metrics) for quantity in (FORCE_MAE, ROTATION_ERROR))
+            mae, rotation = (metric.value(run.metrics) for metric in (FORCE_MAE, ROTATION_ERROR))
             if mae is None or rotation is None:
                 continue
             axes.plot([rotation, mae], [row, row], color=colour_of(row), linewidth=1.2, alpha=0.5)
@@ -149,17 +150,27 @@ def rotation_errors(runs: Sequence[Run]) -> str:
 
 
 def layer_profile(runs: Sequence[Run], y: MetricSpec) -> str:
-    """Invariant share or latent error of the embedding after each layer; empty if no run has it."""
+    """Invariant share or latent error of the embedding after each layer, in a row per run if it is known of one
+    layer only; empty if no run has it.
+    """
+    layers = [(k, (evaluation.symmetry or {}).get("layers", ())) for k, evaluation in with_evaluation(runs)]
+    profiles = {k: points for k, lines in layers if len(points := _series(lines, MetricSpec("layer", "layer"), y))}
+    one_layer = len({layer for points in profiles.values() for layer in points[:, 0]}) == 1
 
     def draw(axes: Axes) -> None:
-        for k, evaluation in evaluated(runs):
-            points = _series((evaluation.symmetry or {}).get("layers", ()), MetricSpec("layer", "layer"), y)
-            if len(points):
+        for row, (k, points) in enumerate(profiles.items()):
+            if one_layer:
+                axes.barh(row, points[0, 1], height=0.5, color=colour_of(k))
+            else:
                 axes.plot(points[:, 0] + 1, points[:, 1], **_line_style(k), marker="o", markersize=5)
-        axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if one_layer:
+            layer = int(next(iter(profiles.values()))[0, 0]) + 1
+            _name_rows(axes, [runs[k].name for k in profiles], f"{y.label}, layer {layer}")
+        else:
+            axes.set(xlabel="Layer", ylabel=y.label, ylim=(0, max(1.0, axes.get_ylim()[1])))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _figure(draw)
+    return _figure(draw, size=(4.1, 1.2 + 0.42 * len(profiles) if one_layer else 3.0))
 
 
 def relative_energies(
@@ -176,7 +187,7 @@ def relative_energies(
     return [(energy - fitted) / counts for energy in energies]
 
 
-def thinned(arrays: dict[str, np.ndarray], structures: int) -> dict[str, np.ndarray]:
+def subsample(arrays: dict[str, np.ndarray], structures: int) -> dict[str, np.ndarray]:
     """The arrays of `Evaluation.predictions` for at most `structures` of them, evenly spaced."""
     counts = arrays["natoms"]
     every = -(-len(counts) // structures)
@@ -224,19 +235,24 @@ def _line_style(run: int) -> dict[str, Any]:
     return {"color": colour_of(run), "linestyle": ("-", "--", ":")[run // len(PALETTE) % 3]}
 
 
-def _logarithmic(axes: Axes, x: MetricSpec, y: MetricSpec) -> None:
-    """Name the axes; y is logarithmic with plain numbers, enough of them even within one decade."""
-    axes.set(xlabel=x.label, ylabel=y.label)
+def _curve_axes(axes: Axes, x: MetricSpec, y: MetricSpec) -> None:
+    """Name the axes; y is logarithmic with plain numbers, or begins at 0 where all values are much alike."""
+    axes.set(xlabel=x.label, ylabel=y.label, xlim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.ones(1)])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values) or values.max() < 2 * values.min():  # a zoom would make much of little
+        axes.set_ylim(bottom=0, top=1.15 * values.max(initial=1e-9))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        return
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
     if high / low > 1e4:  # a loss that warms up from nothing would press the rest flat
         low = high / 1e4
         axes.set_ylim(bottom=low)
     subs = (1,) if high / low > 1e3 else (1, 2, 5) if high / low > 4 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)
-    few = FixedLocator(list(MaxNLocator(4).tick_values(low, high)))
-    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high / low > 1.5 else few)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -13,7 +13,7 @@ import yaml
 from transip.errors import InputError
 from transip.evaluation.result import METRICS_FILE, ROTATION_ERRORS, Evaluation
 from transip.files import LOG, RECIPE
-from transip.model.card import describe_objective
+from transip.model.card import describe_objective, has_latent_loss
 
 Line = dict[str, Any]
 
@@ -56,8 +56,13 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """What the run was trained with, in a few words: the method, or which control."""
+        """What the run was trained with, in a few words; empty if there is no recipe."""
         return describe_objective(self.recipe)
+
+    @property
+    def latent_loss(self) -> bool:
+        """Whether it was trained with the latent loss."""
+        return has_latent_loss(self.recipe)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -76,7 +81,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     ]
 
 
-def evaluated(runs: Sequence[Run]) -> list[tuple[int, Evaluation]]:
+def with_evaluation(runs: Sequence[Run]) -> list[tuple[int, Evaluation]]:
     """Number and evaluation of each run that has one."""
     return [(k, run.evaluation) for k, run in enumerate(runs) if run.evaluation is not None]
 

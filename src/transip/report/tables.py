@@ -1,12 +1,21 @@
-"""The report's tables and remarks, as HTML in which everything that comes from data is escaped."""
+"""What the report says in tables and sentences, on the page (HTML, with all that comes from data escaped) and on the
+terminal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Any
 
-from transip.evaluation.result import NO_DOMAIN
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from transip.evaluation.result import NO_DOMAIN, Evaluation
+from transip.model.card import errors_by_domain
+from transip.model.released import builtin_models
 from transip.quantities import (
     ATOMS_PROCESSED,
     EFWT,
@@ -21,187 +30,215 @@ from transip.quantities import (
     STEPS,
     MetricSpec,
 )
-from transip.report.plots import colour_of
-from transip.report.runs import Run
+from transip.report.plots import colour_of, relative_energies
+from transip.report.runs import Run, with_evaluation
 
-ERRORS: tuple[tuple[MetricSpec, Literal["low", "high"]], ...] = (
-    (FORCE_MAE, "low"),
-    (MetricSpec("force_rmse", "force RMSE", "meV/Å", 1e3), "low"),
-    (FORCE_COSINE, "high"),
-    (ENERGY_MAE, "low"),
-    (MetricSpec("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3), "low"),
-    (MetricSpec("energy_mae", "energy MAE, total", "meV", 1e3), "low"),
-    (EFWT, "high"),
+ERRORS = (
+    FORCE_MAE,
+    MetricSpec("force_rmse", "force RMSE", "meV/Å", 1e3, 1),
+    FORCE_COSINE,
+    ENERGY_MAE,
+    MetricSpec("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3, 2),
+    MetricSpec("energy_mae", "energy MAE, total", "meV", 1e3, 1),
+    MetricSpec("stress_mae", "stress MAE", "meV/Å³", 1e3, 2),
+    EFWT,
 )
-SYMMETRY: tuple[tuple[MetricSpec, Literal["low", "high"]], ...] = (
-    (ROTATION_ERROR, "low"),
-    (MetricSpec("relative_rotation_error", "rotation error / force MAE"), "low"),
-    (ROTATION_SPREAD, "low"),
+SYMMETRY = (
+    ROTATION_ERROR,
+    MetricSpec("relative_rotation_error", "rotation error / force MAE", digits=2),
+    ROTATION_SPREAD,
 )
-COST = (STEPS, PASSES, ATOMS_PROCESSED, MINUTES)
-Row = tuple[str, list[str]]  # label, and a cell of HTML per run
-UNEQUAL = 1.05  # forward passes that differ by more than this factor are not equal compute
+TRAINING = (STEPS, PASSES, ATOMS_PROCESSED, MINUTES, MetricSpec("atoms_per_second", "training speed", "atoms/s"))
+EVALUATION = (
+    MetricSpec("forward_passes", "forward passes of the evaluation", "structures"),
+    MetricSpec("atoms_per_second", "speed of the evaluation", "atoms/s"),
+)
+HIGHER_IS_BETTER = (FORCE_COSINE, EFWT)
+COMPUTE_TOLERANCE = 1.05  # forward passes that differ by more than this factor are not equal compute
 
 
-def summary_table(runs: Sequence[Run]) -> str:
-    """Errors, symmetry and cost, a column per run; the best error of each row in bold."""
-    memory = [max((line.get("memory_mb") or 0 for line in run.training), default=0) for run in runs]
-    cost = [(quantity.label, [quantity.text(run.compute) for run in runs]) for quantity in COST]
-    cost.append(("Training speed (atoms/s)", [_speed(run) for run in runs]))
-    cost.append(("Peak memory (MB)", [f"{value:,.0f}" if value else MISSING for value in memory]))
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a label with a note, a text per run, and the runs whose text is the best."""
+
+    label: str
+    cells: list[str]
+    best: frozenset[int] = frozenset()
+    note: str = ""
+
+
+def summary(runs: Sequence[Run]) -> dict[str, list[Row]]:
+    """Errors, symmetry and cost of the runs by group; rows that no run has a value for are left out."""
+    metrics = [run.metrics for run in runs]
+    costs = [run.evaluation.cost if run.evaluation is not None else {} for run in runs]
+    errors = [metric for metric in ERRORS if metric is not EFWT or any(values.get(EFWT.key) for values in metrics)]
+    memory = MetricSpec("memory_mb", "peak memory", "MB")
+    peaks = [{memory.key: max((line.get(memory.key) or 0 for line in run.training), default=None)} for run in runs]
+    hardware = [str(cost.get("hardware", MISSING)) for cost in costs]
+    versions = [", ".join(f"{k} {v}" for k, v in cost.get("versions", {}).items()) or MISSING for cost in costs]
     groups = {
-        "Errors": [_error_row(runs, quantity, best) for quantity, best in ERRORS],
-        "Learned symmetry": [_error_row(runs, quantity, best) for quantity, best in SYMMETRY],
-        "Cost of training": cost,
-        "Evaluation": _evaluation_rows(runs),
+        "Errors": [_compared(metric, metrics, runs) for metric in errors],
+        "Learned symmetry": [_compared(metric, metrics, runs) for metric in SYMMETRY],
+        "Cost of training": [
+            *(_plain(metric, [_with_speed(run.compute) for run in runs]) for metric in TRAINING),
+            _plain(memory, peaks),
+        ],
+        "Evaluation": [
+            *(_plain(metric, costs) for metric in EVALUATION),
+            Row("Hardware", hardware),
+            Row("Versions", versions),
+        ],
     }
-    return _table(runs, [_group(name, rows, len(runs)) for name, rows in groups.items()])
+    return {name: [row for row in rows if set(row.cells) != {MISSING}] for name, rows in groups.items()}
 
 
-def domain_table(runs: Sequence[Run], quantity: MetricSpec) -> str:
-    """A metric per domain and run; empty if no run has been evaluated."""
+def domain_rows(runs: Sequence[Run], metric: MetricSpec) -> list[Row]:
+    """A metric of every run in each chemical domain; empty if no run has been evaluated."""
     by_run = [run.evaluation.domains if run.evaluation is not None else {} for run in runs]
     rows = []
     for domain in sorted(set().union(*by_run)):
         values = [domains.get(domain, {}) for domains in by_run]
         structures = max(value.get("structures", 0) for value in values)
-        cells = _best_in_bold([quantity.value(value) for value in values], "low", runs)
-        rows.append(_row(domain or NO_DOMAIN, cells, note=f"{structures:,} structures"))
-    return _table(runs, rows, quantity.label) if rows else ""
+        rows.append(_compared(metric, values, runs, domain or NO_DOMAIN, f"{structures:,} structures"))
+    return rows
 
 
-def differences_table(runs: Sequence[Run]) -> str:
-    """Settings in which the recipes differ; empty if there are none."""
+def differing_settings(runs: Sequence[Run]) -> list[Row]:
+    """Settings in which the recipes differ."""
     flat = [_flatten(run.recipe) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    differing = [key for key in keys if key != "name" and len({repr(settings.get(key)) for settings in flat}) > 1]
-    rows = [_row(key, [escape(str(settings.get(key, MISSING))) for settings in flat]) for key in differing]
-    return _table(runs, rows, "Setting") if rows else ""
+    rows = {key: [str(settings.get(key, MISSING)) for settings in flat] for key in keys if key != "name"}
+    return [Row(key, cells) for key, cells in rows.items() if len(set(cells)) > 1]
+
+
+def html_table(runs: Sequence[Run], groups: Mapping[str, Sequence[Row]], corner: str = "") -> str:
+    """Groups of rows under the names of the runs; nothing if there are no rows."""
+    if not any(groups.values()):
+        return ""
+    names = "".join(
+        f'<th scope="col">{_swatch(k)}{escape(run.name)}<small>{escape(describe(run, runs))}</small></th>'
+        for k, run in enumerate(runs)
+    )
+    body = ""
+    for name, rows in groups.items():
+        if name and rows:
+            body += f'<tr class="group"><th scope="rowgroup" colspan="{len(runs) + 1}">{escape(name)}</th></tr>'
+        for row in rows:
+            cells = (f"<b>{escape(cell)}</b>" if k in row.best else escape(cell) for k, cell in enumerate(row.cells))
+            note = f"<small>{escape(row.note)}</small>" if row.note else ""
+            values = "".join(f"<td>{cell}</td>" for cell in cells)
+            body += f'<tr><th scope="row">{escape(row.label)}{note}</th>{values}</tr>'
+    head = f'<tr><th scope="col">{escape(corner)}</th>{names}</tr>'
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def comparison(runs: Sequence[Run]) -> Table:
+    """The summary for the terminal, a column per run; what it was trained with stands under its name."""
+    table = Table(title="Runs compared" if len(runs) > 1 else None)
+    table.add_column("")
+    for run in runs:
+        table.add_column(Text(f"{run.name}\n{describe(run, runs)}"), justify="right")
+    for name, rows in summary(runs).items():
+        if name != "Evaluation":
+            for row in rows:
+                cells = (Text(cell, style="bold" if k in row.best else "") for k, cell in enumerate(row.cells))
+                table.add_row(row.label, *cells)
+            table.add_section()
+    return table
 
 
 def legend(runs: Sequence[Run]) -> str:
-    """The runs and their colours, shared by all figures."""
+    """The runs and their colours, shared by all figures (HTML)."""
     entries = [f"<li>{_swatch(k)}{escape(run.name)}</li>" for k, run in enumerate(runs)]
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def remarks(runs: Sequence[Run]) -> list[str]:
-    """What a careful reader should be told before comparing the numbers; HTML."""
-    found = []
-    waiting = [escape(run.name) for run in runs if run.evaluation is None]
-    if waiting:
-        found.append(
+def describe(run: Run, runs: Sequence[Run]) -> str:
+    """What a run was trained with; beside a run with the latent loss, one without it is called its control."""
+    is_control = run.objective and not run.latent_loss and any(other.latent_loss for other in runs)
+    return f"control: {run.objective}" if is_control else run.objective
+
+
+def caveats(runs: Sequence[Run]) -> list[str]:
+    """What a careful reader should be told before comparing the numbers."""
+    sentences = []
+    if waiting := [run.name for run in runs if run.evaluation is None]:
+        sentences.append(
             f"Not evaluated yet: {', '.join(waiting)}. Numbers are those of the last validation during training; "
-            "<code>transip evaluate</code> gives the rest."
+            "`transip evaluate` gives the rest."
         )
-    if len(runs) > 1:
-        found += _comparison(runs) + _unequal_compute(runs) + _unequal_data(runs)
-    return found
+    scored = [runs[k] for k in _comparable(runs) if isinstance(runs[k].metrics.get(FORCE_MAE.key), int | float)]
+    groups = [[run for run in scored if run.objective and run.latent_loss is latent] for latent in (True, False)]
+    if all(groups):
+        method, control = (min(group, key=lambda run: run.metrics[FORCE_MAE.key]) for group in groups)
+        change = method.metrics[FORCE_MAE.key] / control.metrics[FORCE_MAE.key] - 1
+        sentences.append(
+            f"The force MAE of {method.name} ({method.objective}) is {abs(change):.1%} "
+            f"{'below' if change < 0 else 'above'} that of the best control, {control.name}. "
+            "One seed each: a few per cent may be chance."
+        )
+    passes = [value for run in runs if (value := PASSES.value(run.compute))]
+    if passes and max(passes) > COMPUTE_TOLERANCE * min(passes):
+        sentences.append(
+            f"Not equal compute: forward passes differ by a factor of {max(passes) / min(passes):.2f}. "
+            "Compare the curves at equal forward passes."
+        )
+    if len({tuple(evaluation.predictions["ids"]) for _, evaluation in with_evaluation(runs)}) > 1:
+        sentences.append("The runs were evaluated on different structures: their errors do not compare.")
+    return sentences
 
 
-def _comparison(runs: Sequence[Run]) -> list[str]:
-    """The best run that is no control against the best control."""
-    scored = [run for run in _comparable(runs) if isinstance(run.metrics.get(FORCE_MAE.key), int | float)]
-    controls = [run for run in scored if run.objective.startswith("control")]
-    methods = [run for run in scored if run.objective and run not in controls]
-    if not controls or not methods:
-        return []
-    method, control = (min(group, key=lambda run: run.metrics[FORCE_MAE.key]) for group in (methods, controls))
-    change = method.metrics[FORCE_MAE.key] / control.metrics[FORCE_MAE.key] - 1
-    direction = "below" if change < 0 else "above"
-    return [
-        f"The force MAE of {escape(method.name)} ({escape(method.objective)}) is {abs(change):.1%} {direction} that of "
-        f"the best control, {escape(control.name)}. One seed each: a few per cent may be chance."
-    ]
-
-
-def _unequal_compute(runs: Sequence[Run]) -> list[str]:
-    passes = [run.compute.get(PASSES.key) for run in runs]
-    counted = [value for value in passes if isinstance(value, int | float) and value > 0]
-    if len(counted) < 2 or max(counted) <= UNEQUAL * min(counted):
-        return []
-    return [
-        f"Not equal compute: forward passes differ by a factor of {max(counted) / min(counted):.2f}. "
-        "Compare the curves at equal forward passes."
-    ]
-
-
-def _unequal_data(runs: Sequence[Run]) -> list[str]:
-    sets = {tuple(run.evaluation.predictions["ids"]) for run in runs if run.evaluation is not None}
-    return ["The runs were evaluated on different structures: errors do not compare."] if len(sets) > 1 else []
-
-
-def _table(runs: Sequence[Run], rows: Sequence[str], first: str = "") -> str:
-    """Rows of HTML under the names of the runs; `first` heads their labels."""
-    names = "".join(
-        f'<th scope="col">{_swatch(k)}{escape(run.name)}<small>{escape(run.objective)}</small></th>'
-        for k, run in enumerate(runs)
+def scale_of_errors(evaluation: Evaluation) -> str:
+    """What the errors of an evaluation may be held against: no model at all, and a model of this package."""
+    arrays = evaluation.predictions
+    no_forces = {FORCE_MAE.key: float(np.abs(arrays["reference_forces"]).mean())}
+    (residual,) = relative_energies(arrays["numbers"], arrays["natoms"], arrays["reference_energy"])
+    no_energies = {ENERGY_MAE.key: float(np.abs(residual).mean())}
+    sentence = (
+        f"For scale: predicting zero forces everywhere has a force MAE of {FORCE_MAE.with_unit(no_forces)} on these "
+        "structures, and a sum of element energies, fitted to them, an energy MAE of "
+        f"{ENERGY_MAE.with_unit(no_energies)}."
     )
-    head = f'<tr><th scope="col">{escape(first)}</th>{names}</tr>'
-    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _group(name: str, rows: Sequence[Row], columns: int) -> str:
-    """Rows under a heading; those that no run has a value for are left out."""
-    shown = [_row(label, cells) for label, cells in rows if set(cells) != {MISSING}]
-    heading = f'<tr class="group"><th scope="rowgroup" colspan="{columns + 1}">{escape(name)}</th></tr>'
-    return heading + "".join(shown) if shown else ""
-
-
-def _row(label: str, cells: Sequence[str], note: str = "") -> str:
-    values = "".join(f"<td>{cell}</td>" for cell in cells)
-    remark = f"<small>{escape(note)}</small>" if note else ""
-    return f'<tr><th scope="row">{escape(label)}{remark}</th>{values}</tr>'
-
-
-def _error_row(runs: Sequence[Run], quantity: MetricSpec, best: Literal["low", "high"]) -> Row:
-    values = [quantity.value(run.metrics) for run in runs]
-    return quantity.label, _best_in_bold(values, best, runs)
-
-
-def _comparable(runs: Sequence[Run]) -> list[Run]:
-    """Evaluated runs; a validation during training, on other structures, does not compete with them."""
-    return [run for run in runs if run.evaluation is not None] or list(runs)
-
-
-def _best_in_bold(values: Sequence[float | None], best: Literal["low", "high"], runs: Sequence[Run]) -> list[str]:
-    known = [value for value in values if value is not None]
-    decimals = _decimals(max(known, key=abs, default=0.0))
-    texts = [MISSING if value is None else f"{value:,.{decimals}f}" for value in values]
-    compared = [run in _comparable(runs) for run in runs]
-    rivals = {t: v for t, v, competes in zip(texts, values, compared, strict=True) if competes and v is not None}
-    if len(rivals) < 2:  # one run, or all look equal
-        return texts
-    winner = (min if best == "low" else max)(rivals, key=lambda text: rivals[text])
-    return [f"<b>{t}</b>" if competes and t == winner else t for t, competes in zip(texts, compared, strict=True)]
-
-
-def _decimals(largest: float) -> int:
-    """Decimals that leave a row's largest number about four digits."""
-    magnitude = abs(largest)
-    return 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 1.5 else 3
-
-
-def _speed(run: Run) -> str:
-    atoms, seconds = (run.compute.get(key) for key in ("atoms_processed", "time_s"))
-    return f"{atoms / seconds:,.0f}" if atoms and seconds else MISSING
-
-
-def _evaluation_rows(runs: Sequence[Run]) -> list[Row]:
-    costs = [run.evaluation.cost if run.evaluation is not None else {} for run in runs]
-    versions = [cost.get("versions", {}) for cost in costs]
-
-    def row(label: str, key: str) -> Row:
-        values = [cost.get(key) for cost in costs]
-        return label, [f"{v:,.0f}" if isinstance(v, int | float) else escape(str(v or MISSING)) for v in values]
-
-    return [
-        row("Forward passes", "forward_passes"),
-        row("Atoms", "atoms"),
-        row("Speed (atoms/s)", "atoms_per_second"),
-        row("Hardware", "hardware"),
-        ("Versions", [escape(", ".join(f"{k} {v}" for k, v in each.items())) or MISSING for each in versions]),
+    rivals = [
+        (domain not in evaluation.domains, metrics[FORCE_MAE.key], name, domain, metrics)
+        for name, config in builtin_models().items()
+        for domain, metrics in errors_by_domain(config).items()
     ]
+    if not rivals:
+        return sentence
+    _, _, name, domain, metrics = min(rivals, key=lambda rival: rival[:2])
+    return (
+        f"{sentence} The packaged model {name} has {FORCE_MAE.with_unit(metrics)} and {ENERGY_MAE.with_unit(metrics)} "
+        f"on held-out molecules of its domain “{domain}”."
+    )
+
+
+def _comparable(runs: Sequence[Run]) -> list[int]:
+    """Numbers of the evaluated runs; a validation during training, on other structures, does not compete with them."""
+    return [k for k, _ in with_evaluation(runs)] or list(range(len(runs)))
+
+
+def _compared(
+    metric: MetricSpec, stored: Sequence[Mapping[str, Any]], runs: Sequence[Run], label: str = "", note: str = ""
+) -> Row:
+    """A metric of each run; none is marked as the best if there is one run only, or all look equal."""
+    cells = [metric.text(values) for values in stored]
+    rivals = {k: value for k in _comparable(runs) if (value := metric.value(stored[k])) is not None}
+    best: frozenset[int] = frozenset()
+    if len({cells[k] for k in rivals}) > 1:
+        winner = (max if metric in HIGHER_IS_BETTER else min)(rivals, key=lambda k: rivals[k])
+        best = frozenset(k for k in rivals if cells[k] == cells[winner])
+    return Row(label or metric.label, cells, best, note)
+
+
+def _plain(metric: MetricSpec, stored: Sequence[Mapping[str, Any]]) -> Row:
+    return Row(metric.label, [metric.text(values) for values in stored])
+
+
+def _with_speed(compute: dict[str, Any]) -> dict[str, Any]:
+    """A line of the log with the mean speed of the whole run in the place of that of its last step."""
+    atoms, seconds = compute.get(ATOMS_PROCESSED.key), compute.get(MINUTES.key)
+    return compute | {"atoms_per_second": atoms / seconds if atoms and seconds else None}
 
 
 def _swatch(run: int) -> str:

@@ -13,7 +13,7 @@ from ase.formula import Formula
 
 from transip.evaluation.result import Evaluation
 from transip.report.plots import REFERENCE, colour_of, force_error_sums
-from transip.report.runs import Run, evaluated
+from transip.report.runs import Run, with_evaluation
 from transip.structure import ELEMENTS
 
 WORST_FORCES, WORST_ENERGIES = 4, 2
@@ -26,7 +26,7 @@ def viewer_data(runs: Sequence[Run]) -> dict[str, Any] | None:
     Structures are chosen by the errors of the first run that was evaluated; other runs add their forces where
     they have predicted the same structure.
     """
-    shown = evaluated(runs)
+    shown = with_evaluation(runs)
     if not shown:
         return None
     chooser, first = shown[0]

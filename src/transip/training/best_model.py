@@ -21,7 +21,7 @@ def save_best_model(
     """Write `potential`, and the action trained with it, with the evaluation `record` in its card."""
     cost = {key: record[key] for key in COST}
     metrics = {key: value for key, value in record.items() if key not in cost and key != "kind"}
-    objective = describe_objective(recipe.model_dump()).removeprefix("control: ")
+    objective = describe_objective(recipe.model_dump())
     training = {"name": recipe.name, "objective": objective, **cost}
     potential.card |= {"training": training, "validation": metrics}
     save_model(merge_adapters(potential), folder)
