@@ -55,7 +55,7 @@ lint: venv  ## style, spelling, import rules, dependencies
 types: venv  ## static types
 	pyright
 
-docs: venv  ## the documentation, into docs/_build
+docs: venv  ## the documentation, into docs/_build; pages of results are written by: python -m docs.pages
 	sphinx-build -q -W -b html docs docs/_build
 
 clean:  ## remove what the targets above have made

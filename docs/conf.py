@@ -1,14 +1,15 @@
-"""Sphinx configuration; the settings and command-line pages are generated from the code first."""
+"""Sphinx configuration. The pages of the reference are made first; those of results are committed, and checked."""
 
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-import generate  # noqa: E402
-
-from transip.version import __version__  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from docs import generate, pages
+from transip.version import __version__
 
 generate.main()
+if stale := pages.stale_pages():
+    sys.exit(f"stale in docs/results: {', '.join(stale)}; python -m docs.pages writes them")
 
 project = "transip"
 author = "The transip developers"
@@ -17,11 +18,11 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
-exclude_patterns = ["_build", "gallery"]  # gallery/ has the scripts, results/gallery their pages
+exclude_patterns = ["_build", "gallery", "templates"]  # gallery/ has the scripts, auto_gallery/ their pages
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
-    "gallery_dirs": "results/gallery",
+    "gallery_dirs": "auto_gallery",
     "download_all_examples": False,
     "within_subsection_order": "FileNameSortKey",
     "show_memory": False,

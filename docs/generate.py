@@ -1,4 +1,4 @@
-"""Writes the pages that are made from code and results: reference/settings.md, reference/cli.md, results/*."""
+"""Writes the pages that are made from the code: reference/settings.md and reference/cli.md."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import models_page
-import periodic_page
-import results_pages
-import robustness_page
-import study_page
 import torch
 import typer
 from pydantic.fields import FieldInfo
@@ -27,14 +22,9 @@ FILES = {"A training recipe": Recipe, "A labelling recipe": LabelSettings}
 
 
 def main() -> None:
-    """Write all pages."""
+    """Write both pages."""
     (REFERENCE / "settings.md").write_text(settings_page(), encoding="utf-8")
     (REFERENCE / "cli.md").write_text(cli_page(), encoding="utf-8")
-    results_pages.write()
-    study_page.write()
-    models_page.write()
-    periodic_page.write()
-    robustness_page.write()
 
 
 def settings_page() -> str:
@@ -52,7 +42,7 @@ def settings_page() -> str:
 
 
 def cli_page() -> str:
-    """What `--help` says, verb by verb."""
+    """What `--help` says, command by command."""
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="transip")
     text = get_docs_for_click(obj=command, ctx=context, name="transip")

@@ -31,6 +31,7 @@ from benchmarks.robustness.commands import Command, Contents, commands, contents
 from transip.cli import main as command_line
 from transip.config import LabelSettings, load
 from transip.data import pack
+from transip.extras import import_optional
 from transip.inference import md, relax
 from transip.labels.chunks import label_chunk
 from transip.training import trainer

@@ -2,13 +2,14 @@
 
     python -m benchmarks.throughput.plan [--utilisation 0.3]
 
-Counted: parameters, operations of the matrix products and what is kept for the backward pass, by going through a
-training step (direct forces, one view, float32) on tensors without values; bytes of the packed store, from its columns;
-bytes of a checkpoint, from the optimisers' state. Assumed, and to be replaced by measurements: everything in capitals.
+Counted: parameters, operations of the matrix products and saved activations, from one training step (direct forces, one
+view, float32) on tensors without values; bytes of the packed store, from its columns; bytes of a checkpoint, from the
+optimisers' state. Assumed, and to be replaced by measurements: everything in capitals. The record `plan` goes into
+benchmarks/throughput/results.jsonl.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from itertools import product
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common.records import argument_parser
+from benchmarks.common.records import Record, argument_parser, provenance, results_file, save_results
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.data.columns import COLUMNS
@@ -27,7 +28,7 @@ from transip.training.optim import is_muon_parameter
 PEAK = 989e12  # operations/s in dense bfloat16 products of an H100 or H200 (SXM), as its maker states
 BANDWIDTH = 3.35e12  # bytes/s between an H100 (SXM) and its memory, as its maker states
 UTILISATION = 0.3  # of either
-TRAFFIC = 4  # times that what is kept moves: written and read in either direction
+ACTIVATION_TRAFFIC = 4  # times that saved activations move: written and read, in either direction
 EFFICIENCY = {1: 1.0, 8: 0.95, 64: 0.9}  # GPUs → share of as many single ones
 IDENTIFIER = 64  # bytes
 STRUCTURES = 8  # of a counted batch
@@ -57,7 +58,7 @@ class Cost:
 
     def seconds_per_atom(self, utilisation: float) -> float:
         """On one GPU, as if products and memory traffic never overlapped."""
-        return (self.flops_per_atom / PEAK + TRAFFIC * self.bytes_per_atom / BANDWIDTH) / utilisation
+        return (self.flops_per_atom / PEAK + ACTIVATION_TRAFFIC * self.bytes_per_atom / BANDWIDTH) / utilisation
 
     @property
     def model_bytes(self) -> int:
@@ -72,44 +73,35 @@ class Cost:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--utilisation", type=float, default=UTILISATION, help="share of peak and bandwidth; assumed")
-    print("\n".join(tables(parser.parse_args().utilisation)))
+    parser.add_argument("--utilisation", type=float, default=UTILISATION, help="of peak and bandwidth; assumed")
+    result = estimate(parser.parse_args().utilisation)
+    save_results(results_file(__file__), [{"name": "plan", **provenance(), **result}])
+    print(json.dumps(result, indent=1))
 
 
-def tables(utilisation: float = UTILISATION) -> Iterator[str]:
-    """Lines of Markdown: the data, the models, the hours."""
-    yield from ("| data | structures | mean atoms | atoms | packed store |", "|---|---|---|---|---|")
-    for data in DATA:
-        atoms = data.structures * data.mean_atoms
-        yield (
-            f"| {data.name} | {data.structures:,} | {data.mean_atoms} | {atoms / 1e9:.2f} × 10⁹ "
-            f"| {pack_bytes(data) / 1e9:,.1f} GB |"
-        )
+def estimate(utilisation: float) -> Record:
+    """The data, what each size of model costs, and hours of training."""
     costs = {size: cost(size, DATA[0].mean_atoms) for size in ("S", "M", "L")}
-    yield from (
-        "",
-        "| size | parameters | model file | checkpoint | operations per atom (÷ 6 × parameters) | kept per atom |",
-        "|---|---|---|---|---|---|",
-    )
-    for size, found in costs.items():
-        ratio = found.flops_per_atom / (6 * found.parameters)
-        yield (
-            f"| {size} | {found.parameters / 1e6:.1f} M | {found.model_bytes / 1e6:,.0f} MB "
-            f"| {found.checkpoint_bytes / 1e6:,.0f} MB | {found.flops_per_atom / 1e6:,.0f} × 10⁶ ({ratio:.2f}) "
-            f"| {found.bytes_per_atom / 1e3:,.0f} kB |"
-        )
-    yield from (
-        "",
-        "| data | epochs | size | GPUs | million atoms/s | hours | GPU hours |",
-        "|---|---|---|---|---|---|---|",
-    )
+    runs = []
     for data, size, gpus in product(DATA, costs, EFFICIENCY):
-        rate = gpus * EFFICIENCY[gpus] / costs[size].seconds_per_atom(utilisation)
+        rate = gpus * EFFICIENCY[gpus] / costs[size].seconds_per_atom(utilisation)  # atoms per second
         hours = data.epochs * data.structures * data.mean_atoms / rate / 3600
-        yield (
-            f"| {data.name} | {data.epochs} | {size} | {gpus} | {rate / 1e6:.2f} "
-            f"| {hours:,.{1 if hours > 1 else 2}f} | {gpus * hours:,.0f} |"
-        )
+        run = {"data": data.name, "epochs": data.epochs, "size": size, "gpus": gpus, "atoms_per_second": rate}
+        runs.append({**run, "hours": hours})
+    return {
+        "utilisation": utilisation,
+        "data": [{**asdict(data), "pack_bytes": pack_bytes(data)} for data in DATA],
+        "models": [
+            {
+                "size": size,
+                **asdict(of_size),
+                "model_bytes": of_size.model_bytes,
+                "checkpoint_bytes": of_size.checkpoint_bytes,
+            }
+            for size, of_size in costs.items()
+        ],
+        "runs": runs,
+    }
 
 
 def pack_bytes(data: Data) -> int:
@@ -123,11 +115,11 @@ def pack_bytes(data: Data) -> int:
 def cost(size: str, atoms: int) -> Cost:
     """Go through one forward and backward pass over molecules of `atoms` atoms, without computing it."""
     alike = Structure(np.ones(atoms, dtype=np.int64), np.zeros((atoms, 3)), 0, 1 + atoms % 2)
-    kept: dict[int, int] = {}
+    saved_activations: dict[int, int] = {}  # bytes of each storage
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        saved_activations[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch._subclasses.FakeTensorMode() as mode:
@@ -138,7 +130,7 @@ def cost(size: str, atoms: int) -> Cost:
         )
         batch = Batch.collate(STRUCTURES * [alike])
         batch = Batch(**{key: mode.from_tensor(x) if torch.is_tensor(x) else x for key, x in vars(batch).items()})
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(save, lambda tensor: tensor):
             prediction = model(batch)
             (prediction.energy.sum() + prediction.forces.sum()).backward()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -147,7 +139,7 @@ def cost(size: str, atoms: int) -> Cost:
         parameters=model.num_parameters,
         state=matrices + 2 * (model.num_parameters - matrices),  # Muon keeps one number per weight, AdamW two
         flops_per_atom=counter.get_total_flops() / batch.num_atoms,
-        bytes_per_atom=sum(size for key, size in kept.items() if key not in weights) / batch.num_atoms,
+        bytes_per_atom=sum(size for key, size in saved_activations.items() if key not in weights) / batch.num_atoms,
     )
 
 
