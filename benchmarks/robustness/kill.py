@@ -36,7 +36,14 @@ from transip.inference import md, relax
 from transip.labels.chunks import label_chunk
 from transip.training import trainer
 
-BEFORE_FORKING = (torch._dynamo, md, relax, pack, trainer, need("joblib"))  # all that the children would import
+BEFORE_FORKING = (
+    torch._dynamo,
+    md,
+    relax,
+    pack,
+    trainer,
+    import_optional("joblib"),
+)  # all that the children would import
 EVENTS = ("replace", "rename", "unlink", "remove", "rmdir")  # of the module `os`, which everything else uses
 Hook = Callable[[], None]
 
