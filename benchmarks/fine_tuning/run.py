@@ -37,7 +37,7 @@ from transip.data.split import load_splits
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, load_validation_set
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.metrics.validation import validation_metrics
 from transip.model.files import load_model
 from transip.training.trainer import train
@@ -82,7 +82,7 @@ def main() -> None:
     )
     if not arguments.table:
         if arguments.family == FAMILY and not FAMILY.exists():
-            build(load(LabelSettings, HERE / "family.yaml"), FAMILY)
+            run_campaign(load(LabelSettings, HERE / "family.yaml"), FAMILY)
         run_all(arguments)
     print(table([result for name, result in read_results(RESULTS).items() if name.startswith(f"{arguments.group}/")]))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.config import LabelSettings
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.labels.chunks import label_chunk
 
 DOMAINS = (
@@ -39,7 +39,7 @@ def core_seconds(settings):
 def measure(domain, seed, workers, folder):
     settings = LabelSettings(domains=[domain], seed=seed, workers=workers, chunk=16)
     started = time.perf_counter()
-    pack = build(settings, Path(folder) / f"{domain['domain']}.pack", progress=False)
+    pack = run_campaign(settings, Path(folder) / f"{domain['domain']}.pack", progress=False)
     seconds = time.perf_counter() - started
     structures = [pack[i] for i in range(len(pack))]
     forces = np.concatenate([np.linalg.norm(s.forces, axis=1) for s in structures])

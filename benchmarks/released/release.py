@@ -23,7 +23,7 @@ from transip.data.dataset import Dataset
 from transip.data.split import load_full_splits
 from transip.evaluation.saved import batch_limits_for, evaluate
 from transip.inference.predict import predict_batch
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.labels.methods import GFN2
 from transip.model.files import load_model, update_metadata
 from transip.model.hub import export_for_release
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not TEST.exists():
-        build(load(LabelSettings, TEST_RECIPE), TEST)
+        run_campaign(load(LabelSettings, TEST_RECIPE), TEST)
     model = load_model(arguments.run)
     data = load(Recipe, arguments.run / "recipe.yaml").data
     train, validation = load_full_splits(data)  # not only what training looked at in between

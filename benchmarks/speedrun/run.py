@@ -32,8 +32,8 @@ from transip.data.dataset import Dataset
 from transip.data.references import AtomicReferences, statistics
 from transip.data.split import load_splits
 from transip.evaluation.saved import Evaluation, evaluate_checkpoint
-from transip.labels.campaign import build
-from transip.labels.organics import small
+from transip.labels.campaign import run_campaign
+from transip.labels.organics import molecules_up_to
 from transip.training.trainer import train
 
 ADAPTERS = ROOT / "benchmarks" / "peers" / "adapters"
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not DATA.exists():
-        build(load(LabelSettings, LABELS), DATA)
+        run_campaign(load(LabelSettings, LABELS), DATA)
     if not TEST.exists():
         build_test()
     fewer = "" if arguments.structures is None else f"@{arguments.structures}"
@@ -132,11 +132,11 @@ def build_test() -> None:
     sizes = range(domain.max_atoms + 1, domain.max_atoms + 3)
     smiles = tuple(
         smiles
-        for smiles, bonds in small(sizes[-1])
+        for smiles, bonds in molecules_up_to(sizes[-1])
         if bonds.GetNumAtoms() in sizes and all(atom.GetAtomicNum() in known for atom in bonds.GetAtoms())
     )
     larger = {"smiles": smiles, "max_atoms": sizes[-1], "structures": TEST_STRUCTURES}
-    build(settings.model_copy(update={"domains": (domain.model_copy(update=larger),)}), TEST)
+    run_campaign(settings.model_copy(update={"domains": (domain.model_copy(update=larger),)}), TEST)
 
 
 def export(path: Path, structures: int | None) -> None:

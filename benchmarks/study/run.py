@@ -35,7 +35,7 @@ from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, evaluate
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.metrics.validation import validation_metrics
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.measure import measure_symmetry
@@ -69,7 +69,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     if not DATA.exists():
-        build(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
+        run_campaign(load(LabelSettings, "recipes/data-organics.yaml"), DATA)
     runs = [(group, entry, seed) for seed in arguments.seeds for group, entry in chosen][index::number]
     failed = 0
     for group, entry, seed in runs:

@@ -171,9 +171,9 @@ def data_build(
     """Make molecules, displace their atoms, label them with a quantum method; resumes if it was killed."""
     from transip.config import LabelSettings, load
     from transip.data.pack import summarize
-    from transip.labels.campaign import build
+    from transip.labels.campaign import run_campaign
 
-    build(load(LabelSettings, recipe, overrides), output)
+    run_campaign(load(LabelSettings, recipe, overrides), output)
     console.print(summarize(output).table())
 
 

@@ -13,7 +13,7 @@ import pytest
 from transip.config import LabelSettings
 from transip.data.store import Pack
 from transip.errors import InputError
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.labels.chunks import Chunk, label_chunk
 
 pytest.importorskip("tblite")
@@ -43,7 +43,7 @@ def contents(path):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "set.pack"
-    build(settings(), path, progress=False)
+    run_campaign(settings(), path, progress=False)
     return path
 
 
@@ -57,7 +57,7 @@ def test_domains_have_exactly_what_was_asked_for(uninterrupted):
 
 
 def test_the_number_of_workers_changes_nothing(uninterrupted, tmp_path):
-    build(settings(workers=2), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(workers=2), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
@@ -76,12 +76,12 @@ def cluster(request):
 
 
 def test_a_cluster_changes_nothing(uninterrupted, tmp_path, cluster):
-    build(settings(workers=-1, backend=cluster), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(workers=-1, backend=cluster), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
 def test_another_seed_gives_another_set(uninterrupted, tmp_path):
-    build(settings(seed=4), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(seed=4), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / "set.pack")["positions.npy"] != contents(uninterrupted)["positions.npy"]
 
 
@@ -89,7 +89,7 @@ def test_killed_and_resumed_is_as_if_never_killed(uninterrupted, tmp_path):
     script = tmp_path / "campaign.py"
     script.write_text(
         "from transip.config import LabelSettings\n"
-        "from transip.labels.campaign import build\n"
+        "from transip.labels.campaign import run_campaign\n"
         f"build(LabelSettings.model_validate({SETTINGS!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
     )
     work = tmp_path / ".set.pack.work"
@@ -102,7 +102,7 @@ def test_killed_and_resumed_is_as_if_never_killed(uninterrupted, tmp_path):
     assert list(work.glob("*.npz"))  # something was finished …
     assert not (tmp_path / "set.pack").exists()  # … and no half pack is to be seen
 
-    build(settings(), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
@@ -114,7 +114,7 @@ def test_nobody_labels_for_a_killed_campaign(tmp_path):
     script = tmp_path / "campaign.py"
     script.write_text(
         "from transip.config import LabelSettings\n"
-        "from transip.labels.campaign import build\n"
+        "from transip.labels.campaign import run_campaign\n"
         f"build(LabelSettings.model_validate({many!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
     )
     running = subprocess.Popen([sys.executable, script], env=os.environ | {"MARK": mark})
@@ -142,8 +142,8 @@ def test_nobody_waits_for_a_killed_campaign(tmp_path):
         "import os, subprocess, sys, time\n"
         "if len(sys.argv) == 1:\n"
         "    subprocess.run([sys.executable, __file__, str(os.getpid())])\n"
-        "from transip.labels.campaign import _end_with\n"
-        "_end_with(int(sys.argv[1]))\n"
+        "from transip.labels.campaign import _exit_with_parent\n"
+        "_exit_with_parent(int(sys.argv[1]))\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -180,9 +180,9 @@ def test_finished_chunks_are_not_labelled_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(campaign, "label_chunk", failing_late)
     with pytest.raises(KeyboardInterrupt):
-        build(settings(), tmp_path / "set.pack", progress=False)
+        run_campaign(settings(), tmp_path / "set.pack", progress=False)
     monkeypatch.setattr(campaign, "label_chunk", lambda *task: labelled.append(task[1:]) or label_chunk(*task))
-    build(settings(), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(), tmp_path / "set.pack", progress=False)
     assert len(labelled) == len(set(labelled))
 
 
@@ -196,10 +196,10 @@ def test_resuming_with_other_settings_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(campaign, "label_chunk", only_the_first)
     with pytest.raises(KeyboardInterrupt):
-        build(settings(), tmp_path / "set.pack", progress=False)
+        run_campaign(settings(), tmp_path / "set.pack", progress=False)
     kept = contents(tmp_path / ".set.pack.work")
     with pytest.raises(InputError, match="other settings"):
-        build(settings(seed=9), tmp_path / "set.pack", progress=False)
+        run_campaign(settings(seed=9), tmp_path / "set.pack", progress=False)
     assert contents(tmp_path / ".set.pack.work") == kept
 
 
@@ -212,30 +212,30 @@ def test_an_interrupted_campaign_may_be_made_larger(uninterrupted, tmp_path, mon
     with monkeypatch.context() as stopped:
         stopped.setattr(campaign, "write_pack", lambda *_, **__: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            build(smaller, tmp_path / "set.pack", progress=False)
+            run_campaign(smaller, tmp_path / "set.pack", progress=False)
     monkeypatch.setattr(campaign, "label_chunk", lambda *task: labelled.append(task[1:]) or label_chunk(*task))
-    build(settings(), tmp_path / "set.pack", progress=False)
+    run_campaign(settings(), tmp_path / "set.pack", progress=False)
     assert (0, 0) not in labelled
     assert contents(tmp_path / "set.pack") == contents(uninterrupted)
 
 
 def test_a_campaign_that_yielded_nothing_does_not_block_corrected_settings(tmp_path):
     with pytest.raises(InputError, match="no structure at all"):
-        build(settings(domains=[FAR | {"max_force": 1e-6}], chunk=1), tmp_path / "set.pack", progress=False)
-    assert len(build(settings(domains=[FAR]), tmp_path / "set.pack", progress=False)) == 10
+        run_campaign(settings(domains=[FAR | {"max_force": 1e-6}], chunk=1), tmp_path / "set.pack", progress=False)
+    assert len(run_campaign(settings(domains=[FAR]), tmp_path / "set.pack", progress=False)) == 10
 
 
 def test_a_finished_pack_is_returned_and_another_is_not_overwritten(uninterrupted):
     before = contents(uninterrupted)
-    assert len(build(settings(workers=2), uninterrupted, progress=False)) == 16
+    assert len(run_campaign(settings(workers=2), uninterrupted, progress=False)) == 16
     with pytest.raises(InputError, match="exists already"):
-        build(settings(seed=9), uninterrupted, progress=False)
+        run_campaign(settings(seed=9), uninterrupted, progress=False)
     assert contents(uninterrupted) == before
 
 
 def test_failures_are_counted_by_reason(tmp_path):
     domain = FAR | {"sigmas": [0.02, 0.2], "max_force": 6.0}
-    pack = build(settings(domains=[domain]), tmp_path / "set.pack", progress=False)
+    pack = run_campaign(settings(domains=[domain]), tmp_path / "set.pack", progress=False)
     (entry,) = pack.meta["provenance"]["failures"]
     assert entry["failures"]["force above max_force"] > 0
     assert len(pack) == 10
@@ -244,7 +244,7 @@ def test_failures_are_counted_by_reason(tmp_path):
 def test_a_domain_that_yields_nothing_is_given_up(tmp_path):
     domain = FAR | {"sigmas": [0.2], "max_force": 1e-6}
     with pytest.raises(InputError, match=r"no structure at all.*force above max_force"):
-        build(settings(domains=[domain], chunk=1), tmp_path / "set.pack", progress=False)
+        run_campaign(settings(domains=[domain], chunk=1), tmp_path / "set.pack", progress=False)
     assert not (tmp_path / "set.pack").exists()
 
 
@@ -254,7 +254,7 @@ def test_a_missing_backend_is_named(backend, package, tmp_path, monkeypatch):
 
     monkeypatch.setattr(campaign, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=package):
-        build(settings(backend=backend), tmp_path / "set.pack", progress=False)
+        run_campaign(settings(backend=backend), tmp_path / "set.pack", progress=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,9 +9,10 @@ from transip.config import DomainSettings, LabelSettings
 from transip.errors import InputError
 from transip.labels import complexes, electrolytes, geometries, peptides, sources
 from transip.labels.chunks import label_chunk
-from transip.labels.fragments import clearance, fragment
-from transip.labels.molecules import Failed
-from transip.labels.organics import ELEMENTS, small
+from transip.labels.fragments import fragment, gap
+from transip.labels.geometries import Cluster
+from transip.labels.molecules import LabelingError
+from transip.labels.organics import ELEMENTS, molecules_up_to
 from transip.structure import check_parity, rigid_body_modes
 
 pytest.importorskip("tblite")
@@ -41,19 +42,19 @@ def test_every_domain_yields_possible_labelled_structures(domain):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_draws_are_a_function_of_seed_and_index(domain):
     settings = DomainSettings(domain=domain, structures=1, max_atoms=30)
-    one, again, other = ([sources.draw(settings, (seed, 0), i) for i in range(8)] for seed in (0, 0, 1))
+    one, again, other = ([sources.sample_molecule(settings, (seed, 0), i) for i in range(8)] for seed in (0, 0, 1))
     assert [m.source for m in one] == [m.source for m in again]
     assert [m.source for m in one] != [m.source for m in other]
     for a, b in zip(one, again, strict=True):
         assert (a.charge, a.spin) == (b.charge, b.spin)
-        if a.positions is not None:
+        if isinstance(a, Cluster):
             assert (a.positions == b.positions).all()
 
 
 @pytest.mark.parametrize("domain", ["elytes", "metal_complexes"])
 def test_assembled_molecules_have_possible_spins_and_no_overlap(domain):
     settings = DomainSettings(domain=domain, structures=1, max_atoms=40)
-    molecules = [sources.draw(settings, (0, 0), i) for i in range(60)]
+    molecules = [sources.sample_molecule(settings, (0, 0), i) for i in range(60)]
     for molecule in molecules:
         check_parity(molecule.numbers.tolist(), molecule.charge, molecule.spin, molecule.source)
         distances = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
@@ -75,29 +76,29 @@ def test_a_solvent_molecule_touches_its_ion_and_faces_it():
     rng = np.random.default_rng(0)
     ion, water = fragment("[Na+]"), fragment("O")
     placed = electrolytes._solvating(ion, water, rng)
-    assert 0 <= clearance(ion, placed) < 0.1
+    assert 0 <= gap(ion, placed) < 0.1
     distances = np.linalg.norm(placed.positions, axis=1)
     assert distances[0] == distances.min()  # the oxygen
 
 
 def test_peptides_take_several_protonation_states():
     rng = np.random.default_rng(0)
-    molecules = [peptides.draw(rng, 100) for _ in range(60)]
+    molecules = [peptides.sample_biomolecule(rng, 100) for _ in range(60)]
     states = Counter(molecule.charge for molecule in molecules)
     assert {-1, 0, 1} <= set(states)
     assert any("[NH3+]" in m.source and "[O-]" in m.source and m.charge == 0 for m in molecules)  # a zwitterion
     for molecule in molecules:
-        assert sum(atom.GetNumRadicalElectrons() for atom in molecule.bonds.GetAtoms()) == 0
+        assert sum(atom.GetNumRadicalElectrons() for atom in molecule.rdkit_mol.GetAtoms()) == 0
 
 
 def test_reactivity_has_radicals_ions_and_both_spins_of_breaking_bonds():
     settings = DomainSettings(domain="reactivity", structures=1, max_atoms=20)
-    seen = {(m.charge, m.spin) for m in (sources.draw(settings, (0, 0), i) for i in range(120))}
+    seen = {(m.charge, m.spin) for m in (sources.sample_molecule(settings, (0, 0), i) for i in range(120))}
     assert seen == {(0, 1), (0, 3), (0, 2), (1, 1), (-1, 1), (1, 2), (-1, 2)}
 
 
 def test_organics_are_what_they_say():
-    molecules = small(12)
+    molecules = molecules_up_to(12)
     assert len(molecules) > 100
     for _, bonds in molecules:
         assert bonds.GetNumAtoms() <= 12
@@ -105,16 +106,18 @@ def test_organics_are_what_they_say():
 
 
 def test_a_pass_over_the_organics_meets_each_molecule_once():
-    number = len(small(8))
+    number = len(molecules_up_to(8))
     settings = DomainSettings(domain="neutral_organics", structures=1, max_atoms=8)
-    first, second = ([sources.draw(settings, (0, 0), t * number + i).source for i in range(number)] for t in (0, 1))
+    first, second = (
+        [sources.sample_molecule(settings, (0, 0), t * number + i).source for i in range(number)] for t in (0, 1)
+    )
     assert len(set(first)) == number
     assert set(first) == set(second)
     assert first != second
 
 
 def test_the_hessian_is_the_derivative_of_the_force_field():
-    _, bonds = small(12)[7]
+    _, bonds = molecules_up_to(12)[7]
     (field,) = geometries.conformers(bonds, 1, seed=3)
     field.Minimize(maxIts=500)
     minimum, hessian = np.array(field.Positions()).reshape(-1, 3), geometries.hessian(field)
@@ -193,5 +196,5 @@ def test_what_cannot_be_embedded_is_a_counted_failure():
     from rdkit import Chem
 
     impossible = Chem.AddHs(Chem.MolFromSmiles("C1CC2CCC1=C2"))  # a bridgehead double bond: no conformer
-    with pytest.raises(Failed, match="embedding failed"):
+    with pytest.raises(LabelingError, match="embedding failed"):
         list(geometries.conformers(impossible, 1, seed=0))

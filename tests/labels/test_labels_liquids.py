@@ -11,7 +11,7 @@ from transip.errors import InputError
 from transip.labels import liquids, sources
 from transip.labels.chunks import Chunk, _label, label_chunk
 from transip.labels.methods import gfn2_xtb, wb97m_v
-from transip.labels.molecules import Failed
+from transip.labels.molecules import LabelingError
 from transip.structure import Structure
 
 pytest.importorskip("tblite")
@@ -37,7 +37,7 @@ def chunk():
 @pytest.fixture(scope="module")
 def box():
     """Eight molecules, labelled."""
-    molecule = sources.draw(wanted(), (0, 0), 0)
+    molecule = sources.sample_molecule(wanted(), (0, 0), 0)
     positions, atoms = np.array([[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]), 24
     rng, sites = np.random.default_rng(0), np.indices((2, 2, 2)).reshape(3, -1).T
     positions = (3.1 * sites[:, None] + positions).reshape(-1, 3) + rng.normal(scale=0.03, size=(atoms, 3))
@@ -88,7 +88,7 @@ def test_methods_refuse_the_cells_that_they_do_not_know(box):
 def test_atoms_that_overlap_across_a_face_are_a_counted_failure(box):
     positions = box.positions.copy()
     positions[0] = positions[5] + box.cell[1] + [0.1, 0.0, 0.0]
-    with pytest.raises(Failed) as failed:
+    with pytest.raises(LabelingError) as failed:
         _label(replace(box, positions=positions), wanted(), "gfn2-xtb")
     assert failed.value.reason == "atoms overlap"
 
@@ -123,19 +123,19 @@ def test_chunks_without_cells_can_still_be_read(chunk, tmp_path):
 
 def test_draws_are_whole_molecules_at_the_density_of_a_liquid():
     for index in range(40):
-        molecule = sources.draw(wanted(max_atoms=72), (0, 0), index)
+        molecule = sources.sample_molecule(wanted(max_atoms=72), (0, 0), index)
         assert len(molecule) % 3 == 0 and liquids.FEWEST <= len(molecule) / 3 <= 24
         assert (molecule.numbers.reshape(-1, 3) == [8, 1, 1]).all()
         density = len(molecule) / 3 * 18.015 * 1.66054 / np.linalg.det(molecule.cell)
         assert 0.85 <= density <= 1.15
         assert 1 / np.linalg.norm(np.linalg.inv(molecule.cell), axis=0).max() > 6.0  # Å, between faces
     with pytest.raises(InputError, match="max_atoms"):
-        sources.draw(wanted(max_atoms=20), (0, 0), 0)
+        sources.sample_molecule(wanted(max_atoms=20), (0, 0), 0)
 
 
 def test_the_classical_forces_are_derivatives_of_their_energy():
-    molecule = sources.draw(wanted(), (0, 0), 0)
-    water, rng = liquids.Water(molecule.cell), np.random.default_rng(0)
+    molecule = sources.sample_molecule(wanted(), (0, 0), 0)
+    water, rng = liquids.FlexibleTIP3P(molecule.cell), np.random.default_rng(0)
     positions = molecule.positions + rng.normal(scale=0.05, size=molecule.positions.shape)
     along = rng.normal(size=positions.shape)
     _, forces = water(positions)
@@ -147,15 +147,17 @@ def test_the_classical_forces_are_derivatives_of_their_energy():
 def test_boxes_look_like_liquid_water():
     bonds, neighbours, volumes = [], [], []
     for index in range(3):
-        molecule = sources.draw(wanted(max_atoms=72), (0, 0), index)
-        for positions in liquids.frames(molecule, 300.0, 2, np.random.default_rng(index)):
-            atoms = Structure(molecule.numbers, positions, 0, 1, cell=molecule.cell).check().to_atoms()
+        molecule = sources.sample_molecule(wanted(max_atoms=72), (0, 0), index)
+        for frame in molecule.geometries(wanted(temperatures=[300.0], conformers=2), np.random.default_rng(index)):
+            atoms = frame.check().to_atoms()
             i, j, distances = neighbor_list("ijd", atoms, 6.0)
             oxygens, bonded = (atoms.numbers[i] == 8) & (atoms.numbers[j] == 8), i // 3 == j // 3
             bonds.extend(distances[bonded & (i % 3 == 0) & (distances < 1.3)])
             neighbours.extend(distances[oxygens])
             volumes.append(len(atoms) ** 2 / 9 / atoms.get_volume())
-    assert len(bonds) == 2 * 2 * sum(len(sources.draw(wanted(max_atoms=72), (0, 0), k)) // 3 for k in range(3))
+    assert len(bonds) == 2 * 2 * sum(
+        len(sources.sample_molecule(wanted(max_atoms=72), (0, 0), k)) // 3 for k in range(3)
+    )
     assert 0.85 < min(bonds) < max(bonds) < 1.1
     edges = np.arange(2.0, 6.01, 0.2)
     ideal = sum(volumes) * 4 / 3 * np.pi * np.diff(edges**3)
@@ -167,10 +169,8 @@ def test_boxes_look_like_liquid_water():
 
 
 def test_gaussian_displacements_are_added_to_the_liquid():
-    from transip.labels import geometries
-
-    molecule = sources.draw(wanted(), (0, 0), 0)
+    molecule = sources.sample_molecule(wanted(), (0, 0), 0)
     seed = np.random.default_rng
-    thermal = next(geometries.sample(molecule, wanted(), seed(0))).positions
-    gaussian = next(geometries.sample(molecule, wanted(displacement="gaussian", sigmas=[0.05]), seed(0))).positions
+    thermal = next(molecule.geometries(wanted(), seed(0))).positions
+    gaussian = next(molecule.geometries(wanted(displacement="gaussian", sigmas=[0.05]), seed(0))).positions
     assert (gaussian - thermal).std() == pytest.approx(0.05, rel=0.2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transip.labels.methods import GFN2, SCF_FAILED, gfn2_xtb, level_of_theory, wb97m_v
-from transip.labels.molecules import Failed
+from transip.labels.molecules import LabelingError
 from transip.structure import Structure
 
 pytest.importorskip("tblite")
@@ -95,7 +95,7 @@ def test_a_field_that_does_not_converge_is_a_counted_failure(monkeypatch):
         return calculator
 
     monkeypatch.setattr(calculation, "_start", impatient)
-    with pytest.raises(Failed) as failed:
+    with pytest.raises(LabelingError) as failed:
         calculation(CASES["iron dichloride"].positions)
     assert failed.value.reason == SCF_FAILED
 

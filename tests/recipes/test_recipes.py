@@ -14,7 +14,7 @@ from commands import write_tiny_pack
 from transip.config import LabelSettings, Recipe, parse
 from transip.data.store import Pack
 from transip.labels import methods
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_labels(path, tmp_path, monkeypatch):
     for domain in values["domains"]:
         domain |= {"structures": 2, "conformers": 1}
     settings = parse(LabelSettings, values | {"workers": 1, "chunk": 2}, path.name)
-    pack = build(settings, tmp_path / "tiny.pack", progress=False)
+    pack = run_campaign(settings, tmp_path / "tiny.pack", progress=False)
     assert len(pack) == 2 * len(settings.domains)
     assert set(Pack.open(tmp_path / "tiny.pack").domains) == {domain.domain for domain in settings.domains}
 
@@ -89,7 +89,7 @@ def test_controls_differ_from_their_method_in_the_latent_loss_alone():
 def test_the_molecule_of_the_demo_is_of_unseen_composition():
     from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-    from transip.labels.organics import small
+    from transip.labels.organics import molecules_up_to
 
     example = read(ROOT / "examples" / "fluorotoluene.extxyz").get_chemical_formula("hill")
-    assert example not in {CalcMolFormula(bonds) for _, bonds in small(1000)}
+    assert example not in {CalcMolFormula(bonds) for _, bonds in molecules_up_to(1000)}

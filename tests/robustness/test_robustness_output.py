@@ -17,7 +17,7 @@ from transip.inference.ase import TransIPCalculator
 from transip.inference.md import run_md
 from transip.inference.predict import predict_file
 from transip.inference.relax import relax_file
-from transip.labels.campaign import build
+from transip.labels.campaign import run_campaign
 from transip.training.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition", "ignore:.*not converged")
@@ -39,7 +39,7 @@ def verb(request, inputs, toy_packs):
     def labelling(output: Path) -> None:
         pytest.importorskip("tblite")
         pytest.importorskip("rdkit")
-        build(LabelSettings.model_validate(LABELS), output, progress=False)
+        run_campaign(LabelSettings.model_validate(LABELS), output, progress=False)
 
     return {
         "data build": (labelling, 600),

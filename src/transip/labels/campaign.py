@@ -35,11 +35,11 @@ from transip.labels.chunks import Chunk, label_chunk
 from transip.labels.methods import level_of_theory, require
 from transip.structure import Structure
 
-BARREN = 16  # chunks of a domain without a single structure, after which it is given up
+MAX_EMPTY_CHUNKS = 16  # chunks of a domain without a single structure, after which it is given up
 NOT_RESULT = {"workers", "backend"}  # settings that change how a campaign runs, not what comes out
 
 
-def build(settings: LabelSettings, output: str | Path, *, progress: bool = True) -> Pack:
+def run_campaign(settings: LabelSettings, output: str | Path, *, progress: bool = True) -> Pack:
     """Label what `settings` ask for and write it as a pack; continue where a killed campaign stopped.
 
     If `output` is the finished pack of the same settings, there is nothing to do.
@@ -61,7 +61,7 @@ def build(settings: LabelSettings, output: str | Path, *, progress: bool = True)
 
 
 def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
-    work = _Work(settings, output)
+    work = CampaignState(settings, output)
     console = Console(stderr=True, quiet=not progress)
     started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
     with _bar(settings, work, console) as update:
@@ -77,7 +77,7 @@ def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
     return pack
 
 
-class _Work:
+class CampaignState:
     """The work folder `.NAME.pack.work/`: one file per finished chunk, and whose settings they belong to."""
 
     def __init__(self, settings: LabelSettings, output: Path):
@@ -87,21 +87,21 @@ class _Work:
         remove_stale(self.folder / "*")
         # per domain: number of a finished chunk → structures in it, failures by reason
         self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
-        if self._mine():
+        if self._is_same_campaign():
             for file in self.folder.glob("*.npz"):
                 self._find(file)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
         write_json(self.folder / "settings.json", self.identity)
 
-    def _mine(self) -> bool:
+    def _is_same_campaign(self) -> bool:
         """Whether the folder holds a campaign of these settings, but for how many structures are wanted.
 
         Raises:
             InputError: it holds structures of another one.
         """
         settings = self.folder / "settings.json"
-        if settings.exists() and _of_chunks(read_json(settings)) == _of_chunks(self.identity):
+        if settings.exists() and _chunk_identity(read_json(settings)) == _chunk_identity(self.identity):
             return True
         if any(Chunk.load(file).structures for file in self.folder.glob("*.npz")):
             raise InputError(
@@ -186,13 +186,13 @@ class _Work:
         if left <= 0:
             return []
         per_chunk = sum(size for size, _ in found.values()) / len(found) if found else self.settings.chunk
-        if not per_chunk and len(found) >= BARREN:
+        if not per_chunk and len(found) >= MAX_EMPTY_CHUNKS:
             raise InputError(
                 f"{len(found)} chunks gave no structure at all: {self.failures(entry)}",
                 where=wanted.domain,
                 remedy="raise max_force or max_atoms, or lower temperatures or sigmas",
             )
-        more = ceil(left / per_chunk) if per_chunk else BARREN - len(found)
+        more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(found)
         return [number for number in range(len(used), len(used) + more) if number not in found]
 
 
@@ -206,7 +206,7 @@ def _identity(settings: LabelSettings) -> dict[str, Any]:
     return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
 
 
-def _of_chunks(identity: dict[str, Any]) -> dict[str, Any]:
+def _chunk_identity(identity: dict[str, Any]) -> dict[str, Any]:
     """What decides the result of a chunk: not how many structures are wanted, so that may change in between."""
     domains = [domain | {"structures": None} for domain in identity["settings"]["domains"]]
     return identity | {"settings": identity["settings"] | {"domains": domains}}
@@ -252,7 +252,7 @@ def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator
             form, together = "list", 4 * joblib.effective_n_jobs()
         for first in range(0, len(wave), together):
             own = os.getpid() if settings.backend == "loky" else None
-            tasks = (joblib.delayed(_numbered)(settings, *task, own) for task in wave[first : first + together])
+            tasks = (joblib.delayed(_label_task)(settings, *task, own) for task in wave[first : first + together])
             yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
 
 
@@ -272,15 +272,15 @@ def _cluster(backend: str) -> Iterator[None]:
     yield
 
 
-def _numbered(settings: LabelSettings, entry: int, number: int, campaign: int | None) -> tuple[int, int, Chunk]:
+def _label_task(settings: LabelSettings, entry: int, number: int, campaign: int | None) -> tuple[int, int, Chunk]:
     """Label a chunk; a process that was started by `campaign` ends when that is killed."""
     if campaign not in (None, os.getpid()):
-        _end_with(campaign)
+        _exit_with_parent(campaign)
     return entry, number, label_chunk(settings, entry, number)
 
 
 @cache
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """End this process soon after `parent`, or it would label on, or wait for work, for nobody."""
 
     def watch() -> None:
@@ -292,7 +292,7 @@ def _end_with(parent: int) -> None:
 
 
 @contextmanager
-def _bar(settings: LabelSettings, work: _Work, console: Console) -> Iterator[Any]:
+def _bar(settings: LabelSettings, work: CampaignState, console: Console) -> Iterator[Any]:
     """A progress bar over labelled structures; yields a function that brings it up to date."""
     wanted = [domain.structures for domain in settings.domains]
     rate = TextColumn("{task.fields[rate]:.0f}/s")
@@ -313,7 +313,7 @@ def _bar(settings: LabelSettings, work: _Work, console: Console) -> Iterator[Any
         yield update
 
 
-def _table(settings: LabelSettings, work: _Work, rate: float) -> Table:
+def _table(settings: LabelSettings, work: CampaignState, rate: float) -> Table:
     """Structures and failures per domain."""
     table = Table("domain", "structures", "failures", title=f"{rate:.0f} labels/s")
     for entry, wanted in enumerate(settings.domains):

@@ -16,8 +16,8 @@ from transip.config import DomainSettings, LabelSettings
 from transip.errors import InputError
 from transip.extras import import_optional
 from transip.files import atomic_path
-from transip.labels import geometries, methods, sources
-from transip.labels.molecules import Failed
+from transip.labels import methods, sources
+from transip.labels.molecules import LabelingError
 from transip.structure import FILL_VALUES, MIN_DISTANCE, Structure, none_if_fill
 
 # fields of a `Structure` as they are stored
@@ -75,9 +75,8 @@ def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
         InputError: a dependency is missing, or the domain has no molecule small enough.
     """
     methods.require(settings.method)
-    with import_optional("threadpoolctl").threadpool_limits(
-        1
-    ):  # more are slower, and their sums differ from run to run
+    threads = import_optional("threadpoolctl")
+    with threads.threadpool_limits(1):  # more are slower, and their sums differ from run to run
         return _label_chunk(settings, entry, chunk)
 
 
@@ -89,16 +88,16 @@ def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
     for index in range(chunk * molecules, (chunk + 1) * molecules):
         seed = (settings.seed, entry)
         try:
-            molecule = sources.draw(wanted, seed, index)
+            molecule = sources.sample_molecule(wanted, seed, index)
             geometry_rng = np.random.default_rng([*seed, 1, index])
-            for number, geometry in enumerate(geometries.sample(molecule, wanted, geometry_rng)):
+            for number, geometry in enumerate(molecule.geometries(wanted, geometry_rng)):
                 try:
                     labelled = _label(geometry, wanted, settings.method)
                     source = f"{molecule.source} {entry}.{index}.{number}"  # unique in the campaign
                     structures.append(replace(labelled, source=source))
-                except Failed as failed:
+                except LabelingError as failed:
                     failures[failed.reason] += 1
-        except Failed as failed:  # of the whole molecule
+        except LabelingError as failed:  # of the whole molecule
             failures[failed.reason] += 1
     return Chunk(structures, dict(failures))
 
@@ -107,13 +106,13 @@ def _label(structure: Structure, settings: DomainSettings, method: str) -> Struc
     """Return `structure` with the labels of `method`.
 
     Raises:
-        Failed: atoms overlap, the SCF does not converge, or an atom's force exceeds `settings.max_force`.
+        LabelingError: atoms overlap, the SCF does not converge, or an atom's force exceeds `settings.max_force`.
     """
     if len(neighbor_list("i", structure.to_atoms(), MIN_DISTANCE)):  # images of atoms among them
-        raise Failed("atoms overlap")
+        raise LabelingError("atoms overlap")
     if structure.energy is None or method != "gfn2-xtb":
         structure = methods.method(method)(structure)
     assert structure.forces is not None
     if np.linalg.norm(structure.forces, axis=1).max() > settings.max_force:
-        raise Failed("force above max_force")
+        raise LabelingError("force above max_force")
     return structure.check()

@@ -6,8 +6,8 @@ import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 from scipy.spatial.transform import Rotation
 
-from transip.labels.fragments import Fragment, fragment, joined
-from transip.labels.molecules import Molecule
+from transip.labels.fragments import Fragment, fragment, merge
+from transip.labels.geometries import Cluster
 
 _THIRD = np.sqrt(0.75)
 SHAPES = {
@@ -17,26 +17,26 @@ SHAPES = {
     "trigonal bipyramidal": np.array([[0, 0, 1], [0, 0, -1], [1, 0, 0], [-0.5, _THIRD, 0], [-0.5, -_THIRD, 0]]),
     "octahedral": np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]]),
 }
-MANY = ("octahedral", "octahedral", "tetrahedral", "trigonal bipyramidal")
-TEN = ("linear", "tetrahedral")
-FOUR = ("tetrahedral",)
-FLAT = ("square planar",)
-SIX = ("octahedral",)
-HIGH = ("trigonal bipyramidal", "octahedral")
+COMMON = ("octahedral", "octahedral", "tetrahedral", "trigonal bipyramidal")
+D10 = ("linear", "tetrahedral")
+TETRAHEDRAL = ("tetrahedral",)
+SQUARE_PLANAR = ("square planar",)
+OCTAHEDRAL = ("octahedral",)
+FIVE_OR_SIX = ("trigonal bipyramidal", "octahedral")
 
 # metal, oxidation state, d electrons, shapes
 METALS = (
-    ("Al", 3, 0, MANY), ("Sc", 3, 0, MANY),
-    ("Ti", 3, 1, MANY), ("Ti", 4, 0, MANY), ("V", 3, 2, MANY), ("Cr", 3, 3, MANY), ("Mn", 2, 5, MANY),
-    ("Fe", 2, 6, MANY), ("Fe", 3, 5, MANY), ("Co", 2, 7, MANY), ("Co", 3, 6, SIX),
-    ("Ni", 2, 8, (*MANY, *FLAT)), ("Cu", 1, 10, TEN), ("Cu", 2, 9, (*MANY, *FLAT)), ("Zn", 2, 10, MANY),
-    ("Ga", 3, 0, MANY), ("Ge", 4, 0, FOUR), ("Y", 3, 0, MANY), ("Zr", 4, 0, MANY), ("Nb", 5, 0, HIGH),
-    ("Mo", 0, 6, SIX), ("Ru", 2, 6, SIX), ("Rh", 1, 8, FLAT), ("Rh", 3, 6, SIX),
-    ("Pd", 2, 8, FLAT), ("Ag", 1, 10, TEN), ("Cd", 2, 10, MANY), ("In", 3, 0, MANY), ("Sn", 4, 0, MANY),
-    ("La", 3, 0, SIX), ("Hf", 4, 0, MANY), ("Ta", 5, 0, HIGH), ("W", 0, 6, SIX), ("W", 6, 0, SIX),
-    ("Re", 1, 6, SIX), ("Os", 2, 6, SIX),
-    ("Ir", 3, 6, SIX), ("Pt", 2, 8, FLAT), ("Pt", 4, 6, SIX), ("Au", 1, 10, ("linear",)), ("Au", 3, 8, FLAT),
-    ("Hg", 2, 10, TEN),
+    ("Al", 3, 0, COMMON), ("Sc", 3, 0, COMMON), ("Ti", 3, 1, COMMON), ("Ti", 4, 0, COMMON), ("V", 3, 2, COMMON),
+    ("Cr", 3, 3, COMMON), ("Mn", 2, 5, COMMON), ("Fe", 2, 6, COMMON), ("Fe", 3, 5, COMMON),
+    ("Co", 2, 7, COMMON), ("Co", 3, 6, OCTAHEDRAL), ("Ni", 2, 8, (*COMMON, *SQUARE_PLANAR)), ("Cu", 1, 10, D10),
+    ("Cu", 2, 9, (*COMMON, *SQUARE_PLANAR)), ("Zn", 2, 10, COMMON), ("Ga", 3, 0, COMMON),
+    ("Ge", 4, 0, TETRAHEDRAL), ("Y", 3, 0, COMMON), ("Zr", 4, 0, COMMON), ("Nb", 5, 0, FIVE_OR_SIX),
+    ("Mo", 0, 6, OCTAHEDRAL), ("Ru", 2, 6, OCTAHEDRAL), ("Rh", 1, 8, SQUARE_PLANAR), ("Rh", 3, 6, OCTAHEDRAL),
+    ("Pd", 2, 8, SQUARE_PLANAR), ("Ag", 1, 10, D10), ("Cd", 2, 10, COMMON), ("In", 3, 0, COMMON),
+    ("Sn", 4, 0, COMMON), ("La", 3, 0, OCTAHEDRAL), ("Hf", 4, 0, COMMON), ("Ta", 5, 0, FIVE_OR_SIX),
+    ("W", 0, 6, OCTAHEDRAL), ("W", 6, 0, OCTAHEDRAL), ("Re", 1, 6, OCTAHEDRAL), ("Os", 2, 6, OCTAHEDRAL),
+    ("Ir", 3, 6, OCTAHEDRAL), ("Pt", 2, 8, SQUARE_PLANAR), ("Pt", 4, 6, OCTAHEDRAL), ("Au", 1, 10, ("linear",)),
+    ("Au", 3, 8, SQUARE_PLANAR), ("Hg", 2, 10, D10),
 )  # fmt: skip
 LIGANDS = (  # the first atom binds
     "O", "N", "P", "[C-]#[O+]", "[C-]#N", "[F-]", "[Cl-]", "[Br-]", "[OH-]", "[N-]=C=S", "n1ccccc1", "N#CC",
@@ -45,7 +45,7 @@ LIGANDS = (  # the first atom binds
 LARGEST_CHARGE = 3
 
 
-def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+def sample_complex(rng: np.random.Generator, max_atoms: int) -> Cluster:
     """A complex of one metal with one or two kinds of ligand, of low or high spin."""
     while True:
         metal, oxidation, d_electrons, shapes = METALS[rng.integers(len(METALS))]
@@ -58,11 +58,11 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     number = atomic_numbers[metal]
     parts = [Fragment(np.array([number]), np.zeros((1, 3)), oxidation)]
     for name, direction in zip(names, SHAPES[shape], strict=True):
-        parts.append(_bound(fragment(name), number, direction, rng))
-    whole = joined(parts)
+        parts.append(_coordinated(fragment(name), number, direction, rng))
+    whole = merge(parts)
     spin = 1 + int(rng.choice(unpaired(d_electrons, shape, light=number <= 30)))
     source = f"[{metal}+{oxidation}] {shape} " + ".".join(names)
-    return Molecule("metal_complexes", source, charge, spin, numbers=whole.numbers, positions=whole.positions)
+    return Cluster("metal_complexes", source, charge, spin, whole.numbers, whole.positions)
 
 
 def unpaired(d_electrons: int, shape: str, light: bool) -> list[int]:
@@ -79,7 +79,7 @@ def unpaired(d_electrons: int, shape: str, light: bool) -> list[int]:
     return [high] if shape == "tetrahedral" else sorted({low, high})
 
 
-def _bound(ligand: Fragment, metal: int, direction: np.ndarray, rng: np.random.Generator) -> Fragment:
+def _coordinated(ligand: Fragment, metal: int, direction: np.ndarray, rng: np.random.Generator) -> Fragment:
     """`ligand` with its first atom at bonding distance along `direction`, the rest pointing outwards."""
     distance = covalent_radii[metal] + covalent_radii[ligand.numbers[0]]
     spin = Rotation.from_rotvec(rng.uniform(0, 2 * np.pi) * direction)

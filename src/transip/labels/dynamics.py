@@ -8,7 +8,7 @@ import numpy as np
 from ase.units import fs, kB
 from jaxtyping import Float64
 
-Potential = Callable[[np.ndarray], tuple[float, np.ndarray]]  # positions in Å → energy in eV, forces in eV/Å
+EnergyForceFn = Callable[[np.ndarray], tuple[float, np.ndarray]]  # positions in Å → energy in eV, forces in eV/Å
 
 MASS = 12.0  # u, of every atom: where atoms are does not depend on masses, and slow hydrogens allow long steps
 TIME_STEP = 2 * fs
@@ -19,7 +19,7 @@ EVALUATIONS = 25  # of a relaxation, at most
 
 
 def relax(
-    potential: Potential, positions: Float64[np.ndarray, "atoms 3"], evaluations: int = EVALUATIONS
+    potential: EnergyForceFn, positions: Float64[np.ndarray, "atoms 3"], evaluations: int = EVALUATIONS
 ) -> Float64[np.ndarray, "atoms 3"]:
     """Walk downhill for `evaluations` evaluations at most: strain goes, the minimum need not be reached."""
     from scipy.optimize import minimize
@@ -34,7 +34,7 @@ def relax(
 
 
 def langevin(
-    potential: Potential,
+    potential: EnergyForceFn,
     positions: Float64[np.ndarray, "atoms 3"],
     temperature: float,
     frames: int,
@@ -48,14 +48,14 @@ def langevin(
     The BAOAB scheme, whose distribution of positions is exact for harmonic motion at any stable time step.
     """
     thermal_speed = np.sqrt(kB * temperature / MASS)
-    keep = np.exp(-FRICTION * TIME_STEP)
+    damping = np.exp(-FRICTION * TIME_STEP)
     velocities = thermal_speed * rng.normal(size=positions.shape)
     energy, forces = potential(positions)
     for step in range(1, equilibration + spacing * frames + 1):
         velocities = velocities + TIME_STEP / 2 * forces / MASS
         positions = positions + TIME_STEP / 2 * velocities
         kick = thermal_speed * rng.normal(size=positions.shape)
-        velocities = keep * velocities + np.sqrt(1 - keep**2) * kick
+        velocities = damping * velocities + np.sqrt(1 - damping**2) * kick
         positions = positions + TIME_STEP / 2 * velocities
         energy, forces = potential(positions)
         velocities = velocities + TIME_STEP / 2 * forces / MASS

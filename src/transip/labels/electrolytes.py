@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from transip.labels.fragments import Fragment, beside, fragment, joined
-from transip.labels.molecules import Molecule
+from transip.labels.fragments import Fragment, fragment, merge, place_in_contact
+from transip.labels.geometries import Cluster
 
 CATIONS = (
     "[Li+]", "[Na+]", "[K+]", "[Rb+]", "[Cs+]", "[Mg+2]", "[Ca+2]", "[Sr+2]", "[Ba+2]", "[Zn+2]", "[NH4+]",
@@ -38,7 +38,7 @@ LARGEST_SHELL = 6  # solvent molecules
 TRIALS = 12  # placements of a solvent molecule, of which the best solvating is taken
 
 
-def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+def sample_electrolyte(rng: np.random.Generator, max_atoms: int) -> Cluster:
     """A cluster of zero, one or two ions with one to six molecules of one solvent, sometimes of two."""
     kind = str(rng.choice(list(IONS), p=list(IONS.values())))
     ions = [str(rng.choice(CATIONS))] if kind in ("cation", "pair") else []
@@ -47,14 +47,14 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     names = ions or [str(solvents[0])]
     cluster = fragment(names[0])
     for ion in names[1:]:
-        cluster = joined([cluster, beside(cluster, fragment(ion), rng)])
+        cluster = merge([cluster, place_in_contact(cluster, fragment(ion), rng)])
     for _ in range(rng.integers(1, LARGEST_SHELL, endpoint=True)):
         solvent = str(rng.choice(solvents))
         if len(cluster) + len(fragment(solvent)) > max_atoms:
             break
-        cluster = joined([cluster, _solvating(cluster, fragment(solvent), rng)])
+        cluster = merge([cluster, _solvating(cluster, fragment(solvent), rng)])
         names.append(solvent)
-    return Molecule("elytes", ".".join(names), cluster.charge, 1, numbers=cluster.numbers, positions=cluster.positions)
+    return Cluster("elytes", ".".join(names), cluster.charge, 1, cluster.numbers, cluster.positions)
 
 
 def _favour_water() -> np.ndarray:
@@ -66,9 +66,9 @@ def _solvating(cluster: Fragment, solvent: Fragment, rng: np.random.Generator) -
     """Of several placements, the one that best turns its O or N to a cation, or its hydrogens to an anion."""
     facing = (1,) if cluster.charge < 0 else (7, 8)
 
-    def turned_away(placed: Fragment) -> float:
+    def facing_score(placed: Fragment) -> float:
         distances = cdist(cluster.positions, placed.positions).min(0)
         faces = np.isin(placed.numbers, facing)
         return float(distances[faces].min() - distances[~faces].min())
 
-    return min((beside(cluster, solvent, rng) for _ in range(TRIALS)), key=turned_away)
+    return min((place_in_contact(cluster, solvent, rng) for _ in range(TRIALS)), key=facing_score)

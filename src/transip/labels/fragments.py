@@ -12,11 +12,10 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from transip.extras import import_optional
-from transip.labels.molecules import atomic_numbers
-from transip.labels.organics import quiet
+from transip.labels.molecules import atomic_numbers, silence_rdkit
 
 METALS = frozenset((3, *range(11, 14), *range(19, 33), *range(37, 51), *range(55, 58), *range(72, 84)))
-GAP = 1.2  # Å between covalent spheres of atoms that do not bind; a metal ion touches its neighbours
+CONTACT_GAP = 1.2  # Å between covalent spheres of atoms that do not bind; a metal ion touches its neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +39,18 @@ def fragment(smiles: str) -> Fragment:
     """The species of a SMILES at a force field's minimum, its first atom at the origin; always the same."""
     chem, embed = import_optional("rdkit.Chem"), import_optional("rdkit.Chem.rdDistGeom")
     fields = import_optional("rdkit.Chem.rdForceFieldHelpers")
-    with quiet():
-        bonds = chem.AddHs(chem.MolFromSmiles(smiles))
-        embed.EmbedMolecule(bonds, randomSeed=1)
-        if fields.MMFFHasAllMoleculeParams(bonds):
-            fields.MMFFOptimizeMolecule(bonds)
-        elif len(bonds.GetAtoms()) > 1:
-            fields.UFFOptimizeMolecule(bonds)
-    positions = bonds.GetConformer().GetPositions()
-    return Fragment(atomic_numbers(bonds), positions - positions[0], chem.GetFormalCharge(bonds))
+    with silence_rdkit():
+        rdkit_mol = chem.AddHs(chem.MolFromSmiles(smiles))
+        embed.EmbedMolecule(rdkit_mol, randomSeed=1)
+        if fields.MMFFHasAllMoleculeParams(rdkit_mol):
+            fields.MMFFOptimizeMolecule(rdkit_mol)
+        elif len(rdkit_mol.GetAtoms()) > 1:
+            fields.UFFOptimizeMolecule(rdkit_mol)
+    positions = rdkit_mol.GetConformer().GetPositions()
+    return Fragment(atomic_numbers(rdkit_mol), positions - positions[0], chem.GetFormalCharge(rdkit_mol))
 
 
-def joined(parts: list[Fragment]) -> Fragment:
+def merge(parts: list[Fragment]) -> Fragment:
     """Several species as one."""
     return Fragment(
         np.concatenate([part.numbers for part in parts]),
@@ -60,14 +59,16 @@ def joined(parts: list[Fragment]) -> Fragment:
     )
 
 
-def clearance(a: Fragment, b: Fragment) -> float:
+def gap(a: Fragment, b: Fragment) -> float:
     """Distance (Å) by which the closest atoms of `a` and `b` are further apart than they should be."""
     metal = np.isin(a.numbers, list(METALS))[:, None] | np.isin(b.numbers, list(METALS))[None, :]
-    contact = covalent_radii[a.numbers][:, None] + covalent_radii[b.numbers][None, :] + np.where(metal, 0.1, GAP)
+    contact = (
+        covalent_radii[a.numbers][:, None] + covalent_radii[b.numbers][None, :] + np.where(metal, 0.1, CONTACT_GAP)
+    )
     return float((cdist(a.positions, b.positions) - contact).min())
 
 
-def beside(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fragment:
+def place_in_contact(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fragment:
     """`species`, turned at random, moved along a random direction until it touches `cluster`."""
     rotation = Rotation.random(rng=rng)
     direction = rng.normal(size=3)
@@ -75,7 +76,5 @@ def beside(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fr
     near, far = 0.0, 50.0
     while far - near > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
         middle = (near + far) / 2
-        near, far = (
-            (near, middle) if clearance(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
-        )
+        near, far = (near, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
     return species.moved(rotation, far * direction)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from ase.units import Bohr, Hartree, kcal, kg, m, mol
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from scipy.spatial.distance import cdist
 
+from transip.config import DomainSettings
 from transip.labels import dynamics
-from transip.labels.molecules import Molecule
+from transip.labels.molecules import MoleculeSpec
 from transip.lattice import images
+from transip.structure import Structure
 
 FEWEST = 12  # molecules; of a narrower box the Γ point, all that tblite knows, says too little
 DENSITIES = 850.0, 1150.0  # kg/m³
@@ -30,29 +33,51 @@ EQUILIBRATION = 1000  # steps of 2 fs before the first frame
 SPACING = 250  # steps between frames
 
 
-def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+def sample_water_box(rng: np.random.Generator, max_atoms: int) -> WaterBox:
     """A cell with 12 to max_atoms / 3 water molecules, spread out and turned at random: not a liquid yet."""
     number = int(rng.integers(FEWEST, max(FEWEST, max_atoms // 3), endpoint=True))
     density = rng.uniform(*DENSITIES) * kg / m**3  # u/Å³
     strain = rng.uniform(-STRAIN, STRAIN, size=(3, 3))
     shape = np.eye(3) + (strain + strain.T) / 2
     cell = shape * np.cbrt(number * MOLECULE_MASS / density / np.linalg.det(shape))
-    centres = _spread(number, cell, rng)
+    centres = _place_centres(number, cell, rng)
     positions = (centres[:, None] + _molecules(number, rng)).reshape(-1, 3)
-    numbers = np.tile(np.array([8, 1, 1]), number)
-    return Molecule("liquids", f"{number} H2O", 0, 1, numbers=numbers, positions=positions, cell=cell)
+    return WaterBox("liquids", f"{number} H2O", 0, 1, positions, cell)
 
 
-def frames(molecule: Molecule, temperature: float, number: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield `number` frames, positions in Å, (atoms, 3), of the liquid at `temperature` (K)."""
-    assert molecule.positions is not None and molecule.cell is not None
-    potential = Water(molecule.cell)
-    relaxed = dynamics.relax(potential, molecule.positions, EVALUATIONS)
-    found = dynamics.langevin(potential, relaxed, temperature, number, rng, EQUILIBRATION, SPACING)
-    return (positions for positions, _, _ in found)
+@dataclass(frozen=True, eq=False)
+class WaterBox(MoleculeSpec):
+    """A periodic box of water molecules, mixed by molecular dynamics with a classical force field.
+
+    Attributes:
+        positions: start positions in Å of O, H, H of one molecule after another, (atoms, 3).
+        cell: lattice vectors in Å, (3, 3).
+    """
+
+    positions: Float64[np.ndarray, "atoms 3"]
+    cell: Float64[np.ndarray, "3 3"]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def numbers(self) -> Int64[np.ndarray, "atoms"]:
+        """Atomic numbers."""
+        return np.tile(np.array([8, 1, 1]), len(self) // 3)
+
+    def geometries(self, settings: DomainSettings, rng: np.random.Generator) -> Iterator[Structure]:
+        """Frames of the liquid; `gaussian` comes on top of the thermal motion, without which it is no liquid."""
+        temperature = float(rng.choice(settings.temperatures))
+        potential = FlexibleTIP3P(self.cell)
+        relaxed = dynamics.relax(potential, self.positions, EVALUATIONS)
+        frames = dynamics.langevin(potential, relaxed, temperature, settings.conformers, rng, EQUILIBRATION, SPACING)
+        for positions, _, _ in frames:
+            if settings.displacement == "gaussian":
+                positions = positions + rng.normal(scale=rng.choice(settings.sigmas), size=positions.shape)
+            yield self.at(self.numbers, positions, cell=self.cell)
 
 
-class Water:
+class FlexibleTIP3P:
     """TIP3P water with springs in the place of rigid bonds, in a periodic cell of any shape.
 
     Coulomb's law is shifted so that its force ends at the cutoff, which is ample for liquid-like order; the labels
@@ -79,10 +104,10 @@ class Water:
         """List pairs of atoms of different molecules, or of images of one; an atom and its own image exert nothing."""
         home, origin, steps = images(positions, self._cell, CUTOFF)
         inside = positions - home @ self._cell
-        around = np.concatenate([inside, inside[origin] + steps @ self._cell])
+        with_images = np.concatenate([inside, inside[origin] + steps @ self._cell])
         atom = np.concatenate([np.arange(len(positions)), origin])
         moved = np.concatenate([-home, steps - home[origin]])  # lattice vectors from `positions` to `around`
-        i, k = np.nonzero(cdist(inside, around) < CUTOFF)
+        i, k = np.nonzero(cdist(inside, with_images) < CUTOFF)
         j, steps = atom[k], moved[k] - moved[i]
         once = (i < j) & ((i // 3 != j // 3) | steps.any(1))
         self._i, self._j, steps = i[once], j[once], steps[once]
@@ -117,7 +142,7 @@ class Water:
         return float(energies.sum())
 
 
-def _spread(number: int, cell: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "molecules 3"]:
+def _place_centres(number: int, cell: np.ndarray, rng: np.random.Generator) -> Float64[np.ndarray, "molecules 3"]:
     """Random places in the cell, Å, that keep away from each other."""
     fractions = rng.random((1, 3))
     for _ in range(number - 1):

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
 from transip.extras import import_optional
-from transip.labels.molecules import Failed
+from transip.labels.molecules import LabelingError
 from transip.structure import ELEMENTS, Structure
 
 SCF_FAILED = "SCF did not converge"
@@ -43,7 +43,7 @@ class GFN2:
         spin: int,
         cell: Float64[np.ndarray, "3 3"] | None = None,
     ):
-        self._kind = import_optional("tblite.interface").Calculator
+        self._calculator_class = import_optional("tblite.interface").Calculator
         self._numbers, self._charge, self._spin = numbers, charge, spin
         if cell is not None and not cell.any(1).all():  # which tblite takes for something else
             raise InputError(
@@ -52,35 +52,35 @@ class GFN2:
             )
         self._repeats = {} if cell is None else {"lattice": cell / Bohr, "periodic": np.ones(3, dtype=bool)}
         self._calculator: Any = None
-        self._last: Any = None
+        self._previous_result: Any = None
 
     def __call__(self, positions: Float64[np.ndarray, "atoms 3"]) -> tuple[float, Float64[np.ndarray, "atoms 3"]]:
         """Energy in eV and forces in eV/Å at `positions` (Å).
 
         Raises:
-            Failed: the self-consistent field did not converge.
+            LabelingError: the self-consistent field did not converge.
         """
         try:
             if self._calculator is None:
                 self._calculator = self._start(positions / Bohr)
             else:
                 self._calculator.update(positions / Bohr)
-            self._last = self._calculator.singlepoint(self._last)
+            self._previous_result = self._calculator.singlepoint(self._previous_result)
         except RuntimeError:
-            raise Failed(SCF_FAILED) from None
-        energy, gradient = float(self._last.get("energy")), self._last.get("gradient")
+            raise LabelingError(SCF_FAILED) from None
+        energy, gradient = float(self._previous_result.get("energy")), self._previous_result.get("gradient")
         if not (np.isfinite(energy) and np.isfinite(gradient).all()):
-            raise Failed(SCF_FAILED)
+            raise LabelingError(SCF_FAILED)
         return energy * Hartree, -gradient * Hartree / Bohr
 
     def stress(self) -> Float64[np.ndarray, "3 3"]:
         """∂E/∂ε / V in eV/Å³, of a cell where it was called last."""
         volume = abs(np.linalg.det(self._repeats["lattice"]))
-        return self._last.get("virial") / volume * Hartree / Bohr**3
+        return self._previous_result.get("virial") / volume * Hartree / Bohr**3
 
     def _start(self, positions: np.ndarray) -> Any:
         unpaired = self._spin - 1
-        calculator = self._kind(
+        calculator = self._calculator_class(
             "GFN2-xTB", self._numbers, positions, charge=float(self._charge), uhf=unpaired, **self._repeats
         )
         calculator.set("verbosity", 0)
@@ -93,7 +93,7 @@ def gfn2_xtb(structure: Structure) -> Structure:
     """Label `structure` with GFN2-xTB; with stress, if it is a cell.
 
     Raises:
-        Failed: the self-consistent field did not converge.
+        LabelingError: the self-consistent field did not converge.
         InputError: tblite is not installed, or the structure repeats in one or two directions only.
     """
     potential = GFN2(structure.numbers, structure.charge, structure.spin, structure.cell)
@@ -114,7 +114,7 @@ def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bo
         density_fitting: see `mean_field`.
 
     Raises:
-        Failed: the self-consistent field did not converge.
+        LabelingError: the self-consistent field did not converge.
         InputError: PySCF is not installed, or the structure is periodic.
     """
     if structure.cell is not None:
@@ -126,7 +126,7 @@ def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bo
     field = mean_field(structure, basis, density_fitting)
     energy = float(field.kernel())
     if not field.converged:
-        raise Failed(SCF_FAILED)
+        raise LabelingError(SCF_FAILED)
     gradient = field.nuc_grad_method()
     gradient.grid_response = True
     return replace(structure, energy=energy * Hartree, forces=-gradient.kernel() * Hartree / Bohr)

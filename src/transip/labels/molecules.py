@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
-Edit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+from transip.config import DomainSettings
+from transip.extras import import_optional
+from transip.structure import Structure
 
 
-class Failed(Exception):
+class LabelingError(Exception):
     """A molecule or geometry that could not be labelled; the campaign counts it by `reason` and goes on."""
 
     def __init__(self, reason: str):
@@ -21,35 +24,43 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Molecule:
-    """Atoms, charge and multiplicity, with either bonds (to be embedded) or start positions.
+class MoleculeSpec(ABC):
+    """Which atoms there are, with which charge and multiplicity; subclasses know where geometries come from.
 
     Attributes:
         domain: chemical domain.
         source: SMILES or name.
-        charge: total charge in e, after `edit`.
-        spin: multiplicity 2S + 1, after `edit`.
-        bonds: an RDKit molecule with explicit hydrogens, whose force field gives the geometries; or None.
-        numbers: atomic numbers, (atoms,), if there are no bonds.
-        positions: start positions in Å, (atoms, 3), if there are no bonds.
-        cell: lattice vectors in Å, (3, 3), of a periodic box of molecules.
-        edit: changes (numbers, positions) of a finished geometry: removes a hydrogen, stretches a bond.
+        charge: total charge in e of the geometries.
+        spin: multiplicity 2S + 1 of the geometries.
     """
 
     domain: str
     source: str
     charge: int
     spin: int
-    bonds: Any = None
-    numbers: Int64[np.ndarray, "atoms"] | None = None
-    positions: Float64[np.ndarray, "atoms 3"] | None = None
-    cell: Float64[np.ndarray, "3 3"] | None = None
-    edit: Edit | None = None
 
+    @abstractmethod
     def __len__(self) -> int:
-        return self.bonds.GetNumAtoms() if self.numbers is None else len(self.numbers)
+        """Number of atoms."""
+
+    @abstractmethod
+    def geometries(self, settings: DomainSettings, rng: np.random.Generator) -> Iterator[Structure]:
+        """Yield up to `settings.conformers` geometries, some of them labelled with GFN2-xTB already.
+
+        Raises:
+            LabelingError: no geometry can be made.
+        """
+
+    def at(self, numbers: np.ndarray, positions: np.ndarray, **fields: Any) -> Structure:
+        """The structure with these atoms at these `positions` (Å), and `fields` of a `Structure`."""
+        return Structure(numbers, positions, self.charge, self.spin, domain=self.domain, source=self.source, **fields)
 
 
-def atomic_numbers(bonds: Any) -> Int64[np.ndarray, "atoms"]:
+def atomic_numbers(rdkit_mol: Any) -> Int64[np.ndarray, "atoms"]:
     """Atomic numbers of an RDKit molecule."""
-    return np.array([atom.GetAtomicNum() for atom in bonds.GetAtoms()], dtype=np.int64)
+    return np.array([atom.GetAtomicNum() for atom in rdkit_mol.GetAtoms()], dtype=np.int64)
+
+
+def silence_rdkit() -> Any:
+    """A context in which RDKit does not comment on every molecule it dislikes."""
+    return import_optional("rdkit.rdBase").BlockLogs()

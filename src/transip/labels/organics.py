@@ -10,94 +10,91 @@ import numpy as np
 
 from transip.errors import InputError
 from transip.extras import import_optional
-from transip.labels.molecules import Molecule
+from transip.labels.geometries import BondedMolecule
+from transip.labels.molecules import silence_rdkit
 
 ELEMENTS = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53))
 
 
-def draw(seed: tuple[int, ...], index: int, max_atoms: int) -> Molecule:
+def sample_organic(seed: tuple[int, ...], index: int, max_atoms: int) -> BondedMolecule:
     """The molecule at place `index` of an endless sequence of reshuffled passes over the set.
 
     Raises:
         InputError: no molecule of the set is as small as `max_atoms`.
     """
-    smiles, bonds = _reshuffled(small(max_atoms), seed, index)
-    return Molecule("neutral_organics", smiles, charge=0, spin=1, bonds=bonds)
+    smiles, rdkit_mol = _reshuffled(molecules_up_to(max_atoms), seed, index)
+    return BondedMolecule("neutral_organics", smiles, 0, 1, rdkit_mol)
 
 
-def draw_own(smiles: tuple[str, ...], domain: str, seed: tuple[int, ...], index: int, max_atoms: int) -> Molecule:
+def sample_own(
+    smiles: tuple[str, ...], domain: str, seed: tuple[int, ...], index: int, max_atoms: int
+) -> BondedMolecule:
     """Likewise of one's own molecules; charge and unpaired electrons are what the SMILES say.
 
     Raises:
         InputError: a SMILES cannot be read, or no molecule is as small as `max_atoms`.
     """
-    name, bonds = _reshuffled(_own(smiles, domain, max_atoms), seed, index)
-    unpaired = sum(atom.GetNumRadicalElectrons() for atom in bonds.GetAtoms())
-    return Molecule(
-        domain, name, charge=import_optional("rdkit.Chem").GetFormalCharge(bonds), spin=1 + unpaired, bonds=bonds
+    name, rdkit_mol = _reshuffled(_own(smiles, domain, max_atoms), seed, index)
+    unpaired = sum(atom.GetNumRadicalElectrons() for atom in rdkit_mol.GetAtoms())
+    return BondedMolecule(
+        domain, name, import_optional("rdkit.Chem").GetFormalCharge(rdkit_mol), 1 + unpaired, rdkit_mol
     )
 
 
 def _reshuffled(molecules: list[tuple[str, Any]], seed: tuple[int, ...], index: int) -> tuple[str, Any]:
-    turn, place = divmod(index, len(molecules))
-    return molecules[np.random.default_rng([*seed, turn]).permutation(len(molecules))[place]]
+    epoch, place = divmod(index, len(molecules))
+    return molecules[np.random.default_rng([*seed, epoch]).permutation(len(molecules))[place]]
 
 
 @cache
 def _own(smiles: tuple[str, ...], domain: str, max_atoms: int) -> list[tuple[str, Any]]:
-    chem, found = import_optional("rdkit.Chem"), []
-    for one in smiles:
-        with quiet():
-            bonds = chem.MolFromSmiles(one)
-        if bonds is None or not bonds.GetNumAtoms():
-            raise InputError(f"{one!r} is no SMILES", where=f"{domain}, smiles", remedy="correct or remove it")
-        bonds = chem.AddHs(bonds)
-        if bonds.GetNumAtoms() <= max_atoms:
-            found.append((one, bonds))
-    if not found:
-        problem = f"no molecule has at most {max_atoms} atoms"
-        raise InputError(problem, where=f"{domain}, smiles", remedy="set a larger max_atoms for this domain")
-    return found
+    chem, molecules = import_optional("rdkit.Chem"), []
+    for text in smiles:
+        with silence_rdkit():
+            rdkit_mol = chem.MolFromSmiles(text)
+        if rdkit_mol is None or not rdkit_mol.GetNumAtoms():
+            raise InputError(f"{text!r} is no SMILES", where=f"{domain}, smiles", remedy="correct or remove it")
+        molecules.append((text, chem.AddHs(rdkit_mol)))
+    return _at_most(max_atoms, molecules, f"{domain}, smiles")
 
 
 @cache
-def small(max_atoms: int) -> list[tuple[str, Any]]:
+def molecules_up_to(max_atoms: int) -> list[tuple[str, Any]]:
     """SMILES and RDKit molecules with at most `max_atoms` atoms, hydrogens included.
 
     Raises:
         InputError: there is none.
     """
-    found = [(smiles, bonds) for smiles, bonds in _all().items() if bonds.GetNumAtoms() <= max_atoms]
-    if not found:
-        problem = f"no organic molecule has at most {max_atoms} atoms"
-        raise InputError(problem, where="max_atoms", remedy="set a larger max_atoms")
-    return found
+    return _at_most(max_atoms, _all(), "neutral_organics")
+
+
+def _at_most(max_atoms: int, molecules: list[tuple[str, Any]], where: str) -> list[tuple[str, Any]]:
+    small = [(smiles, rdkit_mol) for smiles, rdkit_mol in molecules if rdkit_mol.GetNumAtoms() <= max_atoms]
+    if not small:
+        problem = f"no molecule has at most {max_atoms} atoms"
+        raise InputError(problem, where=where, remedy="set a larger max_atoms for this domain")
+    return small
 
 
 @cache
-def _all() -> dict[str, Any]:
-    """Canonical SMILES → molecule: neutral, one fragment, closed shell, elements of `ELEMENTS`."""
+def _all() -> list[tuple[str, Any]]:
+    """Canonical SMILES and molecules: neutral, one fragment, closed shell, elements of `ELEMENTS`."""
     chem, config = import_optional("rdkit.Chem"), import_optional("rdkit.RDConfig")
-    found = {}
-    with quiet():
+    molecules = {}
+    with silence_rdkit():
         for line in (Path(config.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines():
-            bonds = chem.MolFromSmiles(line.split()[0])
-            if bonds is not None and _wanted(chem.AddHs(bonds)):
-                found[chem.MolToSmiles(bonds)] = chem.AddHs(bonds)
-    return found
+            rdkit_mol = chem.MolFromSmiles(line.split()[0])
+            if rdkit_mol is not None and _wanted(chem.AddHs(rdkit_mol)):
+                molecules[chem.MolToSmiles(rdkit_mol)] = chem.AddHs(rdkit_mol)
+    return list(molecules.items())
 
 
-def _wanted(bonds: Any) -> bool:
+def _wanted(rdkit_mol: Any) -> bool:
     chem = import_optional("rdkit.Chem")
-    atoms = list(bonds.GetAtoms())
+    atoms = list(rdkit_mol.GetAtoms())
     return (
         bool(atoms)
-        and len(chem.GetMolFrags(bonds)) == 1
-        and chem.GetFormalCharge(bonds) == 0
+        and len(chem.GetMolFrags(rdkit_mol)) == 1
+        and chem.GetFormalCharge(rdkit_mol) == 0
         and all(atom.GetAtomicNum() in ELEMENTS and not atom.GetNumRadicalElectrons() for atom in atoms)
     )
-
-
-def quiet() -> Any:
-    """A context in which RDKit does not comment on every molecule it dislikes."""
-    return import_optional("rdkit.rdBase").BlockLogs()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from transip.extras import import_optional
-from transip.labels.molecules import Failed, Molecule
-from transip.labels.organics import quiet
+from transip.labels.geometries import BondedMolecule
+from transip.labels.molecules import LabelingError, silence_rdkit
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 LONGEST = 5  # residues
@@ -46,44 +46,44 @@ FRAGMENTS = (
 )
 
 
-def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+def sample_biomolecule(rng: np.random.Generator, max_atoms: int) -> BondedMolecule:
     """A peptide of random sequence, or a fragment, with every titratable site protonated or not at random.
 
     Raises:
-        Failed: RDKit does not accept the protonation state.
+        LabelingError: RDKit does not accept the protonation state.
     """
     chem = import_optional("rdkit.Chem")
     if rng.random() < PEPTIDES:
         longest = min(LONGEST, max(1, max_atoms // 12))  # a residue has a dozen atoms or so
         sequence = "".join(rng.choice(list(RESIDUES), size=rng.integers(1, longest, endpoint=True)))
-        bonds = chem.MolFromSequence(sequence)
+        rdkit_mol = chem.MolFromSequence(sequence)
     else:
-        bonds = chem.MolFromSmiles(str(rng.choice(FRAGMENTS)))
-    with quiet():
-        bonds = protonated(bonds, rng)
-    source = chem.MolToSmiles(bonds)
-    return Molecule("biomolecules", source, chem.GetFormalCharge(bonds), 1, bonds=chem.AddHs(bonds))
+        rdkit_mol = chem.MolFromSmiles(str(rng.choice(FRAGMENTS)))
+    with silence_rdkit():
+        rdkit_mol = protonated(rdkit_mol, rng)
+    source = chem.MolToSmiles(rdkit_mol)
+    return BondedMolecule("biomolecules", source, chem.GetFormalCharge(rdkit_mol), 1, chem.AddHs(rdkit_mol))
 
 
-def protonated(bonds: Any, rng: np.random.Generator) -> Any:
-    """Give or take a proton at each of `SITES` with its probability; `bonds` is not touched.
+def protonated(rdkit_mol: Any, rng: np.random.Generator) -> Any:
+    """Give or take a proton at each of `SITES` with its probability; `rdkit_mol` is not touched.
 
     Raises:
-        Failed: the result is not a valid molecule.
+        LabelingError: the result is not a valid molecule.
     """
     chem = import_optional("rdkit.Chem")
-    changed = chem.RWMol(bonds)
+    changed = chem.RWMol(rdkit_mol)
     for pattern, probability, charge in _sites():
-        for (place,) in bonds.GetSubstructMatches(pattern):
+        for (place,) in rdkit_mol.GetSubstructMatches(pattern):
             if rng.random() < probability:
                 atom = changed.GetAtomWithIdx(place)
-                atom.SetNumExplicitHs(bonds.GetAtomWithIdx(place).GetTotalNumHs() + charge)
+                atom.SetNumExplicitHs(rdkit_mol.GetAtomWithIdx(place).GetTotalNumHs() + charge)
                 atom.SetNoImplicit(True)
                 atom.SetFormalCharge(charge)
     try:
         chem.SanitizeMol(changed)
     except ValueError:  # RDKit's valence and aromaticity errors
-        raise Failed("impossible protonation state") from None
+        raise LabelingError("impossible protonation state") from None
     return changed.GetMol()
 
 

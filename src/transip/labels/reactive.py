@@ -8,29 +8,30 @@ import numpy as np
 
 from transip.extras import import_optional
 from transip.labels import organics
-from transip.labels.molecules import Edit, Molecule, atomic_numbers
+from transip.labels.geometries import BondedMolecule, GeometryEdit
+from transip.labels.molecules import atomic_numbers
 
 STRETCH = (1.15, 2.2)  # of a breaking bond, relative to where it was
 BOND_TO_PROTON = 1.02  # Å, N–H
 CHANGES = ("stretch", "abstract", "deprotonate", "protonate", "ionise", "attach")
 
 
-def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
+def sample_reaction(rng: np.random.Generator, max_atoms: int) -> BondedMolecule:
     """A small organic molecule and one elementary change, applied to its finished geometry."""
-    parents = organics.small(max_atoms - 1)  # a proton may come on top
-    smiles, bonds = parents[rng.integers(len(parents))]
-    numbers = atomic_numbers(bonds)
+    parents = organics.molecules_up_to(max_atoms - 1)  # a proton may come on top
+    smiles, rdkit_mol = parents[rng.integers(len(parents))]
+    numbers = atomic_numbers(rdkit_mol)
     change = str(rng.choice(CHANGES))
     edit, charge, triplet = None, 0, False
     if change == "stretch":
-        edit = _stretch(bonds, rng)
+        edit = _stretch(rdkit_mol, rng)
         triplet = bool(rng.random() < 0.5)  # a breaking bond has both states
     elif change == "abstract":
-        edit = _remove_hydrogen(bonds, rng, acidic=False)
+        edit = _remove_hydrogen(rdkit_mol, rng, acidic=False)
     elif change == "deprotonate":
-        edit, charge = _remove_hydrogen(bonds, rng, acidic=True), -1
+        edit, charge = _remove_hydrogen(rdkit_mol, rng, acidic=True), -1
     elif change == "protonate":
-        edit = _protonate(bonds, rng)
+        edit = _protonate(rdkit_mol, rng)
         charge = 1
     if edit is None:  # no such site in this molecule: it can always lose or gain an electron
         change = change if change in ("ionise", "attach") else "ionise"
@@ -38,18 +39,18 @@ def draw(rng: np.random.Generator, max_atoms: int) -> Molecule:
     gained = {"abstract": -1, "deprotonate": -1, "protonate": 1}.get(change, 0)
     electrons = int(numbers.sum()) + gained - charge
     spin = 3 if triplet else 1 + electrons % 2
-    return Molecule("reactivity", f"{smiles} {change}", charge, spin, bonds=bonds, edit=edit)
+    return BondedMolecule("reactivity", f"{smiles} {change}", charge, spin, rdkit_mol, edit)
 
 
-def _stretch(bonds: Any, rng: np.random.Generator) -> Edit | None:
+def _stretch(rdkit_mol: Any, rng: np.random.Generator) -> GeometryEdit | None:
     """Pull the two sides of an acyclic single bond apart along it."""
     chem = import_optional("rdkit.Chem")
-    single = [b for b in bonds.GetBonds() if not b.IsInRing() and b.GetBondType() == chem.BondType.SINGLE]
+    single = [b for b in rdkit_mol.GetBonds() if not b.IsInRing() and b.GetBondType() == chem.BondType.SINGLE]
     if not single:
         return None
     bond = single[rng.integers(len(single))]
     first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-    pieces = chem.GetMolFrags(chem.FragmentOnBonds(bonds, [bond.GetIdx()], addDummies=False))
+    pieces = chem.GetMolFrags(chem.FragmentOnBonds(rdkit_mol, [bond.GetIdx()], addDummies=False))
     moving = list(next(piece for piece in pieces if second in piece))
     factor = rng.uniform(*STRETCH)
 
@@ -61,13 +62,13 @@ def _stretch(bonds: Any, rng: np.random.Generator) -> Edit | None:
     return edit
 
 
-def _remove_hydrogen(bonds: Any, rng: np.random.Generator, acidic: bool) -> Edit | None:
+def _remove_hydrogen(rdkit_mol: Any, rng: np.random.Generator, acidic: bool) -> GeometryEdit | None:
     """Remove a hydrogen; an acidic one, on N, O or S, if there is any and it is asked for."""
-    hydrogens = [a for a in bonds.GetAtoms() if a.GetAtomicNum() == 1]
+    hydrogens = [a for a in rdkit_mol.GetAtoms() if a.GetAtomicNum() == 1]
     if acidic:
         polar = [a for a in hydrogens if a.GetNeighbors()[0].GetAtomicNum() in (7, 8, 16)]
         hydrogens = polar or hydrogens
-    if not hydrogens or bonds.GetNumAtoms() < 3:
+    if not hydrogens or rdkit_mol.GetNumAtoms() < 3:
         return None
     gone = hydrogens[rng.integers(len(hydrogens))].GetIdx()
 
@@ -77,15 +78,15 @@ def _remove_hydrogen(bonds: Any, rng: np.random.Generator, acidic: bool) -> Edit
     return edit
 
 
-def _protonate(bonds: Any, rng: np.random.Generator) -> Edit | None:
+def _protonate(rdkit_mol: Any, rng: np.random.Generator) -> GeometryEdit | None:
     """Put a proton where the lone pair of an N, O or S is: away from the atom's neighbours."""
     chem = import_optional("rdkit.Chem")
     pattern = chem.MolFromSmarts("[#7X1,#7X2,#7X3,#8,#16X2;+0]")
-    sites = [place for (place,) in bonds.GetSubstructMatches(pattern)]
+    sites = [place for (place,) in rdkit_mol.GetSubstructMatches(pattern)]
     if not sites:
         return None
     site = int(rng.choice(sites))
-    neighbours = [atom.GetIdx() for atom in bonds.GetAtomWithIdx(site).GetNeighbors()]
+    neighbours = [atom.GetIdx() for atom in rdkit_mol.GetAtomWithIdx(site).GetNeighbors()]
     tilt = rng.normal(scale=0.3, size=3)  # an sp² oxygen's lone pairs are not opposite to its one neighbour
 
     def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
