@@ -31,8 +31,8 @@ demo: venv  ## label, train with and without latent loss, evaluate, relax, simul
 	transip evaluate demo/model
 	transip evaluate demo/latent
 	transip report demo/model demo/latent -o demo/report.html
-	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.02 --steps 200
-	transip md demo/model demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300
+	transip relax demo/model examples/fluorotoluene.extxyz -o demo/relaxed.extxyz --fmax 0.02 --steps 200 --overwrite
+	transip md demo/model demo/relaxed.extxyz -o demo/md.extxyz --steps 200 --temperature 300 --overwrite
 	@echo
 	@echo 'Done. Open demo/report.html in a browser: it compares the two models. The molecule, relaxed, is in'
 	@echo 'demo/relaxed.extxyz, its dynamics in demo/md.extxyz. Next: docs/tutorial.md trains on molecules of your own,'

@@ -5,24 +5,48 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
+from transip.cli_options import (
+    Average,
+    Committee,
+    Device,
+    InferenceOptions,
+    Input,
+    Model,
+    Output,
+    Overwrite,
+    Set,
+    SkipBad,
+    with_inference_options,
+)
 from transip.errors import InputError, InputWarning
 from transip.extras import check_name_clash
 from transip.memory import tune_malloc
 from transip.version import __version__
 
-if TYPE_CHECKING:
-    from transip.inference.ase import TransIPCalculator
+
+class _Verbs(TyperGroup):
+    """Says what is kept when a verb is stopped with Ctrl-C, as the `KeyboardInterrupt` tells it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            _complain(str(stop) or "stopped", "yellow")
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
     name="transip",
+    cls=_Verbs,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -49,96 +73,6 @@ def about(
 
 console = Console()
 
-Model = Annotated[
-    Path, typer.Argument(help="model or run folder, a shipped model's name, or owner/name[@revision] on the Hub")
-]
-Input = Annotated[Path, typer.Argument(help="structures: extxyz, ASE database, .aselmdb or .pack")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="where to write")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: a.b=c (repeatable)")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, xpu, …")]
-Charge = Annotated[int | None, typer.Option(help="total charge in e of every structure, instead of the file's")]
-Spin = Annotated[int | None, typer.Option(help="multiplicity 2S+1 of every structure, instead of the file's")]
-
-
-class EnergyUnit(StrEnum):
-    """Units of energy that files come in."""
-
-    EV = "eV"
-    HARTREE = "hartree"
-    KCAL = "kcal/mol"
-    KJ = "kJ/mol"
-
-
-class LengthUnit(StrEnum):
-    """Units of length that files come in."""
-
-    ANGSTROM = "angstrom"
-    BOHR = "bohr"
-
-
-class ForceUnit(StrEnum):
-    """Units of forces that files come in."""
-
-    EV_ANGSTROM = "eV/angstrom"
-    HARTREE_BOHR = "hartree/bohr"
-    KCAL_ANGSTROM = "kcal/mol/angstrom"
-    KJ_ANGSTROM = "kJ/mol/angstrom"
-
-
-class Ensemble(StrEnum):
-    """What molecular dynamics keeps constant."""
-
-    NVE = "nve"
-    NVT = "nvt"
-
-
-class UnseenChoice(StrEnum):
-    """What to do about elements, charges and multiplicities that a model was not trained on."""
-
-    WARN = "warn"
-    REFUSE = "refuse"
-    IGNORE = "ignore"
-
-
-class UncertainChoice(StrEnum):
-    """What to do about predictions beyond a bound of their uncertainty."""
-
-    WARN = "warn"
-    REFUSE = "refuse"
-
-
-class Precision(StrEnum):
-    """Precision of the network; total energies are summed in float64 either way."""
-
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-
-
-class Relaxer(StrEnum):
-    """ASE optimisers."""
-
-    LBFGS = "LBFGS"
-    FIRE = "FIRE"
-
-
-Unseen = Annotated[
-    UnseenChoice, typer.Option(help="elements, charges, multiplicities, sizes that the model was not trained on")
-]
-Dtype = Annotated[Precision, typer.Option(help="precision of the network")]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="fuse the network's operations: a minute or two at first, then faster")
-]
-Average = Annotated[
-    int | None, typer.Option(help="average over this many rotations: 12, 24, 60 (groups) or another number (random)")
-]
-Committee = Annotated[
-    list[Path] | None, typer.Option(help="another model: results are the mean of MODEL and all of these (repeatable)")
-]
-MaxUncertainty = Annotated[
-    float | None, typer.Option(help="bound on the uncertainty of forces, eV/Å; needs a calibration")
-]
-Uncertain = Annotated[UncertainChoice, typer.Option(help="what to do beyond --max-uncertainty")]
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input ends with one message and exit code 2."""
@@ -150,19 +84,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_name_clash()
         app(arguments)
     except InputError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        _complain(f"error: {error}", "bold red")
         sys.exit(2)
+
+
+def _complain(message: str, style: str) -> None:
+    Console(stderr=True).print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, InputWarning):
-        Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        _complain(f"warning: {message}", "yellow")
+
+
+def _list_skipped(skipped: Iterable[InputError]) -> None:
+    for error in skipped:
+        _complain(f"skipped: {error.where}: {error.problem}", "yellow")
 
 
 # ---------------------------------------------------------------------------------------------- data
 
 
-@data_app.command("build")
+@data_app.command("build", epilog="Example: transip data build recipes/data-demo.yaml -o demo.pack")
 def data_build(
     recipe: Annotated[Path, typer.Argument(help="YAML: which molecules, how displaced, which method")],
     output: Output,
@@ -177,7 +120,9 @@ def data_build(
     console.print(summarize(output).table())
 
 
-@data_app.command("pack")
+@data_app.command(
+    "pack", epilog="Example: transip data pack molecules.extxyz -o molecules.pack --level-of-theory GFN2-xTB"
+)
 def data_pack(
     inputs: Annotated[
         list[Path], typer.Argument(help="extxyz files, ASE databases, .aselmdb shards or folders of them")
@@ -190,10 +135,15 @@ def data_pack(
     charge_key: Annotated[str, typer.Option(help="key of the total charge in atoms.info")] = "charge",
     spin_key: Annotated[str, typer.Option(help="key of the multiplicity in atoms.info")] = "spin",
     domain_key: Annotated[str, typer.Option(help="key of the chemical domain in atoms.info")] = "data_id",
-    energy_unit: Annotated[EnergyUnit, typer.Option(help="unit of energies in the files")] = EnergyUnit.EV,
-    length_unit: Annotated[LengthUnit, typer.Option(help="unit of positions in the files")] = LengthUnit.ANGSTROM,
+    energy_unit: Annotated[
+        Literal["eV", "hartree", "kcal/mol", "kJ/mol"], typer.Option(help="unit of energies in the files")
+    ] = "eV",
+    length_unit: Annotated[
+        Literal["angstrom", "bohr"], typer.Option(help="unit of positions in the files")
+    ] = "angstrom",
     force_unit: Annotated[
-        ForceUnit | None, typer.Option(help="unit of forces in the files  [default: energy unit / length unit]")
+        Literal["eV/angstrom", "hartree/bohr", "kcal/mol/angstrom", "kJ/mol/angstrom"] | None,
+        typer.Option(help="unit of forces in the files  [default: energy unit / length unit]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace an existing pack")] = False,
 ) -> None:
@@ -209,7 +159,7 @@ def data_pack(
     console.print(report.table())
 
 
-@data_app.command("info")
+@data_app.command("info", epilog="Example: transip data info molecules.pack")
 def data_info(
     path: Input, verify: Annotated[bool, typer.Option("--verify", help="compare a pack's checksums first")] = False
 ) -> None:
@@ -225,7 +175,7 @@ def data_info(
 # ---------------------------------------------------------------------------------------------- train, evaluate
 
 
-@app.command()
+@app.command(epilog="Example: transip train recipes/demo.yaml -o runs/demo")
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML: data, model, objective, training")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder  [default: runs/NAME]")] = None,
@@ -243,7 +193,7 @@ def train(
     console.print(f"model: {model}")
 
 
-@app.command()
+@app.command(epilog="Example: transip evaluate runs/demo test.pack")
 def evaluate(
     model: Model,
     data: Annotated[
@@ -259,29 +209,21 @@ def evaluate(
             "average-N or committee-N in it with --average or --committee]",
         ),
     ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     average: Average = None,
     committee: Committee = None,
 ) -> None:
     """Errors per domain, symmetry and cost on labelled structures: table, JSON and predictions."""
-    from transip.evaluation.saved import evaluate_checkpoint
+    from transip.evaluation.saved import default_folder, evaluate_checkpoint
 
-    if model.is_dir():
-        home = model
-    elif model.exists():  # its model.safetensors
-        home = model.parent
-    else:  # the name of a released model
-        home = Path("runs") / model.name
-    means = {"committee": len(committee) + 1 if committee else None, "average": average}
-    named = "-".join(f"{kind}-{number}" for kind, number in means.items() if number)
-    found = evaluate_checkpoint(model, data or [], committee=committee or [], device=device, average=average)
-    folder = output or home / named
-    console.print(found.table())
-    found.write(folder)
+    result = evaluate_checkpoint(model, data or [], committee=committee or [], device=device, average=average)
+    folder = output or default_folder(model, committee or [], average)
+    console.print(result.table())
+    result.write(folder)
     console.print(f"written to {folder}")
 
 
-@app.command()
+@app.command(epilog="Example: transip calibrate runs/demo --average 12")
 def calibrate(
     model: Model,
     data: Annotated[
@@ -291,7 +233,7 @@ def calibrate(
     average: Average = None,
     committee: Committee = None,
     seed: Annotated[int, typer.Option(help="of the split: half of the compositions to fit, half to test")] = 0,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure what the spread over rotations or models says about errors, and keep it with MODEL.
 
@@ -306,14 +248,14 @@ def calibrate(
     console.print(f"kept in {model}")
 
 
-@app.command()
+@app.command(epilog="Example: transip symmetry transip-s-gfn2 test.pack")
 def symmetry(
     model: Model,
     data: Annotated[list[Path], typer.Argument(help="packs, labelled or not")],
     structures: Annotated[int, typer.Option(min=1, help="how many structures to turn")] = 64,
     rotations: Annotated[int, typer.Option(min=2, help="orientations of each")] = 8,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Rotation errors of energy and forces, and what each layer's embedding knows of orientation."""
     from transip.evaluation.symmetry import evaluate_symmetry
@@ -324,7 +266,7 @@ def symmetry(
         found.write(output)
 
 
-@app.command()
+@app.command(epilog="Example: transip report runs/demo runs/other -o report.html")
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, shown side by side")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML  [default: RUN/report.html]")] = None,
@@ -341,160 +283,133 @@ def report(
 # ---------------------------------------------------------------------------------------------- use
 
 
-def _calculator(
-    model: Path,
-    committee: list[Path] | None,
-    charge: int | None,
-    spin: int | None,
-    unseen: UnseenChoice,
-    device: str,
-    dtype: Precision,
-    average: int | None,
-    compile: bool = False,
-    max_uncertainty: float | None = None,
-    uncertain: UncertainChoice = UncertainChoice.WARN,
-) -> TransIPCalculator:
-    """What the options that all verbs here share stand for."""
-    from transip.inference.ase import TransIPCalculator
-
-    return TransIPCalculator(
-        [model, *(committee or [])], charge=charge, spin=spin, unseen=unseen.value, device=device, dtype=dtype.value,
-        average=average, compile=compile, max_uncertainty=max_uncertainty, uncertain=uncertain.value,
-    )  # fmt: skip
-
-
-@app.command()
+@app.command(epilog="Example: transip predict transip-s-gfn2 molecules.extxyz -o predicted.extxyz --average 12")
+@with_inference_options
 def predict(
     model: Model,
     structures: Input,
     output: Output,
-    charge: Charge = None,
-    spin: Spin = None,
-    unseen: Unseen = UnseenChoice.WARN,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.FLOAT32,
-    average: Average = None,
-    committee: Committee = None,
-    compile: Compile = False,
-    max_uncertainty: MaxUncertainty = None,
-    uncertain: Uncertain = UncertainChoice.WARN,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    *,
+    options: InferenceOptions,
 ) -> None:
     """Energies and forces of every structure of a file, in batches; written to extxyz."""
     from transip.inference.predict import predict_file
 
-    calculator = _calculator(
-        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
-    )
-    found = predict_file(calculator, structures, output)
+    done = predict_file(options.calculator(model), structures, output, overwrite=overwrite, skip_bad=skip_bad)
+    _list_skipped(done["skipped"])
     console.print(
-        f"{found['structures']:,} structures, {found['atoms']:,} atoms in {found['seconds']:.1f} s: {found['output']}"
+        f"{done['structures']:,} structures, {done['atoms']:,} atoms in {done['seconds']:.1f} s: {done['output']}"
     )
 
 
-@app.command()
+@app.command(epilog="Example: transip relax transip-s-gfn2 molecules.extxyz -o relaxed.extxyz --fmax 0.01")
+@with_inference_options
 def relax(
     model: Model,
     structures: Input,
     output: Output,
     fmax: Annotated[float, typer.Option(help="converged when no atom's force is larger, eV/Å")] = 0.05,
     steps: Annotated[int, typer.Option(help="per structure, at most")] = 500,
-    optimizer: Annotated[Relaxer | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")] = None,
+    optimizer: Annotated[
+        Literal["LBFGS", "FIRE"] | None, typer.Option(help="of ASE  [default: LBFGS, FIRE for direct forces]")
+    ] = None,
     cell: Annotated[
         bool,
         typer.Option(
-            "--cell", help="relax lattice vectors, too, to zero pressure; needs conservative forces and a cutoff"
+            "--cell", help="relax lattice vectors, too, to zero pressure; needs conservative forces, a cutoff"
         ),
     ] = False,
-    charge: Charge = None,
-    spin: Spin = None,
-    unseen: Unseen = UnseenChoice.WARN,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.FLOAT32,
-    average: Average = None,
-    committee: Committee = None,
-    compile: Compile = False,
-    max_uncertainty: MaxUncertainty = None,
-    uncertain: Uncertain = UncertainChoice.WARN,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on after the structures that a stopped run has finished")
+    ] = False,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    *,
+    options: InferenceOptions,
 ) -> None:
     """Relax every structure of a file to its nearest minimum; the final ones are written to extxyz."""
     from transip.inference.relax import relax_file
 
-    calculator = _calculator(
-        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
-    )
-    method = optimizer.value if optimizer else None
-    found = relax_file(calculator, structures, output, fmax=fmax, steps=steps, optimizer=method, cell=cell)
-    for row in found["rows"]:
+    done = relax_file(
+        options.calculator(model), structures, output, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell,
+        resume=resume, overwrite=overwrite, skip_bad=skip_bad,
+    )  # fmt: skip
+    for row in done["rows"]:
+        change = row["final_energy"] - row["initial_energy"]
         console.print(
-            f"{row['source'] or row['formula']}: {row['final_energy'] - row['initial_energy']:+.3f} eV, largest force "
-            f"{row['initial_fmax']:.2f} → {row['final_fmax']:.2f} eV/Å in {row['steps']} steps"
+            f"{row['source'] or row['formula']}: energy change {change:+.3f} eV in {row['steps']} steps, largest force "
+            f"{row['initial_fmax']:.2f} → {row['final_fmax']:.3f} eV/Å"
             + ("" if row["converged"] else f", not converged {row['note']}".rstrip()),
             highlight=False,
         )
-    console.print(f"{found['converged']} of {found['structures']} converged: {found['output']}")
+    _list_skipped(done["skipped"])
+    console.print(f"{done['converged']} of {done['structures']} converged: {done['output']}")
 
 
-@app.command()
+@app.command(epilog="Example: transip md transip-s-gfn2 relaxed.extxyz -o trajectory.extxyz --steps 20000")
+@with_inference_options
 def md(
     model: Model,
     structures: Annotated[Path, typer.Argument(help="extxyz or another file of structures; the first is simulated")],
     output: Output,
     steps: Annotated[int, typer.Option(help="of the integration")] = 1000,
-    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="K, which nvt keeps")] = 300.0,
+    initial_temperature: Annotated[
+        float | None,
+        typer.Option(help="K, of the velocities drawn  [default: --temperature; from a minimum, twice that]"),
+    ] = None,
     timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
     ensemble: Annotated[
-        Ensemble, typer.Option(help="nve: velocity Verlet; nvt: Langevin, friction 0.01/fs")
-    ] = Ensemble.NVT,
+        Literal["nve", "nvt"], typer.Option(help="nve: velocity Verlet; nvt: Langevin, friction 0.01/fs")
+    ] = "nvt",
     interval: Annotated[int, typer.Option(help="steps between frames")] = 10,
     seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
-    charge: Charge = None,
-    spin: Spin = None,
-    unseen: Unseen = UnseenChoice.WARN,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.FLOAT32,
-    average: Average = None,
-    committee: Committee = None,
-    compile: Compile = False,
-    max_uncertainty: MaxUncertainty = None,
-    uncertain: Uncertain = UncertainChoice.WARN,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the last frame that a stopped run has left")
+    ] = False,
+    overwrite: Overwrite = False,
+    *,
+    options: InferenceOptions,
 ) -> None:
-    """Molecular dynamics of one molecule; the trajectory is written to extxyz."""
+    """Molecular dynamics of one structure; the trajectory is written to extxyz."""
     from transip.inference.md import run_md
 
-    calculator = _calculator(
-        model, committee, charge, spin, unseen, device, dtype, average, compile, max_uncertainty, uncertain
-    )
-    found = run_md(
-        calculator, structures, output,
-        steps=steps, temperature=temperature, timestep=timestep, ensemble=ensemble.value, interval=interval, seed=seed,
+    done = run_md(
+        options.calculator(model), structures, output, steps=steps, temperature=temperature,
+        initial_temperature=initial_temperature, timestep=timestep, ensemble=ensemble, interval=interval, seed=seed,
+        resume=resume, overwrite=overwrite,
     )  # fmt: skip
-    drift = found["energy_drift"]
+    if initial_temperature is None and done["initial_temperature"] not in (None, temperature):
+        console.print(
+            f"The start is a minimum: velocities were drawn at {done['initial_temperature']:g} K, of which half goes "
+            "into the bonds.",
+            highlight=False,
+        )
+    drift = done["energy_drift"]
     console.print(
-        f"{found['time']:g} fs, mean temperature {found['mean_temperature']:.0f} K"
+        f"{done['time']:g} fs, mean temperature {done['mean_temperature']:.0f} K"
         + ("" if drift is None else f", energy drift {drift:.1f} meV/atom/ps")
-        + f", {found['frames']} frames: {found['output']}"
+        + f", {done['frames']} frames: {done['output']}"
     )
 
 
-@app.command()
+@app.command(epilog="Example: transip vibrations transip-s-gfn2 relaxed.extxyz -o vibrations.json")
+@with_inference_options
 def vibrations(
     model: Model,
     structures: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON: frequencies, modes, Hessians")],
     step: Annotated[float, typer.Option(help="displacement of the finite differences, Å")] = 0.005,
-    charge: Charge = None,
-    spin: Spin = None,
-    unseen: Unseen = UnseenChoice.WARN,
-    device: Device = "cpu",
-    dtype: Dtype = Precision.FLOAT64,
-    average: Average = None,
-    committee: Committee = None,
+    overwrite: Overwrite = False,
+    *,
+    options: InferenceOptions,
 ) -> None:
     """Vibrational frequencies and zero-point energies of relaxed structures; best with conservative forces."""
     from transip.inference.vibrations import vibrations_file
 
-    calculator = _calculator(model, committee, charge, spin, unseen, device, dtype, average)
-    rows = vibrations_file(calculator, structures, output, step=step)
+    rows = vibrations_file(options.calculator(model, "float64"), structures, output, step=step, overwrite=overwrite)
     for row in rows:
         imaginary = sum(frequency < 0 for frequency in row["frequencies"])
         shown = " ".join(f"{frequency:.0f}" for frequency in row["frequencies"])
@@ -506,7 +421,7 @@ def vibrations(
     console.print(f"{len(rows)} structures: {output}")
 
 
-@app.command()
+@app.command(epilog="Example: transip models")
 def models() -> None:
     """List the models inside the package: give their names wherever a MODEL is asked for."""
     from transip.model.card import models_table
@@ -514,7 +429,7 @@ def models() -> None:
     console.print(models_table())
 
 
-@app.command()
+@app.command(epilog="Example: transip info transip-s-gfn2")
 def info(
     model: Annotated[Path | None, typer.Argument(help="model, as elsewhere; nothing: this installation")] = None,
 ) -> None:

@@ -11,7 +11,7 @@ from ase.calculators.lj import LennardJones
 
 from transip.batch import Batch, Prediction, segment_sum
 from transip.errors import InputError
-from transip.symmetry.average import averaged
+from transip.symmetry.average import with_rotation_average
 from transip.symmetry.committee import Committee
 from transip.testing import assert_conforms, check_conformance, from_calculator, random_molecule
 
@@ -133,9 +133,9 @@ def test_direct_forces_are_not_conservative(make_model):
 def test_committees_and_averages_conform(make_model):
     models = [make_model(forces="conservative", seed=seed) for seed in (0, 1)]
     single = check_conformance(models[0], seeds=1)["force rotation error"].measured
-    for potential in (Committee(models), averaged(models[0], 12)):
+    for potential in (Committee(models), with_rotation_average(models[0], 12)):
         assert_conforms(potential, conservative=True, seeds=1)
-    assert check_conformance(averaged(models[0], 60), seeds=1)["force rotation error"].measured < 0.1 * single
+    assert check_conformance(with_rotation_average(models[0], 60), seeds=1)["force rotation error"].measured < 0.1 * single
 
 
 def test_an_ase_calculator_is_checked_through_its_adapter():

@@ -74,7 +74,7 @@ def calibrate(
     *,
     committee: Sequence[str | Path] = (),
     average: int | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     seed: int = 0,
 ) -> Calibration:
     """Measure what spreads say about errors, and keep it in the card of `model`, where calculators find it.
@@ -118,7 +118,7 @@ def calibrate(
     return calibration
 
 
-def uncalibrated(models: Models, average: int | None, device: str = "cpu") -> nn.Module:
+def uncalibrated(models: Models, average: int | None, device: str = "auto") -> nn.Module:
     """What predicts with `models`, without the uncertainties that may have been measured before."""
     predictor = build_predictor(load_for_inference(models, device, "float32"), average)
     return predictor.model if isinstance(predictor, Calibrated) else predictor

@@ -170,7 +170,7 @@ def evaluate_checkpoint(
     packs: Sequence[str | Path] = (),
     *,
     committee: Sequence[str | Path] = (),
-    device: str = "cpu",
+    device: str = "auto",
     average: int | None = None,
 ) -> Evaluation:
     """Evaluate a saved model on `packs`, or, if there are none, on what the recipe of the run `model` held out.
@@ -185,6 +185,17 @@ def evaluate_checkpoint(
     latent = load_latent(resolve_model_folder(model), potential.settings) if isinstance(potential, Potential) else None
     data = load_validation_set(model, packs)
     return evaluate(with_rotation_average(potential, average), data, batch=batch_limits_for(data), latent=latent)
+
+
+def default_folder(model: str | Path, committee: Sequence[str | Path] = (), average: int | None = None) -> Path:
+    """Where the evaluation of `model` is written: in its own folder, or in runs/NAME for a model that is known by name.
+
+    With a committee or a rotational average, a folder of that name in it.
+    """
+    model = Path(model)
+    folder = model if model.is_dir() else model.parent if model.exists() else Path("runs") / model.name
+    ways = {"committee": len(committee) + 1 if committee else None, "average": average}
+    return folder / "-".join(f"{way}-{number}" for way, number in ways.items() if number)
 
 
 def load_validation_set(model: str | Path, packs: Sequence[str | Path] = ()) -> Dataset:

@@ -56,7 +56,7 @@ def evaluate_symmetry(
     *,
     structures: int = 64,
     rotations: int = 8,
-    device: str = "cpu",
+    device: str = "auto",
     seed: int = 0,
 ) -> SymmetryReport:
     """Measure the rotation symmetry of a saved model on a random sample of packed structures.
