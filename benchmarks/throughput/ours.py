@@ -18,7 +18,7 @@ from transip.structure import MAX_ATOMIC_NUMBER, Structure
 from transip.training.objective import Objective
 from transip.training.optim import Optimizers
 from transip.training.terms import Energy, Forces
-from transip.training.training_batch import Normalizer, TrainingBatch
+from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 MODELS: dict[str, dict[str, Any]] = {
     "transip-XS": {"size": "XS"},  # organics.yaml
@@ -95,7 +95,7 @@ def training_step(model: Potential, batch: Batch, compiled: bool, bf16: bool) ->
     optimizers = Optimizers(objective, OptimizerSettings())
     labelled = Batch(**{**vars(batch), "energy": torch.zeros(len(batch)).double(), "forces": batch.positions})
     turns = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
-    training_batch = TrainingBatch(labelled, turns, Normalizer(len(batch), batch.num_atoms))
+    training_batch = TrainingBatch(Views(labelled, turns), Normalizer(len(batch), batch.num_atoms))
 
     def backward() -> None:
         torch.stack(list(objective(training_batch, 0.5).values())).sum().backward()

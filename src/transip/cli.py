@@ -186,10 +186,15 @@ def train(
 ) -> None:
     """Train a potential. Start with `torchrun --nproc-per-node N -m transip train …` for several processes."""
     from transip.config import Recipe, load
+    from transip.training.interrupt import Interrupted
     from transip.training.trainer import train as run
 
     settings = load(Recipe, recipe, overrides)
-    model = run(settings, output or Path("runs") / settings.name, resume=resume)
+    try:
+        model = run(settings, output or Path("runs") / settings.name, resume=resume)
+    except Interrupted as interrupted:
+        Console(stderr=True).print(str(interrupted), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None  # what shells say of a command that Ctrl-C has ended
     console.print(f"model: {model}")
 
 

@@ -21,7 +21,7 @@ from transip.training.objective import Objective
 from transip.training.run_folder import RunFolder
 from transip.training.terms import Energy, Forces
 from transip.training.trainer import Trainer
-from transip.training.training_batch import Normalizer, TrainingBatch
+from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 CPU = torch.device("cpu")
 BATCHES = ([1, 2, 3, 0, 5], [0, 3, 7], [1, 11, 21, 31], [8, 3, 5, 7, 2, 0])  # the third: equally large, no padding
@@ -40,7 +40,7 @@ def objective(forces: str = "direct") -> Objective:
 
 def learned(module: Objective, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     rotations = random_rotations(len(batch), torch.Generator().manual_seed(0))[None]
-    losses = module(TrainingBatch(batch, rotations, Normalizer(len(batch), batch.num_atoms)), 1.0)
+    losses = module(TrainingBatch(Views(batch, rotations), Normalizer(len(batch), batch.num_atoms)), 1.0)
     loss = torch.stack(list(losses.values())).sum()
     return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters()), allow_unused=True))
 

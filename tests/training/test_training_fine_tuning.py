@@ -162,6 +162,21 @@ class TestWhatIsKept:
         assert load_model(model).card["started_from"] == "toy-xs"
 
 
+class TestTheStartIsMeasured:
+    def test_as_step_0_of_the_log(self, start, toy_packs, tmp_path):
+        """Fine-tuning on the data of the start: its errors are those of the start's last evaluation."""
+        changes = {"init_from": str(start), "model": {}, "training.steps": 2}
+        train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
+        first, best = read_metrics(tmp_path / "run")[0], load_model(start).card["validation"]
+        assert (first["kind"], first["step"], first["forward_passes"]) == ("evaluation", 0, 0)
+        assert first["force_mae"] == pytest.approx(best["force_mae"], rel=1e-6)
+
+    def test_and_a_run_that_makes_it_worse_is_warned_of(self, start, toy_packs, tmp_path):
+        changes = {"init_from": str(start), "model": {}, "training.steps": 4, "training.optimizer.learning_rate": 0.3}
+        with pytest.warns(InputWarning, match=r"the best model has a force MAE of .* from which training began, has"):
+            train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
+
+
 class TestReferences:
     def test_of_the_same_level_are_kept_and_new_elements_fitted(self, start, packs, toy_packs, tmp_path):
         model = tune(start, packs[0], toy_packs, tmp_path / "run", **{"training.steps": 1})
@@ -228,9 +243,13 @@ class TestReplay:
             normalizer = sampler.normalizer([drawn])
             batch = drawn.collate(normalizer, torch.device("cpu"))
             assert len(data.indices) == 3 and len(replay.indices) in (5, epoch % 5)
-            assert len(batch.labelled) == len(data.indices) + len(replay.indices) == batch.rotations.shape[1]
-            assert normalizer.structures == drawn.num_passes == 2 * len(batch.labelled)
-            assert normalizer.atoms == drawn.num_atoms == 2 * batch.labelled.num_atoms
+            assert (
+                len(batch.labelled.batch)
+                == len(data.indices) + len(replay.indices)
+                == batch.labelled.rotations.shape[1]
+            )
+            assert normalizer.structures == drawn.num_passes == 2 * len(batch.labelled.batch)
+            assert normalizer.atoms == drawn.num_atoms == 2 * batch.labelled.batch.num_atoms
             replayed += replay.indices.tolist()
         assert sorted(replayed[:epoch]) == list(range(epoch)) != replayed[:epoch]  # an epoch of its own
 
@@ -250,7 +269,7 @@ class TestReplay:
         assert finished.returncode == 0, finished.stderr
         train(toy_recipe(toy_packs, settings | batch_of(of_one)), tmp_path / "one", progress=False)
         two, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
-        assert [line["step"] for line in two] == [1, 2, 3, 4, 4]
+        assert [line["step"] for line in two] == [0, 1, 2, 3, 4, 4]
         for found, expected in zip(two, one, strict=True):
             assert found.pop("kind") == expected.pop("kind")
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)

@@ -23,7 +23,7 @@ from transip.rotations import random_rotations
 from transip.training.objective import Objective
 from transip.training.optim import Optimizers
 from transip.training.terms import Energy, Forces, Latent
-from transip.training.training_batch import Normalizer, TrainingBatch
+from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 WAITING = {
     "aten::_local_scalar_dense",  # .item(), float(), int(), bool(), .tolist()
@@ -63,7 +63,7 @@ def step_of(kind: str, objective: str, batch: Batch) -> Callable[[], None]:
     optimizers = Optimizers(module, OptimizerSettings())
     rotations = torch.stack([random_rotations(len(batch), torch.Generator().manual_seed(k)) for k in range(views)])
     normalizer = Normalizer(views * len(batch), views * batch.num_atoms, len(batch), batch.num_atoms)
-    both = TrainingBatch(batch, rotations, normalizer)
+    both = TrainingBatch(Views(batch, rotations), normalizer)
 
     def step() -> None:
         sum(module(both, 0.5).values()).backward()

@@ -18,7 +18,7 @@ from transip.rotations import random_rotations
 from transip.training.objective import Objective
 from transip.training.terms import Energy, Equigrad, Forces, Latent
 from transip.training.trainer import train
-from transip.training.training_batch import Normalizer, TrainingBatch, ViewPair
+from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*composition")
 
@@ -164,9 +164,9 @@ def shard(views: int, num_unlabelled: int, rank: int, processes: int) -> Trainin
     own, unlabelled = slice(rank, None, processes), None
     if extra:
         batch = Batch.collate(extra[own], torch.float64)
-        unlabelled = ViewPair(batch, rotations(2, len(extra))[:, own])
+        unlabelled = Views(batch, rotations(2, len(extra))[:, own])
     batch = Batch.collate(stored[own], torch.float64)
-    return TrainingBatch(batch, rotations(views, len(stored))[:, own], normalizer, unlabelled)
+    return TrainingBatch(Views(batch, rotations(views, len(stored))[:, own]), normalizer, unlabelled)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)

@@ -39,7 +39,7 @@ def test_every_view_of_every_batch_has_an_orientation_of_its_own(toy_packs, tmp_
     forward = Objective.forward
 
     def recorded(self: Objective, batch: TrainingBatch, progress: float) -> dict[str, torch.Tensor]:
-        seen.extend(batch.rotations.flatten(0, 1))
+        seen.extend(batch.labelled.rotations.flatten(0, 1))
         return forward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "forward", recorded)
@@ -58,7 +58,7 @@ def test_half_of_the_molecules_are_mirrored_in_both_views_or_in_neither(toy_pack
     forward = Objective.forward
 
     def recorded(self: Objective, batch: TrainingBatch, progress: float) -> dict[str, torch.Tensor]:
-        seen.append(torch.linalg.det(batch.rotations).round())
+        seen.append(torch.linalg.det(batch.labelled.rotations).round())
         return forward(self, batch, progress)
 
     monkeypatch.setattr(Objective, "forward", recorded)
@@ -87,14 +87,16 @@ def test_unlabelled_structures_have_an_order_and_orientations_of_its_own(toy_pac
         seen[name] = []
         train(toy_recipe(toy_packs, {**changes, **more}), tmp_path / name, progress=False)
     for more, less in zip(seen["with"], seen["without"], strict=True):
-        assert torch.equal(more.labelled.index, less.labelled.index) and torch.equal(more.rotations, less.rotations)
+        assert torch.equal(more.labelled.batch.index, less.labelled.batch.index) and torch.equal(
+            more.labelled.rotations, less.labelled.rotations
+        )
         number = len(more.unlabelled.batch)
         assert less.unlabelled is None
         assert number in (5, 3) and more.unlabelled.rotations.shape == (2, number, 3, 3)
     drawn = torch.cat([batch.unlabelled.batch.index for batch in seen["with"][:4]])
     assert sorted(drawn.tolist()) == list(range(18)) != drawn.tolist()  # an epoch of 5, 5, 5 and 3
     rotations = torch.cat([batch.unlabelled.rotations for batch in seen["with"]], 1)
-    labelled = torch.cat([batch.rotations for batch in seen["with"]], 1)
+    labelled = torch.cat([batch.labelled.rotations for batch in seen["with"]], 1)
     assert all(
         not torch.equal(a, b) for a, b in itertools.combinations([*rotations.flatten(0, 1), *labelled.flatten(0, 1)], 2)
     )

@@ -16,7 +16,7 @@ from transip.rotations import random_rotations, rotate
 from transip.training.nonfinite import find_nonfinite
 from transip.training.objective import Objective
 from transip.training.terms import Energy, Forces, Latent, Stress, rotational_gradient, safe_norm, warmup_factor
-from transip.training.training_batch import Normalizer, TrainingBatch, ViewPair
+from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 F64 = torch.float64
 FORCES = ["direct", "conservative"]
@@ -36,21 +36,21 @@ def rotations(views: int, structures: int, seed: int = 1) -> torch.Tensor:
     return flat.view(views, structures, 3, 3)
 
 
-def unlabelled(make_structure, *counts: int) -> ViewPair:
+def unlabelled(make_structure, *counts: int) -> Views:
     structures = [make_structure(count, seed=7) for count in counts]
-    return ViewPair(Batch.collate(structures, F64), rotations(2, len(counts), seed=2))
+    return Views(Batch.collate(structures, F64), rotations(2, len(counts), seed=2))
 
 
-def training_batch(batch: Batch, views: int, extra: ViewPair | None = None) -> TrainingBatch:
+def training_batch(batch: Batch, views: int, extra: Views | None = None) -> TrainingBatch:
     """Of one process and one batch."""
     pairs, atoms = (len(batch), batch.num_atoms) if views == 2 else (0, 0)
     if extra is not None:
         pairs, atoms = pairs + len(extra.batch), atoms + extra.batch.num_atoms
     normalizer = Normalizer(views * len(batch), views * batch.num_atoms, pairs, atoms)
-    return TrainingBatch(batch, rotations(views, len(batch)), normalizer, extra)
+    return TrainingBatch(Views(batch, rotations(views, len(batch))), normalizer, extra)
 
 
-def one_by_one(pair: ViewPair):
+def one_by_one(pair: Views):
     """Each structure alone, and its rotation in the first and in the second view."""
     batch = pair.batch
     for i in range(len(batch)):
@@ -80,8 +80,8 @@ def test_energy_and_forces_are_those_of_the_formula(make_model, make_structure, 
     """w_E |ΔE| / N / s and w_F mean_i ‖ΔF_i‖₂ / s, over both views."""
     model, batch = make_model(forces=forces, scale=0.5), training_batch(labelled(make_structure, 5, 3, 1), 2)
     losses = Objective(model, [Energy(3.0), Forces(2.0)])(batch, 0.0)
-    energy, force, stored = [], [], batch.labelled
-    for i, (alone, *views) in enumerate(one_by_one(ViewPair(stored, batch.rotations))):
+    energy, force, stored = [], [], batch.labelled.batch
+    for i, (alone, *views) in enumerate(one_by_one(batch.labelled)):
         for view in views:
             prediction = model(rotate(alone, view))
             energy.append(abs(prediction.energy.item() - stored.energy[i].item()) / len(alone.numbers))
@@ -168,7 +168,7 @@ def test_terms_need_names_that_can_be_logged(make_model, names):
 
 def test_bfloat16_changes_the_network_only_in_its_third_digit(make_model, make_structure):
     model, batch = make_model(dtype=torch.float32), labelled(make_structure, 6, 4).to(dtype=torch.float32)
-    turned = replace(training_batch(batch, 1), rotations=rotations(1, 2).float())
+    turned = TrainingBatch(Views(batch, rotations(1, 2).float()), Normalizer(2, 10))
     exact, rounded = (Objective(model, [Forces(1.0)], bf16)(turned, 0.0)["force"].item() for bf16 in (False, True))
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.05)

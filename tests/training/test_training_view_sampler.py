@@ -32,7 +32,10 @@ def sampler(toy_packs, toy_pool):
 def structures_seen(batch: ViewBatch) -> dict[tuple, torch.Tensor]:
     """Rotations of each structure in a batch as it is read, by where its numbers come from."""
     read = batch.collate(Normalizer(1, 1), CPU)
-    seen = {("labelled", float(e)): r for e, r in zip(read.labelled.energy, read.rotations.unbind(1), strict=True)}
+    seen = {
+        ("labelled", float(e)): r
+        for e, r in zip(read.labelled.batch.energy, read.labelled.rotations.unbind(1), strict=True)
+    }
     if read.unlabelled is not None:
         index, rotations = read.unlabelled.batch.index, read.unlabelled.rotations
         seen |= {("unlabelled", int(i)): r for i, r in zip(index, rotations.unbind(1), strict=True)}
@@ -61,8 +64,8 @@ def test_shards_make_up_the_global_batch(sampler, number, views, num_processes, 
         assert sum(getattr(shard, total) for shard in shards) == getattr(whole, total)
     normalizer = sampler.normalizer([whole])
     batches = [shard.collate(normalizer, CPU) for shard in shards]
-    assert normalizer.structures * num_processes == sum(len(batch.views) for batch in batches)
-    assert normalizer.atoms * num_processes == sum(batch.views.num_atoms for batch in batches)
+    assert normalizer.structures * num_processes == sum(len(batch.labelled.rotated) for batch in batches)
+    assert normalizer.atoms * num_processes == sum(batch.labelled.rotated.num_atoms for batch in batches)
     pairs = [batch.pairs.batch for batch in batches if batch.pairs is not None]
     assert normalizer.paired_structures * num_processes == sum(map(len, pairs))
     assert normalizer.paired_atoms * num_processes == sum(batch.num_atoms for batch in pairs)
@@ -81,7 +84,7 @@ def test_the_second_view_is_a_proper_rotation_of_the_first(sampler):
     read = sampler(2, 1, False, True).batch(0).collate(Normalizer(1, 1), CPU)
     relative = read.pairs.relative_rotation
     torch.testing.assert_close(torch.linalg.det(relative), torch.ones(len(relative)))
-    first, second = (view.positions for view in (read.unlabelled.views.head(2), read.unlabelled.views))
+    first, second = (view.positions for view in (read.unlabelled.rotated.head(2), read.unlabelled.rotated))
     rotated = torch.einsum("ij,aj->ai", relative[-2], first[: read.unlabelled.batch.atom_counts[0]])
     offset = len(second) // 2
     torch.testing.assert_close(second[offset : offset + len(rotated)], rotated)

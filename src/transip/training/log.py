@@ -103,25 +103,22 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show_step(self, record: dict[str, Any], progress: float, seconds_left: float | None) -> None:
-        """Show a record of a training step, and when training will be over."""
-        status = (
-            f"step {record['step']}  loss {record['loss']:.3f}{self._force_mae}  "
-            f"{record['atoms_per_second']:,.0f} atoms/s  {record['memory_mb']:,.0f} MB"
-        )
-        left = "" if seconds_left is None else f"{timedelta(seconds=round(seconds_left))} left"
-        self._progress.update(self._task, completed=progress, status=status, left=left)
-
-    def show_evaluation(self, record: dict[str, Any]) -> None:
-        """Print a record of an evaluation, and remember its force error for the status."""
-        self._force_mae = f"  F {FORCE_MAE.with_unit(record)}"
-        if self._progress.disable:
-            return
-        self._progress.console.print(
-            f"step {record['step']:>7}  forces {FORCE_MAE.with_unit(record):>13}  "
-            f"energy {ENERGY_MAE.with_unit(record):>15}  rotation error {ROTATION_ERROR.with_unit(record):>13}",
-            highlight=False,
-        )
+    def show(self, record: dict[str, Any], progress: float, seconds_left: float | None) -> None:
+        """Show a record of the log, and when training will be over."""
+        if record["kind"] == "train":
+            left = "" if seconds_left is None else f"{timedelta(seconds=round(seconds_left))} left"
+            status = (
+                f"step {record['step']}  loss {record['loss']:.3f}{self._force_mae}  "
+                f"{record['atoms_per_second']:,.0f} atoms/s  {record['memory_mb']:,.0f} MB"
+            )
+            self._progress.update(self._task, completed=progress, status=status, left=left)
+        elif record["kind"] == "evaluation" and not self._progress.disable:
+            self._force_mae = f"  F {FORCE_MAE.with_unit(record)}"
+            self._progress.console.print(
+                f"step {record['step']:>7}  forces {FORCE_MAE.with_unit(record):>13}  "
+                f"energy {ENERGY_MAE.with_unit(record):>15}  rotation error {ROTATION_ERROR.with_unit(record):>13}",
+                highlight=False,
+            )
 
 
 def memory_mb(device: torch.device) -> float:

@@ -36,7 +36,7 @@ def nonfinite_loss(
     """The error to raise for `shards`, what this process sees at a step; it names the structures concerned."""
     device = next(potential.parameters()).device
     samples = [views for shard in shards for views in shard.samples]
-    culprits = [(views.dataset, i) for views in samples for i in find_nonfinite(potential, views.load(device))]
+    culprits = [(views.dataset, i) for views in samples for i in find_nonfinite(potential, views.load(device).batch)]
     if not culprits and num_processes == 1:
         culprits = [(views.dataset, int(i)) for views in samples for i in views.indices]
     names = "; ".join(dataset.describe(i) for dataset, i in culprits[:NAMED]) + ("; …" if culprits[NAMED:] else "")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
 from transip.model.potential import Potential
-from transip.training.training_batch import Normalizer, TrainingBatch, ViewPair
+from transip.training.training_batch import TrainingBatch, Views
 
 
 @runtime_checkable
@@ -41,12 +41,14 @@ class LossTerm(Protocol):
 
 
 class LossContext:
-    """One process's batch, what the potential predicts for it (computed once, when first asked for), and progress.
+    """One process's batch and what the potential predicts for it, which is computed once, when first asked for.
 
     Attributes:
         potential: the potential that is trained.
         batch: what this process sees at this step.
+        normalizer: what sums over this process's structures and atoms are divided by.
         progress: of training, from 0 to 1.
+        scale: about the root mean square force in eV/Å, by which errors of energies and forces are divided.
     """
 
     def __init__(
@@ -58,30 +60,18 @@ class LossContext:
         bf16: bool = False,
     ):
         self.potential, self.batch, self.progress = potential, batch, progress
+        self.normalizer, self.scale = batch.normalizer, potential.scale
         self._layers, self._bf16 = tuple(layers), bf16
 
-    @property
-    def scale(self) -> float:
-        """About the root mean square force in eV/Å, by which errors of energies and forces are divided."""
-        return self.potential.scale
-
-    @property
-    def normalizer(self) -> Normalizer:
-        """What sums over this process's structures and atoms are divided by."""
-        return self.batch.normalizer
-
     def autocast(self) -> AbstractContextManager:
-        """In which the network runs at the precision of the recipe.
-
-        The network alone: rotating positions in bfloat16 would move the atoms.
-        """
-        device = self.batch.labelled.positions.device.type
+        """The precision of the recipe, for the network alone: rotating positions in bfloat16 would move the atoms."""
+        device = self.batch.labelled.batch.positions.device.type
         return torch.autocast(device, torch.bfloat16) if self._bf16 else nullcontext()
 
     @cached_property
     def labelled_views(self) -> Batch:
         """The labelled structures, rotated with their labels: in the first view, then in the second, if any."""
-        return self.batch.views
+        return self.batch.labelled.rotated
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -95,17 +85,10 @@ class LossContext:
         if self.batch.unlabelled is None:
             return None
         with self.autocast():
-            return self.potential(self.batch.unlabelled.views, self._layers)
+            return self.potential(self.batch.unlabelled.rotated, self._layers)
 
     @cached_property
-    def _unlabelled_embeddings(self) -> tuple[Float[Tensor, "atoms width"], ...]:
-        if self.batch.unlabelled is None:
-            return ()
-        with self.autocast():
-            return self.potential.embeddings(self.batch.unlabelled.views, self._layers)
-
-    @cached_property
-    def pairs(self) -> ViewPair:
+    def pairs(self) -> Views:
         """All structures that are seen in two views, labelled ones first.
 
         Raises:
@@ -125,8 +108,11 @@ class LossContext:
 
     def pair_embeddings(self, layer: int = -1) -> tuple[Float[Tensor, "atoms width"], Float[Tensor, "atoms width"]]:
         """Embeddings of the atoms of `pairs` in the first and in the second view, after a block as in `embeddings`."""
-        unlabelled = self._unlabelled_embeddings
-        return self.split_views(self.embeddings(layer), unlabelled[self._layers.index(layer)] if unlabelled else None)
+        unlabelled = None
+        if self.batch.unlabelled is not None:
+            with self.autocast():
+                (unlabelled,) = self.potential.embeddings(self.batch.unlabelled.rotated, (layer,))
+        return self.split_views(self.embeddings(layer), unlabelled)
 
     def split_views(self, labelled: Tensor, unlabelled: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values for the structures (or atoms) of `pairs` in the first and in the second view.
@@ -135,7 +121,7 @@ class LossContext:
             labelled: values for those of `labelled_views`.
             unlabelled: values for the unlabelled ones in the first, then in the second view; None if there are none.
         """
-        both = [labelled] if len(self.batch.rotations) == 2 else []
+        both = [labelled] if len(self.batch.labelled.rotations) == 2 else []
         both += [] if unlabelled is None else [unlabelled]
         first, second = zip(*(values.chunk(2) for values in both), strict=True)
         return torch.cat(first), torch.cat(second)

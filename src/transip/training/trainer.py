@@ -92,19 +92,12 @@ def train(
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What one optimiser step came to.
+    """What one optimiser step came to."""
 
-    Attributes:
-        losses: this process's sums over accumulated batches: the loss, then its terms.
-        grad_norm: before clipping.
-        learning_rate: AdamW's.
-        atoms_per_second: labelled atoms of all processes.
-    """
-
-    losses: Tensor
-    grad_norm: float
-    learning_rate: float
-    atoms_per_second: float
+    losses: Tensor  # this process's sums over accumulated batches: the loss, then its terms
+    grad_norm: float  # before clipping
+    learning_rate: float  # AdamW's
+    atoms_per_second: float  # labelled atoms of all processes
 
 
 class Trainer:
@@ -163,6 +156,7 @@ class Trainer:
         self._batches = self.sampler.batches(self.state.batches)
         self.clock = TrainingClock(self.settings, self.state.seconds, self._mean)
         self._metrics: MetricsFile | None = None
+        self._display = ProgressDisplay(recipe.name, enabled=False)
 
     @property
     def potential(self) -> Potential:
@@ -186,10 +180,10 @@ class Trainer:
             self.accelerator.init_trackers(self.recipe.name)
         if self.accelerator.is_main_process:
             self._metrics = self.run_folder.open_log(self.state.step, self.settings.checkpoint_every)
-        display = ProgressDisplay(self.recipe.name, progress and self.accelerator.is_main_process)
+        self._display = ProgressDisplay(self.recipe.name, progress and self.accelerator.is_main_process)
         try:
-            with display, StopSignals() as signals:
-                self._run(display, signals)
+            with self._display, StopSignals() as signals:
+                self._run(signals)
         except KeyboardInterrupt:
             raise Interrupted(self._how_to_continue()) from None
         finally:
@@ -199,21 +193,19 @@ class Trainer:
         self._warn_if_worse_than_start()
         return self.run_folder.model
 
-    def _run(self, display: ProgressDisplay, signals: StopSignals) -> None:
+    def _run(self, signals: StopSignals) -> None:
         self.clock.start()
         finished, settings = self._is_over(), self.settings
         if self.recipe.init_from is not None and self.state.step == 0 and not finished:
-            self.state.start_force_mae = self._evaluate_and_log(display)["force_mae"]
+            self.state.start_force_mae = self.evaluate()["force_mae"]
         while not finished:
             result = self.step()
             step = self.state.step
             finished = self._is_over()  # asked once, or time could run out before the last evaluation is due
             if finished or step % settings.log_every == 0:
-                record = self._train_record(result)
-                self._log(record)
-                display.show_step(record, self.progress, self.clock.seconds_left)
+                self._log(self._train_record(result))
             if finished or self.clock.is_due(step, settings.evaluate_every):
-                self._keep_if_best(self._evaluate_and_log(display))
+                self._keep_if_best(self.evaluate())
                 finished = finished or self._is_out_of_patience
             interrupted = self._any(signals.received)
             if finished or interrupted or step % settings.checkpoint_every == 0:
@@ -292,7 +284,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------ evaluation
 
     def evaluate(self) -> Record:
-        """Errors on the validation set, with what training has cost so far."""
+        """Log errors on the validation set, with what training has cost so far."""
         self._check_weights()
         with self.clock.paused():
             metrics = validation_metrics(
@@ -307,12 +299,7 @@ class Trainer:
             with torch.no_grad():
                 for callback in self.callbacks:
                     callback.on_evaluation(self, record)
-        return record
-
-    def _evaluate_and_log(self, display: ProgressDisplay) -> Record:
-        record = self.evaluate()
         self._log(record)
-        display.show_evaluation(record)
         return record
 
     def _keep_if_best(self, record: Record) -> None:
@@ -360,6 +347,7 @@ class Trainer:
     def _log(self, record: Record) -> None:
         if self._metrics is not None:
             self._metrics.write(record)
+            self._display.show(record, self.progress, self.clock.seconds_left)
         if self.settings.trackers:
             values = {f"{record['kind']}/{key}": v for key, v in record.items() if isinstance(v, int | float)}
             self.accelerator.log(values, step=record["step"])

@@ -20,12 +20,8 @@ class Normalizer:
     """What sums over one process's batch are divided by, so that gradients averaged over processes are exact.
 
     Each number is that of the whole step, of all processes and accumulated batches, divided by the number of processes.
-
-    Attributes:
-        structures: labelled structures, counted in each of their views.
-        atoms: their atoms.
-        paired_structures: structures, labelled or not, that are seen in two views.
-        paired_atoms: their atoms.
+    The first two count labelled structures and their atoms in each of their views; the last two count structures,
+    labelled or not, that are seen in two views, and their atoms.
     """
 
     structures: int | float
@@ -35,30 +31,30 @@ class Normalizer:
 
 
 @dataclass(frozen=True, eq=False)
-class ViewPair:
-    """Structures x in two views x₀ = R₀ x and x₁ = R₁ x.
+class Views:
+    """Structures x in one view, x₀ = R₀ x, or in two, x₀ and x₁ = R₁ x.
 
     Attributes:
         batch: the structures as they were stored.
-        rotations: R₀ and R₁, which may be improper, both or neither, (2, structures, 3, 3).
+        rotations: R₀ (and R₁), which may be improper, both or neither, (views, structures, 3, 3).
     """
 
     batch: Batch
     rotations: ViewRotations
 
     @property
-    def relative_rotation(self) -> Rotations:
-        """The rotation r with x₁ = r x₀, (structures, 3, 3)."""
-        return self.rotations[1] @ self.rotations[0].mT
+    def rotated(self) -> Batch:
+        """All structures in the first view, then, if there are two, all in the second, as one batch."""
+        return reduce(Batch.concatenate, [rotate(self.batch, rotations) for rotations in self.rotations])
 
     @property
-    def views(self) -> Batch:
-        """All structures in the first view, then all in the second, as one batch."""
-        return rotated_views(self.batch, self.rotations)
+    def relative_rotation(self) -> Rotations:
+        """The rotation r of two views, with x₁ = r x₀, (structures, 3, 3)."""
+        return self.rotations[1] @ self.rotations[0].mT
 
-    def concatenate(self, other: ViewPair) -> ViewPair:
+    def concatenate(self, other: Views) -> Views:
         """These structures, then the other ones."""
-        return ViewPair(self.batch.concatenate(other.batch), torch.cat([self.rotations, other.rotations], 1))
+        return Views(self.batch.concatenate(other.batch), torch.cat([self.rotations, other.rotations], 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,33 +62,21 @@ class TrainingBatch:
     """What one process sees at one step.
 
     Attributes:
-        labelled: structures with labels, as they were stored.
-        rotations: their orientation in each view; (1, structures, 3, 3), or (2, structures, 3, 3) of two views.
-        unlabelled: structures in two views whose labels, if there are any, do not count; None if the recipe has none.
+        labelled: structures with labels, in one view or in two.
         normalizer: what losses are divided by.
+        unlabelled: structures in two views whose labels, if there are any, do not count; None if the recipe has none.
         number: of the global batch, from which random numbers of a step may be drawn.
     """
 
-    labelled: Batch
-    rotations: ViewRotations
+    labelled: Views
     normalizer: Normalizer
-    unlabelled: ViewPair | None = None
+    unlabelled: Views | None = None
     number: int = 0
 
     @property
-    def views(self) -> Batch:
-        """The labelled structures in the first view, then, if there are two, in the second, as one batch."""
-        return rotated_views(self.labelled, self.rotations)
-
-    @property
-    def pairs(self) -> ViewPair | None:
+    def pairs(self) -> Views | None:
         """All structures in two views, the labelled ones first; None if there are none."""
-        labelled = ViewPair(self.labelled, self.rotations) if len(self.rotations) == 2 else None
+        labelled = self.labelled if len(self.labelled.rotations) == 2 else None
         if labelled is None or self.unlabelled is None:
             return labelled or self.unlabelled
         return labelled.concatenate(self.unlabelled)
-
-
-def rotated_views(batch: Batch, rotations: ViewRotations) -> Batch:
-    """The structures of `batch` in one view after another."""
-    return reduce(Batch.concatenate, [rotate(batch, view) for view in rotations])

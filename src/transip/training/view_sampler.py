@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
-from transip.batch import Batch
 from transip.config import Recipe
 from transip.data.dataset import Dataset
 from transip.data.sampler import AtomBudgetSampler, Indices, check_budget
 from transip.rotations import random_rotations
-from transip.training.training_batch import Normalizer, TrainingBatch, ViewPair, ViewRotations
+from transip.training.training_batch import Normalizer, TrainingBatch, ViewRotations, Views
 
 # Streams of random numbers, added to the run's seed: what one kind of data sees does not depend on the others.
 LABELLED, UNLABELLED, REPLAYED = 0, 2**31, 2**32
@@ -49,9 +48,9 @@ class SampledViews:
         """Atoms of each structure."""
         return self.dataset.atom_counts[self.indices]
 
-    def load(self, device: torch.device) -> Batch:
-        """The structures as they were stored."""
-        return self.dataset.get_batch(self.indices).to(device)
+    def load(self, device: torch.device) -> Views:
+        """Read the structures."""
+        return Views(self.dataset.get_batch(self.indices).to(device), self.rotations.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,16 +96,9 @@ class ViewBatch:
 
     def collate(self, normalizer: Normalizer, device: torch.device) -> TrainingBatch:
         """Read the structures."""
-        unlabelled = None
-        if self.unlabelled is not None:
-            unlabelled = ViewPair(self.unlabelled.load(device), self.unlabelled.rotations.to(device))
-        return TrainingBatch(
-            labelled=reduce(Batch.concatenate, [views.load(device) for views in self.labelled]),
-            rotations=torch.cat([views.rotations for views in self.labelled], 1).to(device),
-            normalizer=normalizer,
-            unlabelled=unlabelled,
-            number=self.number,
-        )
+        labelled = reduce(Views.concatenate, [views.load(device) for views in self.labelled])
+        unlabelled = None if self.unlabelled is None else self.unlabelled.load(device)
+        return TrainingBatch(labelled, normalizer, unlabelled, self.number)
 
 
 class ViewSampler:
