@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from transip.batch import Batch, segment_mean
+from transip.batch import Batch, centered, segment_mean
 from transip.config import LatentSettings, Recipe
-from transip.model.potential import Potential, centred
+from transip.model.potential import Potential
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.latent import LatentEquivariance
 from transip.training.objective import LossContext, LossTerm
@@ -215,7 +215,7 @@ def embedding_and_change(
     potential: Potential, view: Batch, axes: Float[Tensor, "structures 3"]
 ) -> tuple[Float[Tensor, "atoms width"], Float[Tensor, "atoms width"]]:
     """The last embeddings, and their derivatives with respect to the angle of a rotation about `axes`."""
-    motion = torch.linalg.cross(axes[view.structure_index], centred(view.positions, view))
+    motion = torch.linalg.cross(axes[view.structure_index], centered(view.positions, view))
 
     def embed(positions: Tensor) -> Tensor:
         return potential.embeddings(replace(view, positions=positions), (-1,))[0]

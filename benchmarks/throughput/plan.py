@@ -23,7 +23,7 @@ from transip.config import ModelSettings
 from transip.data.columns import COLUMNS
 from transip.model.potential import Potential
 from transip.structure import MAX_ATOMIC_NUMBER, Structure
-from transip.training.optim import is_muon_parameter
+from transip.training.optim import muon_parameters
 
 PEAK = 989e12  # operations/s in dense bfloat16 products of an H100 or H200 (SXM), as its maker states
 BANDWIDTH = 3.35e12  # bytes/s between an H100 (SXM) and its memory, as its maker states
@@ -134,7 +134,7 @@ def cost(size: str, atoms: int) -> Cost:
             prediction = model(batch)
             (prediction.energy.sum() + prediction.forces.sum()).backward()
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    matrices = sum(p.numel() for name, p in model.named_parameters() if is_muon_parameter(name, p))
+    matrices = sum(p.numel() for p in muon_parameters(model))
     return Cost(
         parameters=model.num_parameters,
         state=matrices + 2 * (model.num_parameters - matrices),  # Muon keeps one number per weight, AdamW two

@@ -207,3 +207,8 @@ def segment_mean(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Te
     """Mean of per-atom values over the atoms of each structure."""
     counts = batch.atom_counts.view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
     return segment_sum(values, batch) / counts
+
+
+def centered(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
+    """Positions relative to the centroid of each structure."""
+    return positions - segment_mean(positions, batch)[batch.structure_index]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from transip.errors import InputError
-from transip.lattice import home, images
+from transip.lattice import find_images, wrap_shift
 
 MAX_ATOMIC_NUMBER = 86  # GFN2-xTB and OMol25 end at Rn and Bi
 MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
@@ -79,7 +79,9 @@ class Structure:
         """
         if np.abs(self.positions).max(initial=0.0) <= RECENTER_BEYOND:
             return self.positions
-        inside = self.positions if self.cell is None else self.positions - home(self.positions, self.cell) @ self.cell
+        inside = (
+            self.positions if self.cell is None else self.positions - wrap_shift(self.positions, self.cell) @ self.cell
+        )
         return inside - inside.mean(0)
 
     def check(self, where: str = "") -> Structure:
@@ -286,10 +288,11 @@ def _check_overlap(structure: Structure, where: str) -> None:
 
     positions, copies = structure.positions, np.arange(len(structure))
     if structure.cell is not None:
-        home, origin, steps = images(positions, structure.cell, MIN_DISTANCE)
-        positions = positions - home @ structure.cell
-        positions = np.concatenate([positions, positions[origin] + steps @ structure.cell])
-        copies = np.concatenate([copies, origin])
+        images = find_images(positions, structure.cell, MIN_DISTANCE)
+        positions = positions - images.wrap_shift @ structure.cell
+        ghosts = positions[images.source_index] + images.cell_shifts @ structure.cell
+        positions = np.concatenate([positions, ghosts])
+        copies = np.concatenate([copies, images.source_index])
     pairs = KDTree(positions).query_pairs(MIN_DISTANCE, output_type="ndarray")
     if len(pairs):
         i, j = (int(copies[k]) for k in pairs[0])

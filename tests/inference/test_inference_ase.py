@@ -194,7 +194,7 @@ def test_a_device_that_is_not_there(make_model):
 
 def test_energies_that_are_not_finite_are_not_returned(make_model, water):
     calculator = TransIPCalculator(make_model())
-    calculator.model.embed.element.weight.fill_(float("nan"))
+    calculator.model.backbone.embedding.element.weight.fill_(float("nan"))
     water.calc = calculator
     for _ in range(2):
         with pytest.raises(InputError, match="not finite"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from transip.model.compiled import recent
+from transip.model.compiled import torch_supported
 
 SCRIPT = """
 import numpy as np
@@ -16,7 +16,7 @@ from ase.build import molecule
 
 from transip import TransIPCalculator
 from transip.config import ModelSettings
-from transip.model import pairs
+from transip.model import chunking
 from transip.model.potential import Potential
 
 torch.set_num_threads(1)
@@ -28,7 +28,8 @@ for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
 known = {"charge": 0, "spin": 1, "unseen": "ignore"}
 calculators = [TransIPCalculator(model, **known, compile=compile) for compile in (False, True)]
-for name, pairs.PAIRS_AT_ONCE in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 100)):  # at last, a large molecule
+# at last, a large molecule
+for name, chunking.MAX_PAIRS_PER_CHUNK in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 100)):
     found = []
     for calculator in calculators:
         atoms = molecule(name)
@@ -38,13 +39,13 @@ for name, pairs.PAIRS_AT_ONCE in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 10
     assert np.abs(forces).max() > 0.01
     np.testing.assert_allclose(compiled_energy, energy, rtol=1e-6)
     np.testing.assert_allclose(compiled_forces, forces, atol=1e-5 * np.abs(forces).max())
-assert calculators[1].model._compiled_call_impl is not None
+assert calculators[1].model.graph is not None
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
-@pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
+@pytest.mark.skipif(not torch_supported(), reason="PyTorch is too old to compile")
 def test_the_same_energies_and_forces():
     """In a process of its own: the shape checks that all tests run under cannot be compiled."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)

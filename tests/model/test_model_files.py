@@ -67,7 +67,8 @@ def test_networks_come_back_at_least_in_float32(folder, saved):
     found = load_model(folder)
     assert {p.dtype for p in found.parameters()} == {torch.promote_types(saved, torch.float32)}
     torch.testing.assert_close(
-        found.embed.element.weight, model.embed.element.weight.to(torch.promote_types(saved, torch.float32))
+        found.backbone.embedding.element.weight,
+        model.backbone.embedding.element.weight.to(torch.promote_types(saved, torch.float32)),
     )
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from transip.batch import Batch
 from transip.config import ModelSettings
+from transip.model.attention import Attention
 from transip.model.potential import Potential
-from transip.model.transformer import Attention
 from transip.structure import Structure
 
 KINDS = [(preset, forces) for preset in ("default", "paper") for forces in ("direct", "conservative")]

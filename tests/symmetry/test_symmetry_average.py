@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from transip.batch import Batch, Prediction, segment_sum
+from transip.batch import Batch, Prediction, centered, segment_sum
 from transip.config import BatchSettings
 from transip.errors import InputError
-from transip.model.potential import centred
 from transip.rotations import random_rotations, rotate, rotate_vectors, rotation_quadrature
 from transip.symmetry.average import RotationEnsemble, rotation_set, with_rotation_average
 
@@ -25,7 +24,7 @@ class Field(nn.Module):
 
     def forward(self, batch: Batch) -> Prediction:
         self.sizes.append(len(batch))
-        x = centred(batch.positions, batch)
+        x = centered(batch.positions, batch)
         energies = (0.5 * x.square().sum(-1) - 2 * batch.positions[:, 2]).double() - 1e6
         forces = -x + 2 * torch.tensor([0.0, 0.0, 1.0], dtype=x.dtype)
         return Prediction(segment_sum(energies, batch), energies, forces)
@@ -44,7 +43,7 @@ def turned(batch: Batch, rotation: torch.Tensor) -> tuple[Batch, torch.Tensor]:
 def test_a_field_averages_out(make_structure, number):
     """What is left are the springs; the spread is that of the field, ±2 eV/Å along each axis at random."""
     batch = batch_of(make_structure, 3, 1, 6)
-    x = centred(batch.positions, batch)
+    x = centered(batch.positions, batch)
     found = with_rotation_average(Field(), number)(batch)
     torch.testing.assert_close(found.forces, -x)
     springs = segment_sum(0.5 * x.square().sum(-1), batch) - 1e6 * batch.atom_counts

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, segment_sum
+from transip.batch import Batch, Prediction, centered, segment_sum
 from transip.config import LatentSettings
-from transip.model.potential import centred
 from transip.symmetry.latent import LatentEquivariance
 from transip.symmetry.measure import measure_symmetry, predict_rotated
 
@@ -25,7 +24,7 @@ class Toy(nn.Module):
         self.field, self.encoder = field, encoder
 
     def forward(self, batch: Batch, layers: tuple[int, ...] = ()) -> Prediction:
-        x = centred(batch.positions, batch)
+        x = centered(batch.positions, batch)
         charge = self.field * (batch.numbers - 6).to(x.dtype)
         energies = (0.5 * x.square().sum(-1) - charge * batch.positions[:, 2]).double()
         forces = -x.clone()
@@ -49,13 +48,13 @@ class Noise(nn.Module):
 
 def direction(batch: Batch) -> Tensor:
     """Four vectors per atom: equivariant."""
-    x = centred(batch.positions, batch)
+    x = centered(batch.positions, batch)
     return torch.cat([x, 2 * x, -x, 3 * x], -1)
 
 
 def distance(batch: Batch) -> Tensor:
     """Twelve functions of the distance from the centroid: invariant."""
-    r = centred(batch.positions, batch).norm(dim=-1, keepdim=True)
+    r = centered(batch.positions, batch).norm(dim=-1, keepdim=True)
     return torch.cat([(r * k).sin() for k in range(1, 13)], -1)
 
 
@@ -178,7 +177,7 @@ class TestLatentError:
             return torch.cat([distance(batch)[:, :3], direction(batch)[:, :9] + vertex(batch)], -1)
 
         def vertex(batch: Batch) -> Tensor:  # a vector whose mean over the atoms does not vanish
-            x = centred(batch.positions, batch)
+            x = centered(batch.positions, batch)
             return (x * x.norm(dim=-1, keepdim=True)).repeat(1, 3)
 
         assert self.error(latent, scalars_and_vectors, batches) == pytest.approx(0, abs=1e-12)

@@ -14,7 +14,7 @@ from toy import TINY, toy_recipe, toy_structure
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.errors import InputError
-from transip.model.compiled import compile_network, recent
+from transip.model.compiled import compile_network, torch_supported
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.training.objective import Objective
@@ -62,7 +62,7 @@ def compare(forces: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
-@pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
+@pytest.mark.skipif(not torch_supported(), reason="PyTorch is too old to compile")
 @pytest.mark.parametrize("forces", ["direct", "conservative"])
 def test_the_same_loss_and_gradients_from_one_graph(forces):
     """In a process of its own: the shape checks that all tests run under cannot be compiled."""
@@ -92,7 +92,7 @@ def test_an_old_pytorch_is_refused(monkeypatch):
         compile_network(objective().potential, CPU)
 
 
-@pytest.mark.skipif(not recent(), reason="PyTorch is too old to compile")
+@pytest.mark.skipif(not torch_supported(), reason="PyTorch is too old to compile")
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="no-such-compiler"):

@@ -126,10 +126,16 @@ class TestWhatIsKept:
         changed = {name for name in old if not torch.equal(old[name], new[name])}
         assert not [name for name in changed if "blocks.0." in name]
         assert [name for name in changed if "blocks.1." in name] and "energy_head.mlp.2.weight" in changed
-        rows = (old["embed.element.weight"] != new["embed.element.weight"]).any(1).nonzero().flatten().tolist()
+        rows = (
+            (old["backbone.embedding.element.weight"] != new["backbone.embedding.element.weight"])
+            .any(1)
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
         seen = json.loads((start / "model/config.json").read_text())["elements"]
         assert rows == [z for z in (SILICON, SULPHUR) if ELEMENTS[z] not in seen] and rows
-        assert "embed.charge.weight" not in changed
+        assert "backbone.embedding.charge.weight" not in changed
 
     def test_adapters_change_matrices_of_attention_and_mlp_by_a_low_rank(self, start, packs, toy_packs, tmp_path):
         rank = {"lora_rank": 2, "frozen_blocks": 1}

@@ -53,8 +53,9 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(preset):
     layers = [f"attention.{name}" for name in ("query", "key", "value", "output")]
     layers += [f"mlp.{name}" for name in ("gate", "up", "down")]
     if preset == "default":
-        layers += [f"convolution.{name}" for name in ("channels", "read", "angles.left", "angles.right", "angles.read")]
-    assert found == {f"potential.transformer.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in layers}
+        layers += [f"local.{name}" for name in ("channel_proj", "out_proj")]
+        layers += [f"local.power_spectrum.{name}" for name in ("left_proj", "right_proj", "out_proj")]
+    assert found == {f"potential.backbone.blocks.{i}.{layer}.weight" for i in (0, 1) for layer in layers}
     assert set(Optimizers(module, SETTINGS[1]).optimizers) == {"adamw"}
 
 

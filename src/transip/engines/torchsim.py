@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from transip.batch import Batch
+from transip.batch import Batch, centered
 from transip.errors import InputError
 from transip.extras import import_optional
 from transip.inference.domain import ApplicabilityDomain, OnUnseen
 from transip.inference.predict import Precision, has_direct_forces, load_for_inference
-from transip.model.potential import Potential, centred
+from transip.model.potential import Potential
 from transip.structure import Structure, parse_int
 from transip.symmetry.average import with_rotation_average
 
@@ -88,7 +88,7 @@ class TransIPModel(ModelInterface):
         self._check(batch)
         with torch.no_grad():
             # About the origin: far from it, float32 could not tell atoms apart.
-            near = replace(batch, positions=centred(batch.positions, batch))
+            near = replace(batch, positions=centered(batch.positions, batch))
             prediction = self._predictor(near.to(dtype=next(self.model.parameters()).dtype))
         if not (prediction.energy.isfinite().all() and prediction.forces.isfinite().all()):
             raise InputError(

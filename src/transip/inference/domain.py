@@ -10,7 +10,8 @@ from torch import nn
 from transip.errors import InputError, InputWarning
 from transip.inference.result import Result
 from transip.model.calibration import fingerprint
-from transip.model.potential import GIVE_CUTOFF, NO_CUTOFF, Potential
+from transip.model.potential import Potential
+from transip.model.transformer import GIVE_CUTOFF, NO_CUTOFF
 from transip.structure import ELEMENTS, Structure, check_in_vocabulary
 from transip.symmetry.committee import Calibrated, calibrations, members
 

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from transip.config import DomainSettings
 from transip.labels import dynamics
 from transip.labels.molecules import MoleculeSpec
-from transip.lattice import images
+from transip.lattice import find_images
 from transip.structure import Structure
 
 FEWEST = 12  # molecules; of a narrower box the Γ point, all that tblite knows, says too little
@@ -102,7 +102,7 @@ class FlexibleTIP3P:
 
     def _find_pairs(self, positions: np.ndarray) -> None:
         """List pairs of atoms of different molecules, or of images of one; an atom and its own image exert nothing."""
-        home, origin, steps = images(positions, self._cell, CUTOFF)
+        home, origin, steps = find_images(positions, self._cell, CUTOFF)
         inside = positions - home @ self._cell
         with_images = np.concatenate([inside, inside[origin] + steps @ self._cell])
         atom = np.concatenate([np.arange(len(positions)), origin])

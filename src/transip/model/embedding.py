@@ -1,22 +1,24 @@
-"""What an atom knows before it looks at others: element, the molecule's charge and multiplicity, perhaps its place."""
+"""Embedding of an atom before it attends to others: element, the structure's charge and multiplicity."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from transip.batch import Batch
+from transip.config import ModelSettings
 from transip.structure import MAX_ATOMIC_NUMBER, MAX_CHARGE, MAX_SPIN
 
 
 class AtomEmbedding(nn.Module):
-    """Element + total charge + multiplicity, each a learned vector given to every atom."""
+    """Element + total charge + multiplicity, each a learned vector given to every atom; perhaps + absolute position."""
 
-    def __init__(self, width: int, absolute_features: bool, shortest: float, longest: float):
+    def __init__(self, settings: ModelSettings):
         super().__init__()
+        width = settings.width
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
         self.charge = nn.Embedding(2 * MAX_CHARGE + 1, width)
         self.spin = nn.Embedding(MAX_SPIN + 1, width)
-        self.place = FourierFeatures(width, shortest, longest) if absolute_features else None
+        self.position = FourierFeatures(settings) if settings.absolute_features else None
         # Charges and multiplicities that training never shows must not disturb: start from (nearly) nothing.
         nn.init.normal_(self.charge.weight, std=0.02)
         nn.init.normal_(self.spin.weight, std=0.02)
@@ -25,22 +27,23 @@ class AtomEmbedding(nn.Module):
         """Embed the atoms of `batch` at centred `positions` (Å)."""
         conditioning: Float[Tensor, "structures width"] = self.charge(batch.charge + MAX_CHARGE) + self.spin(batch.spin)
         embedding = self.element(batch.numbers) + conditioning[batch.structure_index]
-        return embedding if self.place is None else embedding + self.place(positions)
+        return embedding if self.position is None else embedding + self.position(positions)
 
 
 class FourierFeatures(nn.Module):
     """Sines and cosines of the centred position along random directions, projected to the width."""
 
-    def __init__(self, width: int, shortest: float, longest: float):
+    def __init__(self, settings: ModelSettings):
         super().__init__()
+        width, shortest = settings.width, settings.min_frequency
         directions = nn.functional.normalize(torch.randn(width, 3), dim=-1)
-        lengths = torch.logspace(0, 1, width, base=longest / shortest) * shortest
+        lengths = torch.logspace(0, 1, width, base=settings.max_frequency / shortest) * shortest
         self.frequencies = nn.Parameter(directions * lengths[:, None])
-        self.project = nn.Linear(2 * width, width)
+        self.proj = nn.Linear(2 * width, width)
 
     def forward(self, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
-        """Features of positions in Å; angles in the positions' own precision, see `RotaryCoordinates`."""
+        """Features of positions in Å; angles in the positions' own precision, see `compute_cos_sin`."""
         with torch.autocast(positions.device.type, enabled=False):
             angles = positions @ self.frequencies.T.to(positions.dtype)
             waves = torch.cat([angles.cos(), angles.sin()], -1)
-        return self.project(waves)
+        return self.proj(waves)

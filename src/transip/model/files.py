@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from transip.config import ModelSettings, Settings, parse
 from transip.config.migrate import MODEL_MIGRATIONS, migrate
 from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json, write_text
+from transip.model.backbone import BuildBackbone
 from transip.model.calibration import Calibration
 from transip.model.card import model_card
 from transip.model.potential import Potential
@@ -23,6 +25,7 @@ from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, builtin_mod
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
 FORMAT = 1 + len(MODEL_MIGRATIONS)
+CUSTOM = "custom"  # in the place of a backbone's name: code is passed, never named in a file
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model", ".bin")
 
@@ -53,6 +56,7 @@ def _describe(model: Potential, folder: Path) -> None:
     write_text(folder / CARD, model_card(model))
     config = {
         "format": FORMAT,
+        **({"backbone": CUSTOM} if model.has_custom_backbone else {}),
         "model": model.settings.model_dump(mode="json"),
         "scale": model.scale,
         "parameters": model.num_parameters,
@@ -61,17 +65,20 @@ def _describe(model: Potential, folder: Path) -> None:
     write_json(folder / CONFIG, config)
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potential:
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", *, backbone: BuildBackbone | None = None
+) -> Potential:
     """Load a model, ready for inference.
 
     Args:
         path: a model folder, a file in it, or a run folder; the name of a shipped model (`transip models` lists
             them); or a repository of the Hugging Face Hub, ``"owner/name"`` or ``"owner/name@revision"``.
         device: a torch device.
+        backbone: builds the backbone of a model that was saved with one of your own, from the model's settings.
 
     Raises:
-        InputError: nothing there, a pickled checkpoint, a truncated file, a format newer than this transip, or a
-            repository that cannot be had.
+        InputError: nothing there, a pickled checkpoint, a truncated file, a format newer than this transip, a
+            repository that cannot be had, or a backbone that is missing or is not what was saved.
     """
     folder = resolve_model_folder(path)
     source = folder / CONFIG
@@ -85,17 +92,21 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Potentia
     try:
         settings, scale = config.pop("model"), float(config.pop("scale"))
         config.pop("parameters", None)
+        custom = config.pop("backbone", None)
         if not (math.isfinite(scale) and isinstance(settings, dict)):
             raise ValueError("'model' or 'scale'")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"lacks or misstates {error}", where=str(source)) from error
     parse(_Card, config, str(source))
     architecture = parse(ModelSettings, settings, str(source))
+    _check_backbone(custom, backbone, folder)
     tensors = load_tensors(folder / WEIGHTS)
-    _check_tensors(architecture, tensors, folder / WEIGHTS)
-    model = Potential(architecture, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), scale, config)
-    saved = tensors["embed.element.weight"].dtype
-    model.to(torch.promote_types(saved, torch.float32))  # a model saved in float64 stays one, half a precision does not
+    _check_tensors(None if custom else architecture, tensors, folder / WEIGHTS)
+    references = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
+    model = Potential(architecture, references, scale, config, None if backbone is None else backbone(architecture))
+    saved = {tensor.dtype for name, tensor in tensors.items() if name != "references"}
+    # A model saved in float64 stays one, half a precision does not.
+    model.to(reduce(torch.promote_types, saved, torch.float32))
     load_state(model, tensors, folder / WEIGHTS)
     return model.to(device).eval().requires_grad_(False)
 
@@ -139,19 +150,37 @@ class _Card(Settings):
     calibrations: list[Calibration] = Field(default=[])
 
 
-def _check_tensors(settings: ModelSettings, tensors: dict[str, Tensor], source: Path) -> None:
-    """Before any memory is taken for the model: its settings may be anybody's."""
+def _check_backbone(custom: object, backbone: BuildBackbone | None, folder: Path) -> None:
+    if custom not in (None, CUSTOM):
+        raise InputError(
+            f"names a backbone {str(custom)[:100]!r}", where=str(folder / CONFIG), remedy="upgrade transip"
+        )
+    if custom and backbone is None:
+        raise InputError(
+            "was saved with a backbone that is no part of transip",
+            where=str(folder),
+            remedy="pass the code that builds it: load_model(folder, backbone=...), then give the loaded model to "
+            "whatever needs one",
+        )
+    if backbone is not None and not custom:
+        raise InputError(
+            "was saved with the built-in backbone", where=str(folder), remedy="load it without a backbone of your own"
+        )
+
+
+def _check_tensors(built_in: ModelSettings | None, tensors: dict[str, Tensor], source: Path) -> None:
+    """Before any memory is taken for the built-in network: its settings may be anybody's."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in PRECISIONS or not tensor.isfinite().all():
+        if (built_in is not None and tensor.dtype not in PRECISIONS) or not tensor.isfinite().all():
             raise InputError(
                 f"{name} holds NaN, infinite numbers or no numbers of a usual precision",
                 where=str(source),
                 remedy="copy or train the model again",
             )
-    found = sum(tensor.numel() for tensor in tensors.values())
-    if found < settings.depth * settings.width**2 or "embed.element.weight" not in tensors:
+    num_parameters = sum(tensor.numel() for tensor in tensors.values())
+    if built_in is not None and num_parameters < built_in.depth * built_in.width**2:
         raise InputError(
-            f"does not fit the architecture in {CONFIG}: {found:,} numbers are too few",
+            f"does not fit the architecture in {CONFIG}: {num_parameters:,} numbers are too few",
             where=str(source),
             remedy="both files must come from the same training",
         )

@@ -1,10 +1,9 @@
-"""Coordinates as rotary phases: how a Transformer without a graph sees where atoms are.
+"""Rotary embeddings of coordinates (RoPE in three dimensions): how attention without a graph knows where atoms are.
 
-Head h owns frequency vectors w_hf ∈ R³ (rad/Å). Atom i turns feature pair f of head h by the angle
-w_hf · x_i. Turning queries and keys makes attention logits depend on displacements only (RoFormer,
-arXiv 2104.09864, in three dimensions). Turning the values as well, and turning the attention output back,
-lets atom i receive v_j turned by w · (x_j − x_i): directions reach the value path and translation
-invariance stays exact.
+Head h owns frequency vectors w_hf ∈ R³ (rad/Å). Feature pair f of head h of atom i is rotated by the angle w_hf · x_i.
+Rotated queries and keys make attention logits depend on displacements only (RoFormer, arXiv 2104.09864). Where values
+are rotated as well, and the attention output is rotated back, atom i receives v_j rotated by w · (x_j − x_i):
+directions reach the value path and translation invariance stays exact. Axes as in `transip.model`.
 """
 
 from collections.abc import Sequence
@@ -14,47 +13,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Shape suffixes: B structures, N padded atoms, H heads, K features of a head, for K / 2 frequencies.
-HeadFeatures = Float[Tensor, "B N *kinds H K"]
+HeadFeatures = Float[Tensor, "B A H F"]
 
 
-class Phases(NamedTuple):
-    """Cosines and sines as `turn` needs them: of every angle, twice, the first time −sin."""
+class CosSin(NamedTuple):
+    """Cosines and sines as `apply_rotary_emb` needs them: of every angle, twice, the first time −sin."""
 
-    cos: Float[Tensor, "B N H K"]
-    sin: Float[Tensor, "B N H K"]
+    cos: Float[Tensor, "B A H F"]
+    sin: Float[Tensor, "B A H F"]
+
+    def head(self, num_atoms: int) -> "CosSin":
+        """Those of the first `num_atoms` atoms of each structure."""
+        return CosSin(self.cos[:, :num_atoms], self.sin[:, :num_atoms])
 
 
-class RotaryCoordinates(nn.Module):
-    """Learned frequency vectors: random directions, lengths log-spaced between two bounds in every head."""
+class RotaryEmbedding3D(nn.Module):
+    """Learned frequency vectors: random directions, lengths log-spaced between two bounds (rad/Å) in every head."""
 
-    def __init__(self, heads: int, frequencies: int, shortest: float, longest: float):
+    def __init__(self, heads: int, num_frequencies: int, min_frequency: float, max_frequency: float):
         super().__init__()
-        directions = nn.functional.normalize(torch.randn(heads, frequencies, 3), dim=-1)
-        lengths = torch.logspace(0, 1, frequencies, base=longest / shortest) * shortest
+        directions = nn.functional.normalize(torch.randn(heads, num_frequencies, 3), dim=-1)
+        lengths = torch.logspace(0, 1, num_frequencies, base=max_frequency / min_frequency) * min_frequency
         self.frequencies = nn.Parameter(directions * lengths[:, None])
 
 
-def all_phases(blocks: Sequence[RotaryCoordinates], positions: Float[Tensor, "B N 3"]) -> list[Phases]:
-    """Phases of each block, found together.
+def compute_cos_sin(layers: Sequence[RotaryEmbedding3D], positions: Float[Tensor, "B A 3"]) -> list[CosSin]:
+    """Cosines and sines of each layer, computed together.
 
     Angles are in float32 or better whatever autocast says: at 60 rad bfloat16 is off by 0.25 rad.
     """
     with torch.autocast(positions.device.type, enabled=False):
-        frequencies = torch.stack([block.frequencies for block in blocks]).to(positions.dtype)
+        frequencies = torch.stack([layer.frequencies for layer in layers]).to(positions.dtype)
         angles = (positions @ frequencies.flatten(0, 2).T).unflatten(-1, frequencies.shape[:3])
         cos, sin = angles.cos(), angles.sin()
         both = torch.cat([cos, cos], -1).unbind(2), torch.cat([-sin, sin], -1).unbind(2)
-    return [Phases(*block) for block in zip(*both, strict=True)]
+    return [CosSin(*layer) for layer in zip(*both, strict=True)]
 
 
-def turn(features: HeadFeatures, phases: Phases) -> HeadFeatures:
-    """Turn feature pairs (f, f + F) by the phases."""
-    swapped = features.roll(features.shape[-1] // 2, -1)
-    return torch.addcmul(features * phases.cos, swapped, phases.sin).to(features.dtype)
-
-
-def turn_back(features: HeadFeatures, phases: Phases) -> HeadFeatures:
-    """Inverse of `turn`."""
-    swapped = features.roll(features.shape[-1] // 2, -1)
-    return torch.addcmul(features * phases.cos, swapped, phases.sin, value=-1).to(features.dtype)
+def apply_rotary_emb(x: HeadFeatures, rotary: CosSin, *, inverse: bool = False) -> HeadFeatures:
+    """Rotate feature pairs (f, f + F / 2) by the angles, or back."""
+    swapped = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * rotary.cos, swapped, rotary.sin, value=-1 if inverse else 1).to(x.dtype)

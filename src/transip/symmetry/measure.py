@@ -111,7 +111,7 @@ def measure_symmetry(
     """
     generator = torch.Generator().manual_seed(seed)
     errors, statistics = EquivarianceErrors(), [_EmbeddingStatistics() for _ in layers]
-    depth = len(getattr(getattr(model, "transformer", None), "blocks", ()))
+    depth = getattr(getattr(model, "backbone", None), "depth", 0)
     last = depth - 1 if depth else max(layers, default=-1)
     for batch in batches:
         # Drawn structure by structure, so that the orientations do not depend on how structures fall into batches.

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from transip.config import FineTuningSettings
+from transip.errors import InputError
 from transip.model.potential import Potential
-from transip.model.transformer import Block
+from transip.model.transformer import Block, Transformer
 from transip.structure import MAX_CHARGE
 
 
@@ -63,10 +64,19 @@ def apply_adapters(potential: Potential, settings: FineTuningSettings, new_speci
     """Freeze what `settings` say, in place, and give it what is learned in addition; predictions stay as they are.
 
     Heads and the last norm are always trained, and so are the vectors of new elements, charges and multiplicities.
+
+    Raises:
+        InputError: the backbone is not the built-in one.
     """
     if settings.frozen_blocks is None and not settings.lora_rank:
         return
-    embed, num_frozen = potential.embed.requires_grad_(False), settings.frozen_blocks or 0
+    backbone = potential.backbone
+    if not isinstance(backbone, Transformer):
+        raise InputError(
+            "freezing blocks and low-rank adapters are for the built-in backbone",
+            remedy="leave frozen_blocks and lora_rank out of fine_tuning, or freeze what you want in your backbone",
+        )
+    embed, num_frozen = backbone.embedding.requires_grad_(False), settings.frozen_blocks or 0
     charges = [charge + MAX_CHARGE for charge in new_species.charges]
     for table, rows in (
         (embed.element, new_species.elements),
@@ -75,7 +85,7 @@ def apply_adapters(potential: Potential, settings: FineTuningSettings, new_speci
     ):
         if rows:
             _parametrize(table, TrainableRows(table.weight.detach(), rows))
-    for layer, block in enumerate(cast(Block, module) for module in potential.transformer.blocks):
+    for layer, block in enumerate(cast(Block, module) for module in backbone.blocks):
         if settings.lora_rank or layer < num_frozen:
             block.requires_grad_(False)
         for matrix in chain(block.attention.children(), block.mlp.children()):

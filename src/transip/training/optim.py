@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from transip.config import OptimizerSettings
+from transip.model.backbone import Backbone
 from transip.training.muon import Muon
 
 
@@ -18,9 +19,10 @@ class Optimizers:
 
     def __init__(self, module: nn.Module, settings: OptimizerSettings):
         self.settings = settings
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        muon = [p for name, p in named if is_muon_parameter(name, p)]
-        others = [p for name, p in named if not is_muon_parameter(name, p)]
+        for_muon = muon_parameters(module)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        muon = [p for p in trained if p in for_muon]
+        others = [p for p in trained if p not in for_muon]
         decayed, plain = [p for p in others if p.dim() > 1], [p for p in others if p.dim() <= 1]
         groups = [
             {"params": decayed, "weight_decay": settings.weight_decay},
@@ -74,13 +76,9 @@ class Optimizers:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def is_muon_parameter(name: str, parameter: Tensor) -> bool:
-    """Whether Muon should have this parameter: a dense matrix of the Transformer's blocks.
-
-    Not a factor of a low-rank one: the product of two orthogonal factors is not the step that Muon means.
-    """
-    factor = "parametrizations." in name
-    return "blocks." in name and parameter.dim() == 2 and "bias." not in name and not factor
+def muon_parameters(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that the backbones in `module` give to Muon."""
+    return {p for part in module.modules() if isinstance(part, Backbone) for p in part.muon_parameters()}
 
 
 def lr_factor(progress: float, warmup: float, floor: float) -> float:

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from transip.batch import Batch, segment_sum
+from transip.batch import Batch, centered, segment_sum
 from transip.config import LatentSettings, Recipe
-from transip.model.potential import Potential, centred
+from transip.model.potential import Potential
 from transip.symmetry.latent import LatentEquivariance
 from transip.training.objective import LossContext, LossTerm
 
@@ -129,7 +129,7 @@ def rotational_gradient(batch: Batch, forces: Float[Tensor, "atoms 3"]) -> Float
 
     With A = −Σ_i x_i F_iᵀ the derivative is A − Aᵀ, the net torque written as a matrix: no further backward pass.
     """
-    outer = torch.einsum("ai,aj->aij", centred(batch.positions, batch), forces)
+    outer = torch.einsum("ai,aj->aij", centered(batch.positions, batch), forces)
     virial = segment_sum(outer.flatten(1), batch).view(-1, 3, 3)
     return ((virial - virial.mT).square().sum((1, 2)) + 1e-12).sqrt()
 

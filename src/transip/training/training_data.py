@@ -11,7 +11,7 @@ from transip.data.dataset import Dataset
 from transip.data.sampler import check_budget
 from transip.data.split import load_replay, load_splits, load_unlabelled
 from transip.errors import InputError
-from transip.model.potential import NO_CUTOFF
+from transip.model.transformer import NO_CUTOFF
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,66 @@
+"""The seam for other networks: what a `Potential` asks of its backbone, and what a backbone hands to the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from transip.batch import Batch
+from transip.config import ModelSettings
+from transip.model.pair_features import AtomPairs
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a backbone has made of the atoms of a batch.
+
+    Attributes:
+        embeddings: of the atoms, from which the heads read energies and forces, (atoms, width).
+        hidden_states: of the atoms after each of the layers asked for, (atoms, width); the latent loss compares them.
+        pairs: pairs of atoms, from which the head for forces along edges reads; None: the backbone has none to offer.
+    """
+
+    embeddings: Float[Tensor, "atoms width"]
+    hidden_states: tuple[Float[Tensor, "atoms width"], ...] = ()
+    pairs: AtomPairs | None = None
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """An `nn.Module` that encodes the atoms of a batch; the built-in one is `transip.model.transformer.Transformer`.
+
+    Attributes:
+        width: features of an embedding.
+        depth: number of layers.
+    """
+
+    width: int
+    depth: int
+
+    def forward(
+        self,
+        batch: Batch,
+        positions: Float[Tensor, "atoms 3"],
+        cell: Float[Tensor, "structures 3 3"] | None,
+        layers: Sequence[int],
+    ) -> Encoded:
+        """Encode the atoms of `batch`.
+
+        Args:
+            batch: elements, charges, multiplicities, and which atoms belong together.
+            positions: Å, to be used in the place of `batch.positions`: forces are derivatives with respect to them.
+            cell: lattice vectors in Å, one per row, likewise; None of molecules.
+            layers: of which layers hidden states are wanted, counted from 0 or, if negative, from the end.
+        """
+        ...
+
+    def muon_parameters(self) -> Iterable[nn.Parameter]:
+        """Matrices that the Muon optimiser may have; all other parameters are AdamW's."""
+        ...
+
+
+BuildBackbone = Callable[[ModelSettings], Backbone]
