@@ -111,7 +111,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo, key: str, nested: type[Settings] | None) -> str:
-    text = (field.description or "").replace("|", "\\|")
+    text = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"{text}; [its settings](#{key.replace('.', '').replace('_', '-')})" if nested else text
 
 

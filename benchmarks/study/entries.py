@@ -1,36 +1,35 @@
 """Everything that the study runs: groups of entries, each the base recipe (base.yaml) with some settings changed.
 
 An entry is called WHAT or, in groups that repeat the same entries at several sizes, WHAT@SIZE. `augment-1-view` and
-`augment-2-views` are the controls. Every step makes 16 forward passes of a structure through the network, or, where a
-second view needs only the first blocks, as much work; `passes` counts them, and run.py refuses an entry with another
-number. Exceptions are `paper-comparison`, which compares equal epochs because the paper did, and `HALF`: as many labels
-as an entry learns from that spends its other passes on views without labels.
+`augment-2-views` are the controls. `parts.NAME` is a property of a preset (`ModelSettings`) that no setting changes,
+and `LOSS_TERMS` has losses that transip does not. Every step makes 16 forward passes of a structure through the
+network, or, where a second view needs only the first blocks, as much work; `passes` counts them, and run.py refuses
+an entry with another number. Exceptions are `paper-comparison`, which compares equal epochs because the paper did,
+and `HALF`: as many labels as an entry learns from that spends its other passes on views without labels.
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
+from benchmarks.study import terms
 from transip.config import Recipe
+from transip.training.trainer import BuildLossTerms
 
-Overrides = dict[str, Any]  # settings in the words of a recipe
+Overrides = dict[str, Any]  # settings in the words of a recipe, and parts of a preset
 
 PASSES = 16
 UNEQUAL = ("paper-comparison",)  # groups that may make another number of passes a step
 HALF = "augment-1-view-half"  # and an entry that may
 SECOND_BACKBONE = ("second-backbone",)  # groups trained on backbone.py instead of transip's model
-INFINITESIMAL = ("infinitesimal",)  # groups in which infinitesimal.py's loss stands for the latent one
 
 ONE_VIEW: Overrides = {}
 TWO_VIEWS: Overrides = {"objective.views": 2, "training.batch.batch_size": 8}
 RAW: Overrides = {"objective.augment": False}
 HALF_BATCH: Overrides = {"training.batch.batch_size": 8}
-QUARTER: Overrides = {"objective.views": 2, "objective.second_view": 0.25, "training.batch.batch_size": 13}
-CONSISTENCY: Overrides = {"objective.consistency": 0.5}
 POOLED = {"objective.latent.level": "pooled"}
 # The paper's backbone, and the locality and the rotated values without which it finds no forces in this budget.
-PLAIN = {"model.preset": "paper", "model.distance_bias": True, "model.rotary_values": True}
+PLAIN = {"model.preset": "paper", "parts.distance_bias": True, "parts.rotary_values": True}
 # Labelled structures in one view, geometries of all training data in two: 8 + 4 × 2 passes.
 WITH_POOL = {
     "data.unlabelled": ["data/organics.pack"],
@@ -73,27 +72,14 @@ GROUPS: dict[str, dict[str, Overrides]] = {
         "atoms-latent-0.05": TWO_VIEWS | latent(0.05),
         "atoms-latent-0.2": TWO_VIEWS | latent(0.2),
         "atoms-latent-1": TWO_VIEWS | latent(1.0),
-        "mid-layer-latent": TWO_VIEWS | latent(0.2, layers=[1]),
-        "infonce": TWO_VIEWS | latent(0.05, distance="infonce"),
-        "cosine": TWO_VIEWS | latent(0.4, distance="cosine"),  # 1 − cos is half the squared distance
-        # A fixed representation has no pair forces: controls without the loss, and without pair forces alone.
-        "fixed-representation": TWO_VIEWS | latent(0.2, action="fixed") | {"model.fixed_representation": True},
-        "fixed-representation-no-loss": TWO_VIEWS | {"model.fixed_representation": True},
+        "mid-layer-latent": TWO_VIEWS | latent(0.2),
+        "infonce": TWO_VIEWS | latent(0.05),
+        "cosine": TWO_VIEWS | latent(0.4),  # 1 − cos is half the squared distance
         "no-pair-forces-2-views": TWO_VIEWS | {"model.edge_force_head": False},
-        "consistency": TWO_VIEWS | CONSISTENCY,
-        "consistency-0.1": TWO_VIEWS | {"objective.consistency": 0.1},
-        "consistency-0.02": TWO_VIEWS | {"objective.consistency": 0.02},
-        # 13 structures, 3 of them in a second view
-        "quarter-second-view": QUARTER | latent(0.2),
-        "quarter-second-view-no-loss": QUARTER,
-        # 11 structures and half of the blocks for 10 second views
-        "shallow-second-view": TWO_VIEWS
-        | latent(0.2, layers=[1])
-        | {
-            "objective.second_view": 0.9,
-            "objective.second_view_labels": False,
-            "training.batch.batch_size": 11,
-        },
+        "consistency": TWO_VIEWS | latent(0.5),
+        "consistency-0.1": TWO_VIEWS | latent(0.1),
+        "consistency-0.02": TWO_VIEWS | latent(0.02),
+        "shallow-second-view": {"training.batch.batch_size": 11},
     },
     # A Transformer without our convolutions and pair forces, on absolute coordinates.
     "plain-backbone": {
@@ -118,8 +104,8 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     # What the plain backbone's two additions are worth, from the paper's backbone on.
     "paper-backbone": {
         "paper": {"model.preset": "paper"},
-        "rotary-values": {"model.preset": "paper", "model.rotary_values": True},
-        "distance-bias": {"model.preset": "paper", "model.distance_bias": True},
+        "rotary-values": {"model.preset": "paper", "parts.rotary_values": True},
+        "distance-bias": {"model.preset": "paper", "parts.distance_bias": True},
         "plain": PLAIN,
     },
     "few-labels": sized(
@@ -127,7 +113,7 @@ GROUPS: dict[str, dict[str, Overrides]] = {
             **OBJECTIVES,
             HALF: HALF_BATCH,
             "atoms-latent-pool": WITH_POOL | latent(0.2),
-            "consistency-pool": WITH_POOL | CONSISTENCY,
+            "consistency-pool": WITH_POOL | latent(0.5),
         },
         structures(250, 1000, 4000),
     ),
@@ -135,13 +121,13 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "ingredients": {
         "default": ONE_VIEW,
         "angles-64": {"model.angular_channels": 64},
-        "no-rotary-values": {"model.rotary_values": False},
-        "no-distance-bias": {"model.distance_bias": False},
+        "no-rotary-values": {"parts.rotary_values": False},
+        "no-distance-bias": {"parts.distance_bias": False},
         "no-convolutions": {"model.num_local_layers": 0},
         "no-pair-forces": {"model.edge_force_head": False},
-        "absolute-features": {"model.absolute_features": True},
-        "frequencies-to-3": {"model.max_frequency": 3.0},
-        "frequencies-to-12": {"model.max_frequency": 12.0},
+        "absolute-features": {"parts.absolute_features": True},
+        "frequencies-to-3": {"parts.max_frequency": 3.0},
+        "frequencies-to-12": {"parts.max_frequency": 12.0},
         "8-heads": {"model.heads": 8},
         "depth-2": {"model.depth": 2},
         "depth-6": {"model.depth": 6},
@@ -157,10 +143,8 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     "infinitesimal": {
         **CONTROLS,
         HALF: HALF_BATCH,
-        **{
-            f"generator-{weight}": TWO_VIEWS | latent(weight) | {"objective.second_view_labels": False}
-            for weight in (0.05, 0.5)
-        },
+        "generator-0.05": HALF_BATCH,
+        "generator-0.5": HALF_BATCH,
     },
     "data-size": sized(PRESENT_OBJECTIVES, structures(250, 1000, 4000, 8370)),
     "model-size": sized(PRESENT_OBJECTIVES, WIDTHS | {192: {"model.width": 192, "model.heads": 12}}),
@@ -174,10 +158,31 @@ GROUPS: dict[str, dict[str, Overrides]] = {
     ),
     "second-backbone": {
         **CONTROLS,
-        "pooled-latent": TWO_VIEWS | POOLED | latent(1.0, layers=[2]),  # the last of three
-        "atoms-latent-0.2": TWO_VIEWS | latent(0.2, layers=[2]),
-        "atoms-latent-1": TWO_VIEWS | latent(1.0, layers=[2]),
+        "pooled-latent": TWO_VIEWS | POOLED | latent(1.0),
+        "atoms-latent-0.2": TWO_VIEWS | latent(0.2),
+        "atoms-latent-1": TWO_VIEWS | latent(1.0),
     },
+}
+
+
+# Of entries (GROUP/WHAT), what stands in the place of the latent loss, or is added to the recipe's terms.
+LOSS_TERMS: dict[str, BuildLossTerms] = {
+    "objective/mid-layer-latent": terms.latent(layers=[1]),
+    "objective/infonce": terms.latent(distance=terms.info_nce),
+    "objective/cosine": terms.latent(distance=terms.cosine),
+    "objective/consistency": terms.consistency(),
+    "objective/consistency-0.1": terms.consistency(),
+    "objective/consistency-0.02": terms.consistency(),
+    "objective/shallow-second-view": terms.partial_second_view(0.2, 0.9, layer=1),
+    "few-labels/consistency-pool": terms.consistency(),
+    "infinitesimal/generator-0.05": terms.infinitesimal(0.05),
+    "infinitesimal/generator-0.5": terms.infinitesimal(0.5),
+}
+# Passes of a step that its loss term makes: half of the blocks for 10 of 11 structures; the tangents of 8.
+PASSES_OF_TERMS = {
+    "objective/shallow-second-view": 5,
+    "infinitesimal/generator-0.05": 8,
+    "infinitesimal/generator-0.5": 8,
 }
 
 
@@ -186,13 +191,7 @@ def counted(group: str, entry: str) -> bool:
     return group not in UNEQUAL and entry.partition("@")[0] != HALF
 
 
-def passes(recipe: Recipe) -> Fraction:
-    """Forward passes of one step; a pass that ends after k of d blocks counts k / d."""
-    objective, batch = recipe.objective, recipe.training.batch
-    second = Fraction(0)
-    if objective.views == 2:
-        second = Fraction(max(round(objective.second_view * batch.batch_size), 1))
-        if not getattr(objective, "second_view_labels", True):
-            deepest = max(layer % recipe.model.depth for layer in objective.latent.layers)
-            second *= Fraction(deepest + 1, recipe.model.depth)
-    return batch.batch_size + second + 2 * getattr(batch, "unlabelled", 0)
+def passes(group: str, entry: str, recipe: Recipe) -> int:
+    """Forward passes of one step; two passes through half of the blocks count as one."""
+    batch, of_terms = recipe.training.batch, PASSES_OF_TERMS.get(f"{group}/{entry}", 0)
+    return batch.batch_size * recipe.objective.views + 2 * batch.unlabelled + of_terms

@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,9 @@ from torch import nn
 import transip
 from benchmarks.common.errors import errors_in_mev
 from benchmarks.common.records import Record, argument_parser, provenance, read_results, results_file, save_results
-from benchmarks.study import entries, terms
+from benchmarks.study import entries
 from transip.batch import Batch, Prediction
-from transip.config import LabelSettings, Recipe, load
+from transip.config import LabelSettings, ModelSettings, Recipe, load
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.evaluation.saved import batch_limits_for, evaluate
@@ -47,6 +48,7 @@ RESULTS = results_file(__file__)
 BASE = RESULTS.with_name("base.yaml")
 DATA = Path("data/organics.pack")
 TRAIN_SAMPLE = 250  # training structures on which the training error is measured
+PARTS = "parts."  # begins the names of parts of a preset in `entries`
 SYMMETRY_SAMPLE = 32  # validation structures on which the layers are looked at during training
 
 
@@ -104,8 +106,9 @@ def run(group: str, entry: str, seed: int, steps: int | None, known: Iterable[Re
     """Train and evaluate one entry, or copy the same run from another group."""
     overrides = entries.GROUPS[group][entry]
     recipe = recipe_of(group, entry, seed, steps)
-    replaced = own_parts(group)
-    digest = _digest(json.dumps([recipe.model_dump(mode="json"), sorted(replaced)]).encode())
+    replaced = own_parts(group, entry)
+    own = [f"{group}/{entry}"] if replaced else []
+    digest = _digest(json.dumps([recipe.model_dump(mode="json"), parts_of(overrides), own]).encode())
     identity = {"group": group, "entry": entry, "seed": seed, "overrides": overrides, "recipe": digest}
     command = f"python -m benchmarks.study.run {group}/{entry} --seeds={seed}"
     for found in known:
@@ -115,7 +118,7 @@ def run(group: str, entry: str, seed: int, steps: int | None, known: Iterable[Re
     return {
         **identity,
         "settings": recipe.model_dump(mode="json"),
-        "passes_per_step": float(entries.passes(recipe)),
+        "passes_per_step": entries.passes(group, entry, recipe),
         **train(recipe, replaced),
         **provenance(),
         "command": command,
@@ -132,10 +135,25 @@ def recipe_of(group: str, entry: str, seed: int, steps: int | None = None) -> Re
     settings = {**entries.GROUPS[group][entry], "training.seed": seed}
     if steps:
         settings |= {"training.steps": steps, "training.evaluate_every": steps}
-    recipe = load(Recipe, BASE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-    if entries.counted(group, entry) and (made := entries.passes(recipe)) != entries.PASSES:
-        raise InputError(f"makes {float(made):g} forward passes a step, not {entries.PASSES}", where=f"{group}/{entry}")
+    given = [f"{key}={json.dumps(value)}" for key, value in settings.items() if not key.startswith(PARTS)]
+    recipe = load(Recipe, BASE, given)
+    if parts := parts_of(settings):
+        recipe = recipe.model_copy(update={"model": with_parts(recipe.model, parts)})
+    if entries.counted(group, entry) and (made := entries.passes(group, entry, recipe)) != entries.PASSES:
+        raise InputError(f"makes {made} forward passes a step, not {entries.PASSES}", where=f"{group}/{entry}")
     return recipe
+
+
+def parts_of(overrides: entries.Overrides) -> dict[str, Any]:
+    """Parts of a preset that an entry changes."""
+    return {key.removeprefix(PARTS): value for key, value in overrides.items() if key.startswith(PARTS)}
+
+
+def with_parts(settings: ModelSettings, parts: dict[str, Any]) -> ModelSettings:
+    """`settings` with other parts than their preset has."""
+    properties = {name: property(lambda _, value=value: value) for name, value in parts.items()}
+    changed = types.new_class("ChangedSettings", (ModelSettings,), exec_body=lambda body: body.update(properties))
+    return changed(**settings.model_dump())
 
 
 class Turned(nn.Module):
@@ -172,9 +190,10 @@ class Observer(Callback):
         self.cpu_seconds, self.trainer = time.process_time() - self.began, trainer
 
 
-def own_parts(group: str) -> dict[str, Any]:
-    """What stands for a part of the package's training in this group."""
-    return {"loss_terms": terms.infinitesimal(0.05)} if group in entries.INFINITESIMAL else {}
+def own_parts(group: str, entry: str) -> dict[str, Any]:
+    """What stands for a part of the package's training in this entry."""
+    build = entries.LOSS_TERMS.get(f"{group}/{entry.partition('@')[0]}")
+    return {"loss_terms": build} if build else {}
 
 
 def train(recipe: Recipe, replaced: dict[str, Any]) -> Record:

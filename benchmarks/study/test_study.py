@@ -10,10 +10,10 @@ import torch
 
 from benchmarks.robustness.commands import random_model
 from benchmarks.study import backbone, entries, terms
-from benchmarks.study.run import BASE
+from benchmarks.study.run import recipe_of
 from tests.toy import toy_structure
 from transip.batch import Batch
-from transip.config import LatentSettings, Recipe, load
+from transip.config import LatentSettings
 from transip.rotations import random_rotations, rotate
 from transip.structure import MAX_ATOMIC_NUMBER
 from transip.symmetry.latent import LatentEquivariance
@@ -137,14 +137,23 @@ def test_a_rotated_molecule_is_another_input(model, batch):
 
 
 def test_every_entry_is_a_recipe_of_equally_many_passes():
-    def recipe(overrides: dict) -> Recipe:
-        return load(Recipe, BASE, [f"{key}={value!r}" for key, value in overrides.items()])
-
     made = {
-        f"{group}/{name}": entries.passes(recipe(overrides))
+        f"{group}/{name}": entries.passes(group, name, recipe_of(group, name, seed=0))
         for group, members in entries.GROUPS.items()
-        for name, overrides in members.items()
+        for name in members
         if entries.counted(group, name)
     }
     assert len(made) > 50
     assert set(made.values()) == {entries.PASSES}
+
+
+def test_every_loss_term_belongs_to_an_entry():
+    known = {f"{group}/{name.partition('@')[0]}" for group, members in entries.GROUPS.items() for name in members}
+    assert {*entries.LOSS_TERMS, *entries.PASSES_OF_TERMS} <= known
+
+
+def test_parts_of_a_preset_are_exchanged():
+    plain = recipe_of("paper-backbone", "plain", seed=0).model
+    assert plain.distance_bias and plain.rotary_values and plain.absolute_features
+    assert recipe_of("ingredients", "frequencies-to-3", seed=0).model.max_frequency == 3
+    assert not recipe_of("ingredients", "no-rotary-values", seed=0).model.rotary_values

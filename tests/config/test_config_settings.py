@@ -102,21 +102,8 @@ class TestWrongValues:
             ({"training": {"steps": 1, "minutes": 1}}, "training", "give either training.steps or training.minutes"),
             ({"model": {"width": 65, "heads": 4}}, "model", "width 65 must be an even multiple of heads 4"),
             ({"model": {"width": 36, "heads": 12}}, "model", "must be an even multiple"),
-            (
-                {"model": {"width": 6, "heads": 1, "fixed_representation": True}},
-                "model",
-                "needs a width divisible by 4",
-            ),
             ({"objective": {"latent": {"weight": 1}}}, "", "objective.latent.weight > 0 .* set objective.views to 2"),
-            ({"objective": {"consistency": 1}}, "", "objective.consistency > 0 .* set objective.views to 2"),
-            ({"objective": {"consistency": 1, "views": 2, "augment": False}}, "objective", "augment to true"),
-            ({"objective": {"views": 2, "second_view_labels": False}}, "objective", "second view without a use"),
-            (
-                {"objective": {"consistency": 1, "second_view_labels": False}},
-                "objective",
-                "second view without a use: set views to 2",
-            ),
-            ({**POOL, "objective": {"views": 2}}, "", "data.unlabelled serves only losses between two views"),
+            ({**POOL, "objective": {"views": 2}}, "", "data.unlabelled serves only the latent loss"),
             ({**POOL, "training": {"steps": 1}}, "", "set training.batch.unlabelled above 0"),
             (
                 {**POOL, "data": {"train": ["a.pack"]}},
@@ -129,21 +116,10 @@ class TestWrongValues:
                 "set objective.augment to true",
             ),
             (
-                {"objective": {"latent": {"weight": 1, "action": "fixed"}, "views": 2}},
-                "",
-                "needs model.fixed_representation: true",
-            ),
-            (
                 {"objective": {"equigrad_weight": 0.1}, "model": {"forces": "direct"}},
                 "",
                 "needs model.forces: conservative",
             ),
-            (
-                {"objective": {"latent": {"weight": 1, "layers": [0, 2]}, "views": 2}, "model": {"size": "XS"}},
-                "",
-                r"layers \[2\] do not exist in a model of depth 2",
-            ),
-            ({"objective": {"latent": {"layers": []}}}, "objective.latent.layers", "at least 1"),
             ({"training": {"steps": 0}}, "training.steps", "greater than 0"),
             ({"training": {"steps": 1, "ema_decay": 1.5}}, "training.ema_decay", "less than or equal to 1"),
             ({"training": {"steps": 1, "precision": "fp8"}}, "training.precision", "'float32' or 'bf16'"),
@@ -164,19 +140,11 @@ class TestWrongValues:
             parse(LabelSettings, {"domains": domains}, "labels.yaml")
 
     def test_the_corrected_settings_are_fine(self):
-        recipe(
-            model={"fixed_representation": True, "forces": "conservative", "size": "XS"},
-            objective={
-                "views": 2,
-                "equigrad_weight": 0.1,
-                "latent": {"weight": 1, "action": "fixed", "layers": [-2, 1]},
-            },
-        )
+        recipe(model={"size": "XS"}, objective={"views": 2, "equigrad_weight": 0.1, "latent": {"weight": 1}})
 
-    @pytest.mark.parametrize("objective", [{"latent": {"weight": 1}}, {"consistency": 1}])
     @pytest.mark.parametrize("views", [1, 2])
-    def test_a_pool_gives_two_views_by_itself(self, objective, views):
-        assert recipe(**POOL, objective={"views": views, **objective}).objective.views == views
+    def test_unlabelled_structures_have_two_views_by_themselves(self, views):
+        assert recipe(**POOL, objective={"views": views, "latent": {"weight": 1}}).objective.views == views
 
 
 class TestFillingIn:
@@ -188,8 +156,15 @@ class TestFillingIn:
             assert getattr(found, name) == value
 
     def test_what_is_given_comes_first(self):
-        found = ModelSettings.model_validate({"size": "M", "preset": "paper", "depth": 3, "distance_bias": True})
-        assert (found.width, found.depth, found.rotary_values, found.distance_bias) == (384, 3, False, True)
+        found = ModelSettings.model_validate({"size": "M", "preset": "paper", "depth": 3, "num_local_layers": 1})
+        assert (found.width, found.depth, found.angular_channels, found.num_local_layers) == (384, 3, 0, 1)
+
+    def test_only_the_paper_has_absolute_positions_instead_of_distances(self):
+        default, paper = (ModelSettings.model_validate({"preset": preset}) for preset in ("default", "paper"))
+        assert default.distance_bias and default.rotary_values and not default.absolute_features
+        assert paper.absolute_features and not paper.distance_bias and not paper.rotary_values
+        with pytest.raises(InputError, match="a cutoff needs another preset"):
+            parse(ModelSettings, {"preset": "paper", "cutoff": 5.0}, "test")
 
     def test_the_defaults_are_those_of_the_default_size(self):
         defaults = {name: field.default for name, field in ModelSettings.model_fields.items()}

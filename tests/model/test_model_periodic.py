@@ -193,5 +193,5 @@ def test_a_cutoff_reaches_as_far_as_local_layers():
 
 
 def test_a_cutoff_and_absolute_features_exclude_each_other():
-    with pytest.raises(ValueError, match="absolute_features"):
+    with pytest.raises(ValueError, match="another preset"):
         ModelSettings.model_validate({"preset": "paper", "cutoff": 5.0})

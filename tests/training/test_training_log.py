@@ -4,10 +4,9 @@ import json
 import math
 
 import pytest
-import yaml
 
 from toy import read_metrics, toy_recipe
-from transip.config import Recipe
+from transip.config import Recipe, load
 from transip.data.dataset import Dataset
 from transip.training.trainer import train
 
@@ -63,7 +62,7 @@ def test_forward_passes_count_both_views_of_unlabelled_structures(toy_packs, toy
 
 def test_the_resolved_recipe_is_kept(run):
     folder, recipe = run
-    assert Recipe.model_validate(yaml.safe_load((folder / "recipe.yaml").read_text())) == recipe
+    assert load(Recipe, folder / "recipe.yaml") == recipe
 
 
 def test_the_model_knows_how_it_was_trained(run):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from transip.config.base import Settings
 from transip.config.data import DataSettings, ReferenceSettings
@@ -16,21 +16,23 @@ from transip.errors import InputError
 class Recipe(Settings):
     """A training recipe (`transip train`)."""
 
-    name: str = Field(description="name of the run; its folder is runs/NAME unless another is given")
-    data: DataSettings = Field(description="training and validation data")
-    model: ModelSettings = Field(default_factory=ModelSettings, description="the network")
-    init_from: str | None = Field(
-        default=None,
-        description="trained model with whose weights, element energies and scale training begins: a folder, the name "
-        "of a shipped model, or owner/name on the Hugging Face Hub; `model` is then that model's, but `forces` may "
-        "differ",
-    )
-    fine_tuning: FineTuningSettings = Field(
-        default_factory=FineTuningSettings, description="what is kept of the model `init_from`"
-    )
-    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings, description="the loss")
-    references: ReferenceSettings = Field(default_factory=ReferenceSettings, description="element energies")
-    training: TrainingSettings = Field(description="budget, optimiser, evaluations")
+    name: str
+    """name of the run; its folder is runs/NAME unless another is given"""
+    data: DataSettings
+    """training and validation data"""
+    model: ModelSettings = ModelSettings()
+    """the network"""
+    init_from: str | None = None
+    """trained model with whose weights, element energies and scale training begins: a folder, the name of a shipped
+    model, or owner/name on the Hugging Face Hub; `model` is then that model's, but `forces` may differ"""
+    fine_tuning: FineTuningSettings = FineTuningSettings()
+    """what is kept of the model `init_from`"""
+    objective: ObjectiveSettings = ObjectiveSettings()
+    """the loss"""
+    references: ReferenceSettings = ReferenceSettings()
+    """element energies"""
+    training: TrainingSettings
+    """budget, optimiser, evaluations"""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -66,19 +68,14 @@ class Recipe(Settings):
         return recipe
 
     def _check_model(self) -> None:
-        latent, frozen = self.objective.latent, self.fine_tuning.frozen_blocks
-        if latent.weight and latent.action == "fixed" and not self.model.fixed_representation:
-            raise ValueError("latent.action 'fixed' needs model.fixed_representation: true")
+        frozen = self.fine_tuning.frozen_blocks
         if self.objective.equigrad_weight and self.model.forces != "conservative":
             raise ValueError("objective.equigrad_weight penalises ∂E/∂rotation: it needs model.forces: conservative")
-        outside = [k for k in latent.layers if not -self.model.depth <= k < self.model.depth]
-        if outside:
-            raise ValueError(f"latent.layers {outside} do not exist in a model of depth {self.model.depth}")
         if frozen is not None and frozen > self.model.depth:
             raise ValueError(f"fine_tuning.frozen_blocks {frozen} exceeds the model's depth {self.model.depth}")
 
     def _check_views(self) -> None:
-        packs, number, compared = self.data.unlabelled, self.training.batch.unlabelled, self.objective.comparison
+        packs, number, latent = self.data.unlabelled, self.training.batch.unlabelled, self.objective.latent.weight
         if number and not packs:
             raise ValueError(f"training.batch.unlabelled {number} has nothing to draw from: give data.unlabelled")
         if bool(self.data.replay) != bool(self.training.batch.replay):
@@ -86,13 +83,10 @@ class Recipe(Settings):
                 "data.replay and training.batch.replay go together: which packs, how many structures a batch"
             )
         if packs and not number:
-            raise ValueError("data.unlabelled is never seen: set training.batch.unlabelled above 0")
-        if packs and not compared:
+            raise ValueError("data.unlabelled is never used: set training.batch.unlabelled above 0")
+        if packs and not latent:
+            raise ValueError("data.unlabelled serves only the latent loss: set objective.latent.weight above 0")
+        if latent and self.objective.views != 2 and not packs:
             raise ValueError(
-                "data.unlabelled serves only losses between two views: "
-                "set objective.latent.weight or objective.consistency above 0"
-            )
-        if compared and self.objective.views != 2 and not packs:
-            raise ValueError(
-                f"objective.{compared} > 0 compares two views: set objective.views to 2, or give data.unlabelled"
+                "objective.latent.weight > 0 compares two views: set objective.views to 2, or give data.unlabelled"
             )

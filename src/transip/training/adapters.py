@@ -21,6 +21,8 @@ from transip.model.potential import Potential
 from transip.model.transformer import Block, Transformer
 from transip.structure import MAX_CHARGE
 
+LORA_ALPHA = 8.0  # so that the learning rate need not change with the rank
+
 
 class NewSpecies(NamedTuple):
     """What the data have and the trained model has not seen: atomic numbers, total charges (e), multiplicities."""
@@ -31,12 +33,12 @@ class NewSpecies(NamedTuple):
 
 
 class LowRank(nn.Module):
-    """W + alpha / rank · up @ down, which is W at first (LoRA, arXiv 2106.09685)."""
+    """W + `LORA_ALPHA` / rank · up @ down, which is W at first (LoRA, arXiv 2106.09685)."""
 
-    def __init__(self, weight: Float[Tensor, "outputs inputs"], rank: int, alpha: float):
+    def __init__(self, weight: Float[Tensor, "outputs inputs"], rank: int):
         super().__init__()
         outputs, inputs = weight.shape
-        self.factor = alpha / rank
+        self.factor = LORA_ALPHA / rank
         self.down = nn.Parameter(torch.randn(rank, inputs).to(weight) / inputs**0.5)
         self.up = nn.Parameter(weight.new_zeros(outputs, rank))
 
@@ -90,7 +92,7 @@ def apply_adapters(potential: Potential, settings: FineTuningSettings, new_speci
             block.requires_grad_(False)
         for matrix in chain(block.attention.children(), block.mlp.children()):
             if settings.lora_rank and layer >= num_frozen and isinstance(matrix, nn.Linear):
-                _parametrize(matrix, LowRank(matrix.weight.detach(), settings.lora_rank, settings.alpha))
+                _parametrize(matrix, LowRank(matrix.weight.detach(), settings.lora_rank))
 
 
 def merge_adapters(potential: Potential) -> Potential:
