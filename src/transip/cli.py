@@ -249,7 +249,7 @@ def calibrate(
     found = calibration.calibrate(
         model, data or [], committee=committee or [], average=average, device=device, seed=seed
     )
-    console.print(calibration.table(found))
+    console.print(calibration.calibration_table(found))
     console.print(f"kept in {model}")
 
 
@@ -263,12 +263,13 @@ def symmetry(
     device: Device = "auto",
 ) -> None:
     """Rotation errors of energy and forces, and what each layer's embedding knows of orientation."""
-    from transip.evaluation.symmetry import evaluate_symmetry
+    from transip.evaluation.symmetry import evaluate_symmetry, symmetry_table
+    from transip.files import write_json
 
-    found = evaluate_symmetry(model, data, structures=structures, rotations=rotations, device=device)
-    console.print(found.table())
+    values = evaluate_symmetry(model, data, structures=structures, rotations=rotations, device=device)
+    console.print(symmetry_table(values))
     if output is not None:
-        found.write(output)
+        write_json(output, values)
 
 
 @app.command(epilog="Example: transip report runs/demo runs/other -o report.html")

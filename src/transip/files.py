@@ -60,12 +60,12 @@ def resolve_output(target: str | Path) -> Path:
     Raises:
         InputError: it is a folder, or no file that could be replaced, such as ``/dev/null``.
     """
-    found = Path(os.path.realpath(target))
-    if found.is_dir():
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
         raise InputError("is a folder", where=str(target), remedy="name a file to write")
-    if found.exists() and not found.is_file():
+    if path.exists() and not path.is_file():
         raise InputError("is no ordinary file", where=str(target), remedy="name a file to write")
-    return found
+    return path
 
 
 @contextmanager
@@ -106,11 +106,11 @@ def remove_stale(target: Path) -> None:
         target: that nobody else is writing; the name ``*`` stands for everything in a folder.
     """
     for path in target.parent.glob(".*"):
-        found = STALE_TEMP.fullmatch(path.name)
-        if found is None or target.name not in ("*", found["name"]):
+        match = STALE_TEMP.fullmatch(path.name)
+        if match is None or target.name not in ("*", match["name"]):
             continue
-        if found["previous"] and not path.with_name(found["name"]).exists():
-            path.rename(path.with_name(found["name"]))
+        if match["previous"] and not path.with_name(match["name"]).exists():
+            path.rename(path.with_name(match["name"]))
         elif path.is_dir():
             shutil.rmtree(path)
         else:

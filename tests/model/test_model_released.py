@@ -222,7 +222,16 @@ class TestCard:
     def test_is_markdown_with_front_matter(self, model):
         _, matter, text = model_card(model).split("---\n", 2)
         assert yaml.safe_load(matter)["library_name"] == "transip"
-        for word in ("toy pairs", "H, C", "-1, 0", "1.23", "45.6", "forces 20.1 meV/Å", "8,370", "must not be used"):
+        for word in (
+            "toy pairs",
+            "H, C",
+            "-1, 0",
+            "1.23",
+            "45.6",
+            "force components by 20.1 meV/Å",
+            "8,370",
+            "Do not use this model for",
+        ):
             assert word in text
 
     def test_says_what_was_measured_by_domain_and_in_dynamics(self, model):
@@ -232,7 +241,7 @@ class TestCard:
             "not_for": ["reaction barriers"],
         }
         text = model_card(model)
-        assert "| elytes | 1.23 | 45.6 |" in text and "| reactivity | 1.23 | 200 |" in text
+        assert "| elytes | 1.23 | 45.6 |" in text and "| reactivity | 1.23 | 200.0 |" in text
         assert "NVE at 300 K: 0.3 meV/atom/ps" in text and "- reaction barriers." in text
 
     def test_says_under_which_name_to_load_it(self, model, tmp_path):
@@ -243,7 +252,10 @@ class TestCard:
     def test_says_what_errors_were_measured_on(self, model, make_model):
         assert "whose compositions were held out of training." in model_card(model)
         model.card |= {"data": {"validation_trained_on": 12}, "started_from": "another"}
-        assert "12 have a composition that was also trained on. The model that it started from" in model_card(model)
+        assert (
+            "12 of the structures have a composition in training. The model that this one was fine-tuned from"
+            in model_card(model)
+        )
 
     def test_speaks_of_periodic_systems_where_there_is_no_cutoff(self, model, make_model):
         assert "- periodic systems" in model_card(model)

@@ -102,19 +102,18 @@ def calibrate(
         )
     if not Path(model).exists():
         raise InputError(
-            "is not a folder of yours (a model of the package or the Hub?), and what is found is kept with the model",
+            "is not a folder of yours, and a calibration is kept in the model's folder",
             where=str(model),
             remedy="copy the model's folder and name the copy",
         )
     data = load_validation_set(model, packs)
     with output_lock(resolve_model_folder(model) / CONFIG):
         predictor = uncalibrated([model, *committee], average, device)
-        found = collect(predictor, data, batch_limits_for(data))
-        calibration = fit(found, predictor, seed)
-        before = load_model(model).card.get("calibrations", [])
-        same = (calibration.members, calibration.rotations)
-        others = [one for one in before if (one["members"], one["rotations"]) != same]
-        update_metadata(model, calibrations=[*others, calibration.model_dump()])
+        calibration = fit(collect(predictor, data, batch_limits_for(data)), predictor, seed)
+        replaced = (calibration.members, calibration.rotations)
+        earlier = load_model(model).card.get("calibrations", [])
+        kept = [values for values in earlier if (values["members"], values["rotations"]) != replaced]
+        update_metadata(model, calibrations=[*kept, calibration.model_dump()])
     return calibration
 
 
@@ -125,22 +124,22 @@ def uncalibrated(models: Models, average: int | None, device: str = "auto") -> n
 
 
 def collect(model: nn.Module, data: Dataset, batch: BatchSettings) -> CalibrationData:
-    """CalibrationData and errors of `model`, whose predictions are `Averaged`, on `data`."""
+    """Spreads and errors of `model`, which predicts an `EnsemblePrediction`, on `data`."""
     first = np.cumsum(data.atom_counts) - data.atom_counts
     energies, forces = np.empty((2, len(data))), np.empty((2, int(data.atom_counts.sum())))
-    for indices, labelled, found in iter_predictions(model, data, sorted_batches(data.atom_counts, batch)):
-        assert isinstance(found, EnsemblePrediction) and labelled.energy is not None and labelled.forces is not None
+    for indices, labelled, predicted in iter_predictions(model, data, sorted_batches(data.atom_counts, batch)):
+        assert isinstance(predicted, EnsemblePrediction) and labelled.energy is not None and labelled.forces is not None
         atoms = concat_ranges(first[indices], data.atom_counts[indices])
-        energies[:, indices] = torch.stack([found.energy_std, (found.energy - labelled.energy).abs()]).cpu()
-        forces[:, atoms] = torch.stack([found.forces_std, (found.forces - labelled.forces).norm(dim=-1)]).cpu()
+        energies[:, indices] = torch.stack([predicted.energy_std, (predicted.energy - labelled.energy).abs()]).cpu()
+        forces[:, atoms] = torch.stack([predicted.forces_std, (predicted.forces - labelled.forces).norm(dim=-1)]).cpu()
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
         raise InputError("the models predict NaN or infinite numbers", remedy="use other models or data")
     return CalibrationData(data.atom_counts, data.composition_hashes(), *energies, *forces)
 
 
-def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
-    """The calibration of `model` by what `collect` has found."""
-    fitted, other = found.halves(seed)
+def fit(data: CalibrationData, model: nn.Module, seed: int) -> Calibration:
+    """The calibration of `model` from what `collect` returned."""
+    fitted, other = data.halves(seed)
     maps = {
         "energy": SpreadToError.fit(fitted.energy_std, fitted.energy_error).with_test_scores(
             other.energy_std, other.energy_error
@@ -153,15 +152,15 @@ def fit(found: CalibrationData, model: nn.Module, seed: int) -> Calibration:
     return Calibration(members=members, rotations=rotations, structures=len(fitted.counts), **maps)
 
 
-def table(calibration: Calibration) -> Table:
+def calibration_table(calibration: Calibration) -> Table:
     """A table for the terminal."""
     caption = f"fitted to {calibration.structures:,} structures, tested on other compositions"
-    found = Table(title=calibration.description, caption=caption, caption_justify="left")
-    found.add_column("error of")
+    table = Table(title=calibration.description, caption=caption, caption_justify="left")
+    table.add_column("error of")
     for heading in ("rank\ncorrelation", "uncertainty", *(f"within\n{level} %" for level in LEVELS)):
-        found.add_column(heading, justify="right")
+        table.add_column(heading, justify="right")
     for name, fitted in (("forces, per atom", calibration.forces), ("energies", calibration.energy)):
         formula = f"{fitted.factor:.3g} × spread^{fitted.exponent:.2f}"
         shares = (f"{fitted.coverage[str(level)]:.1f} %" for level in LEVELS)
-        found.add_row(name, f"{fitted.spearman:.2f}", formula, *shares)
-    return found
+        table.add_row(name, f"{fitted.spearman:.2f}", formula, *shares)
+    return table

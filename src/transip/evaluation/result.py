@@ -44,7 +44,7 @@ class Evaluation:
         symmetry: rotation errors; see `transip.symmetry.measure.measure_symmetry`; None if not measured.
         cost: structures and atoms predicted, seconds, atoms per second, hardware and versions.
         predictions: arrays in the dataset's order. In the form of the OMol25 leaderboard: ``ids``, ``natoms``
-            (structures,), ``energy`` in eV (structures,), ``forces`` in eV/Å (atoms, 3). Beside them ``domain``,
+            (structures,), ``energy`` in eV (structures,), ``forces`` in eV/Å (atoms, 3). Besides these ``domain``,
             ``reference_energy``, ``reference_forces``, ``numbers`` and ``positions`` in Å.
     """
 
@@ -84,34 +84,29 @@ class Evaluation:
 
     def table(self) -> Table:
         """A table for the terminal: a row per domain in meV/atom and meV/Å, the rotation errors below it."""
-        table = Table(title="Errors", caption=self._caption(), caption_justify="left")
+        columns = [metric for metric in COLUMNS if metric is not EFWT or self.overall[EFWT.key]]
+        caption = [self._symmetry_line(), EFWT_IS if EFWT in columns else ""]
+        if (stress := self.overall.get("stress_mae")) is not None:
+            caption.append(f"Stress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa).")
+        table = Table(title="Errors", caption="\n".join(filter(None, caption)), caption_justify="left")
         table.add_column("domain", no_wrap=True)
-        for quantity in COLUMNS:
-            table.add_column(f"{quantity.name}\n{quantity.unit}".rstrip(), justify="right", no_wrap=True)
-        for domain, metrics in self.domains.items():
-            table.add_row(Text(domain or NO_DOMAIN), *_cells(metrics))
+        for metric in columns:
+            table.add_column(f"{metric.name}\n{metric.unit}".rstrip(), justify="right", no_wrap=True)
+        for domain, values in self.domains.items():
+            table.add_row(Text(domain or NO_DOMAIN), *(metric.text(values) for metric in columns))
         table.add_section()
-        table.add_row("all", *_cells(self.overall), style="bold")
+        table.add_row("all", *(metric.text(self.overall) for metric in columns), style="bold")
         return table
-
-    def _caption(self) -> str:
-        stress = self.overall.get("stress_mae")
-        line = "" if stress is None else f"\nStress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa)."
-        return f"{self._symmetry_line()}\n{EFWT_IS}{line}"
 
     def _symmetry_line(self) -> str:
         if self.symmetry is None:
             return "Symmetry was not measured."
         relative = self.relative_rotation_error
-        share = "" if relative is None else f" ({relative:.2f} × the force MAE)"
+        ratio = "" if relative is None else f" ({relative:.2f} × the force MAE)"
         return (
-            f"Force rotation error {ROTATION_ERROR.with_unit(self.symmetry)}{share}; "
+            f"Force rotation error {ROTATION_ERROR.with_unit(self.symmetry)}{ratio}; "
             f"energy rotation spread {ROTATION_SPREAD.with_unit(self.symmetry)}."
         )
-
-
-def _cells(metrics: Metrics) -> list[str]:
-    return [quantity.text(metrics) for quantity in COLUMNS]
 
 
 def _check_sections(values: Any, source: Path) -> None:

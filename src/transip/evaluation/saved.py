@@ -26,7 +26,7 @@ from transip.evaluation.result import Evaluation
 from transip.files import RECIPE
 from transip.inference.predict import load_for_inference
 from transip.metrics.errors import TERMS, per_structure_errors, reduce_metrics
-from transip.metrics.validation import device_of, iter_predictions, sampled_symmetry
+from transip.metrics.validation import all_layers, device_of, iter_predictions, sampled_symmetry
 from transip.model.files import load_model, resolve_model_folder
 from transip.model.potential import Potential
 from transip.symmetry.average import with_rotation_average
@@ -80,22 +80,20 @@ def evaluate(
             _store(arrays, indices, atoms, labelled, prediction)
             _check_finite(arrays, indices, atoms, dataset)
             bar.advance(task, len(indices))
+    rotation_errors = None
+    if symmetry:
+        sample = {"structures": symmetry_structures, "latent": latent}
+        rotation_errors = sampled_symmetry(model, dataset, batch, all_layers(model), **sample)
     return Evaluation(
         overall=reduce_metrics(torch.from_numpy(terms.sum(0))),
         domains={
             str(domain): reduce_metrics(torch.from_numpy(terms[dataset.domains == domain].sum(0)))
             for domain in np.unique(dataset.domains)
         },
-        symmetry=sampled_symmetry(model, dataset, batch, symmetry_structures, latent, _all_layers(model))
-        if symmetry
-        else None,
+        symmetry=rotation_errors,
         cost=_cost(dataset, seconds, model),
         predictions=arrays,
     )
-
-
-def _all_layers(model: nn.Module) -> tuple[int, ...]:
-    return tuple(range(getattr(getattr(model, "settings", None), "depth", 0)))
 
 
 def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -115,11 +113,7 @@ def _empty_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def _store(
-    arrays: dict[str, np.ndarray],
-    indices: np.ndarray,
-    atoms: np.ndarray,
-    batch: Batch,
-    prediction: Prediction,
+    arrays: dict[str, np.ndarray], indices: np.ndarray, atoms: np.ndarray, batch: Batch, prediction: Prediction
 ) -> None:
     assert batch.energy is not None and batch.forces is not None  # or there were no error terms
     arrays["energy"][indices] = prediction.energy.detach().cpu().numpy()

@@ -51,16 +51,16 @@ def per_structure_errors(batch: Batch, prediction: Prediction) -> Float64[Tensor
     """
     if batch.energy is None or batch.forces is None:
         raise InputError("has no energies and forces to compare with", remedy="evaluate on labelled structures")
-    found, true = prediction.forces.detach().double(), batch.forces.double()
+    predicted, true = prediction.forces.detach().double(), batch.forces.double()
     energy = (prediction.energy.detach() - batch.energy).abs()
     per_atom = energy / batch.atom_counts
-    error = (found - true).abs()
+    error = (predicted - true).abs()
     atoms = torch.stack(
         [
             error.sum(-1),
             error.square().sum(-1),
-            functional.cosine_similarity(found, true, dim=-1),
-            (found.norm(dim=-1) - true.norm(dim=-1)).abs(),
+            functional.cosine_similarity(predicted, true, dim=-1),
+            (predicted.norm(dim=-1) - true.norm(dim=-1)).abs(),
             (error >= FORCE_THRESHOLD).any(-1).double(),
         ],
         -1,

@@ -49,7 +49,7 @@ def validation_metrics(
         sums += per_structure_errors(labelled, prediction).sum(0)
     metrics = reduce_metrics(reduce(sums) if reduce else sums)
     if symmetry_structures:
-        errors = sampled_symmetry(model, dataset, batch, symmetry_structures, latent=None, layers=())
+        errors = sampled_symmetry(model, dataset, batch, structures=symmetry_structures)
         metrics |= {name: value for name, value in errors.items() if name != "layers"}
     return metrics
 
@@ -70,16 +70,24 @@ def sampled_symmetry(
     model: nn.Module,
     dataset: Dataset,
     batch: BatchSettings,
-    structures: int,
-    latent: LatentEquivariance | None,
-    layers: Sequence[int],
+    layers: Sequence[int] = (),
+    *,
+    structures: int = 64,
+    rotations: int = ROTATIONS,
+    latent: LatentEquivariance | None = None,
+    seed: int = SYMMETRY_SEED,
 ) -> dict[str, Any]:
-    """`measure_symmetry` on at most `structures` of the dataset, drawn at random and the same each time."""
+    """`measure_symmetry` on at most `structures` of the dataset, drawn at random and the same for equal seeds."""
     number = min(structures, len(dataset))
-    chosen = np.random.default_rng(SYMMETRY_SEED).choice(len(dataset), number, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(dataset), number, replace=False)
     sample = dataset.select(np.sort(chosen))
     batches = (sample.get_batch(indices).to(device_of(model)) for indices in sorted_batches(sample.atom_counts, batch))
-    return measure_symmetry(model, batches, rotations=ROTATIONS, layers=layers, latent=latent, seed=SYMMETRY_SEED)
+    return measure_symmetry(model, batches, rotations=rotations, layers=layers, latent=latent, seed=seed)
+
+
+def all_layers(model: nn.Module) -> tuple[int, ...]:
+    """Numbers of the layers of `model`; none if it does not say how deep it is."""
+    return tuple(range(getattr(getattr(model, "settings", None), "depth", 0)))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -90,7 +90,7 @@ class Calibration(Settings):
 
 def fingerprint(model: Potential) -> str:
     """What tells `model` from others: a checksum of its weights, the same in float32 and float64."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for tensor in model.state_dict().values():
-        found.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(tensor.detach().to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]

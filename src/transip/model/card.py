@@ -29,7 +29,7 @@ tags:
 - force-field
 ---"""
 ERRORS = (ENERGY_MAE, FORCE_MAE, FORCE_COSINE, STRUCTURES)
-SYMMETRY = {"forces": ROTATION_ERROR, "energy": ROTATION_SPREAD}
+SYMMETRY = (("force components", ROTATION_ERROR), ("energy", ROTATION_SPREAD))
 
 
 def model_card(model: Potential) -> str:
@@ -114,7 +114,7 @@ def _overview(model: Potential) -> str:
         f"- {model.num_parameters:,} parameters (width {settings.width}, depth {settings.depth}, "
         f"heads {settings.heads}), {settings.forces} forces, preset `{settings.preset}`",
         f"- level of theory: {card.get('level_of_theory', 'unknown')}",
-        f"- elements seen in training: {join_or_unknown(card.get('elements'))}",
+        f"- elements in the training data: {join_or_unknown(card.get('elements'))}",
         f"- charges: {join_or_unknown(card.get('charges'))}; multiplicities: {join_or_unknown(card.get('spins'))}; "
         f"atoms: {' to '.join(map(str, card.get('sizes', ['unknown'])))}",
         "- units: eV, Å, eV/Å; energies are totals at the level of theory",
@@ -126,89 +126,79 @@ def _errors(card: dict[str, Any]) -> str:
     domains = errors_by_domain(card)
     if not domains:
         return ""
-    headings = ["domain", *(quantity.heading for quantity in ERRORS)]
+    headings = ["domain", *(metric.heading for metric in ERRORS)]
     rows = [headings, ["---"] * len(headings)]
     for domain, metrics in domains.items():
-        found = [quantity.value(metrics) for quantity in ERRORS]
-        rows.append([domain or MISSING, *(MISSING if value is None else f"{value:.4g}" for value in found)])
+        rows.append([domain or MISSING, *(metric.text(metrics) for metric in ERRORS)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"## Errors\n\n{_overlap_note(card)}\n\n{table}"
 
 
 def _overlap_note(card: dict[str, Any]) -> str:
     """What the structures that errors were measured on have to do with training."""
-    known = card.get("data", {}).get("validation_trained_on", 0)
-    held_out = "On structures whose compositions were held out of training."
-    if known:
-        held_out = f"Of the structures in validation {known:,} have a composition that was also trained on."
-    start = " The model that it started from may have learned some of them." if "started_from" in card else ""
-    return held_out + start
+    note = "Mean absolute errors on molecules whose compositions were held out of training."
+    if shared := card.get("data", {}).get("validation_trained_on", 0):
+        note = f"Mean absolute errors on validation data; {shared:,} of the structures have a composition in training."
+    start = " The model that this one was fine-tuned from may have been trained on some of them."
+    return note + (start if "started_from" in card else "")
 
 
 def _uncertainties(card: dict[str, Any]) -> str:
     rows = [
-        f"| {one.description} | {of} | {found.spearman:.2f} "
-        f"| {' / '.join(f'{share:.0f}' for share in found.coverage.values())} |"
-        for one in map(Calibration.model_validate, card.get("calibrations", ()))
-        for found, of in ((one.forces, "forces, per atom"), (one.energy, "energy"))
+        f"| {calibration.description} | {name} | {scores.spearman:.2f} "
+        f"| {' / '.join(f'{coverage:.0f}' for coverage in scores.coverage.values())} |"
+        for calibration in map(Calibration.model_validate, card.get("calibrations", ()))
+        for scores, name in ((calibration.forces, "forces, per atom"), (calibration.energy, "energy"))
     ]
     if not rows:
         return ""
-    head = f"| predicted with | | rank correlation | % of errors within {' / '.join(map(str, LEVELS))} % intervals |"
-    return "\n".join(["## Uncertainties", "", "On other molecules not seen.", "", head, "|---|---|---|---|", *rows])
+    head = (
+        "| predicted with | error of | rank correlation of uncertainty and error "
+        f"| % of errors within the {' / '.join(map(str, LEVELS))} % intervals |"
+    )
+    intro = "Measured on molecules that were neither trained on nor used to fit the uncertainties."
+    return "\n".join(["## Uncertainties", "", intro, "", head, "|---|---|---|---|", *rows])
 
 
 def _symmetry(model: Potential) -> str:
-    known = model.card.get("validation", {})
-    found = {of: (quantity.value(known), quantity.unit) for of, quantity in SYMMETRY.items()}
-    errors = [f"{of} {value:.3g} {unit}" for of, (value, unit) in found.items() if value is not None]
-    turned = f" When a molecule is turned, predictions change by: {', '.join(errors)}." if errors else ""
+    validation = model.card.get("validation", {})
+    changes = [f"the {name} by {metric.with_unit(validation)}" for name, metric in SYMMETRY if metric.key in validation]
+    measured = f" When a molecule is rotated, the model changes {' and '.join(changes)}." if changes else ""
     if model.settings.forces == "conservative":
-        forces = "Forces are the exact derivative of the energy."
+        forces = "The forces are the exact derivative of the energy, so molecular dynamics conserves energy."
     else:
         forces = (
-            "Forces are predicted directly, not exactly the derivative of the energy, which therefore drifts in NVE."
+            "The forces are predicted directly and are not exactly the derivative of the energy, so the total energy "
+            "drifts in molecular dynamics at constant energy (NVE)."
         )
-    measured = [f"{what}: {figure}" for what, figure in model.card.get("conservation", {}).items()]
-    lines = [f"Rotation symmetry is learned, not built in.{turned}", "", forces, *(f"\n- {line}" for line in measured)]
-    return "## Symmetry and conservation\n\n" + "\n".join(lines)
+    figures = [f"\n- {name}: {figure}" for name, figure in model.card.get("conservation", {}).items()]
+    lines = [f"Rotational symmetry is learned from data, not built in.{measured}", "", forces, *figures]
+    return "## Symmetry and energy conservation\n\n" + "\n".join(lines)
 
 
 def _training(card: dict[str, Any]) -> str:
     training, data = card.get("training", {}), card.get("data", {})
     lines = [
-        f"- {data['structures']:,} structures" if "structures" in data else "",
+        f"- {data['structures']:,} training structures" if "structures" in data else "",
         f"- objective: {training['objective']}" if "objective" in training else "",
         f"- {training['step']:,} steps, {training['forward_passes']:,.0f} forward passes" if "step" in training else "",
-        f"- started from `{card['started_from']}`" if "started_from" in card else "",
+        f"- fine-tuned from `{card['started_from']}`" if "started_from" in card else "",
     ]
-    found = "\n".join(line for line in lines if line)
-    return f"## Training\n\n{found}" if found else ""
+    return "## Training\n\n" + "\n".join(filter(None, lines)) if any(lines) else ""
 
 
 def _use(model: Potential) -> str:
-    warnings = [
-        "elements, charges, multiplicities or sizes that it has not seen (the calculator warns of them)",
+    unsuitable = [
+        "elements, charges, multiplicities or molecule sizes outside the training data (the calculator warns of them)",
         *(["periodic systems"] if model.settings.cutoff is None else []),
-        "geometries far from those of its training data, without a check against the level of theory",
+        "geometries far from those of the training data, unless checked against the level of theory",
         *model.card.get("not_for", []),
     ]
     name = model.card.get("name") or "this folder, or owner/name on the Hub"
-    return "\n".join(
-        [
-            "## Use",
-            "",
-            "```python",
-            "from transip import TransIPCalculator",
-            "",
-            f'atoms.calc = TransIPCalculator("{name}")',
-            "```",
-            "",
-            "or `transip predict`, `relax`, `md`. It must not be used for",
-            "",
-            *(f"- {line}{';' if line != warnings[-1] else '.'}" for line in warnings),
-        ]
-    )
+    code = f'```python\nfrom transip import TransIPCalculator\n\natoms.calc = TransIPCalculator("{name}")\n```'
+    closing = "On the command line: `transip predict`, `transip relax`, `transip md`. Do not use this model for"
+    uses = [f"- {use}{'.' if use is unsuitable[-1] else ';'}" for use in unsuitable]
+    return "\n".join(["## Use", "", code, "", closing, "", *uses])
 
 
 def _group(settings: dict[str, Any], name: str) -> dict[str, Any]:

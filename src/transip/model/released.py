@@ -70,13 +70,13 @@ def _downloaded(repository: str, revision: str | None, name: str) -> Path:
         ) from error
     wanted = [WEIGHTS, CONFIG, CARD, CHECKSUMS]  # nothing else is ever fetched, least of all a pickle
     try:
-        found = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if all((found / file).is_file() for file in (WEIGHTS, CONFIG)):
-            return found
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
+        if all((folder / file).is_file() for file in (WEIGHTS, CONFIG)):
+            return folder
     except (OSError, ValueError):  # not in the cache, or no name that the Hub would allow
         pass
     try:
-        found = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # no network, no such repository or revision, no permission
         raise InputError(
             "neither a folder nor a shipped model, and no repository of the Hugging Face Hub "
@@ -84,10 +84,10 @@ def _downloaded(repository: str, revision: str | None, name: str) -> Path:
             where=name,
             remedy="check the name and the network (HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN are respected)",
         ) from error
-    missing = [file for file in (WEIGHTS, CONFIG) if not (found / file).is_file()]
+    missing = [file for file in (WEIGHTS, CONFIG) if not (folder / file).is_file()]
     if missing:
         raise InputError(f"is no transip model: the repository has no {' and no '.join(missing)}", where=name)
-    return found
+    return folder
 
 
 def first_line(error: Exception) -> str:
@@ -114,7 +114,7 @@ def check_files(folder: Path, name: str, remedy: str) -> Path:
     if not (folder / CHECKSUMS).is_file():
         warnings.warn(f"{name}: has no {CHECKSUMS}, so its files cannot be checked", InputWarning, stacklevel=3)
         return folder
-    expected, found = read_json(folder / CHECKSUMS), checksums(folder)
-    if damaged := [file for file in found if found[file] != expected.get(file)]:
+    expected, actual = read_json(folder / CHECKSUMS), checksums(folder)
+    if damaged := [file for file in actual if actual[file] != expected.get(file)]:
         raise InputError(f"{' and '.join(damaged)}: not what {CHECKSUMS} says", where=name, remedy=remedy)
     return folder

@@ -37,8 +37,8 @@ def describe_model(path: str | Path) -> Table:
     for quantity in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR):
         if quantity.key in validation:
             table.add_row(quantity.name, f"{quantity.with_unit(validation)} (validation)")
-    for domain, found in card.get("domains", {}).items():
-        table.add_row(escape(domain), f"{FORCE_MAE.with_unit(found)}, {ENERGY_MAE.with_unit(found)}")
+    for domain, metrics in card.get("domains", {}).items():
+        table.add_row(escape(domain), f"{FORCE_MAE.with_unit(metrics)}, {ENERGY_MAE.with_unit(metrics)}")
     return table
 
 

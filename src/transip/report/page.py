@@ -17,7 +17,6 @@ from transip.version import __version__
 
 INVARIANT_SHARE = MetricSpec("invariant_share", "invariant share")
 LATENT_ERROR = MetricSpec("latent_error", "latent error, relative")
-SHOWN_STRUCTURES = 20_000  # at most this many, evenly spaced, make up a parity plot
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
@@ -85,7 +84,7 @@ def _learning(runs: Sequence[Run]) -> str:
 def _parity(runs: Sequence[Run]) -> str:
     forces, energies = [], []
     for k, evaluation in with_evaluation(runs):
-        shown = plots.subsample(evaluation.predictions, SHOWN_STRUCTURES)
+        shown = evaluation.predictions
         components = shown["reference_forces"].ravel(), shown["forces"].ravel()
         note = f"MAE {FORCE_MAE.with_unit(evaluation.overall)}"
         forces.append(_captioned(runs[k], plots.parity(*components, k, "force component (eV/Å)", note)))
@@ -107,10 +106,9 @@ def _captioned(run: Run, figure: str) -> str:
 
 def _domains(runs: Sequence[Run]) -> str:
     metrics = (FORCE_MAE, ENERGY_MAE)
-    figures = _figures((plots.error_by_domain(runs, metric) for metric in metrics), "By chemical domain")
     rows = {metric.label: tables.domain_rows(runs, metric) for metric in metrics}
     sizes = _figures((plots.error_by_size(runs, metric) for metric in metrics), "By size")
-    return figures + tables.html_table(runs, rows, "Domain") + sizes
+    return tables.html_table(runs, rows, "Domain") + sizes
 
 
 def _symmetry(runs: Sequence[Run]) -> str:

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from transip.evaluation.result import NO_DOMAIN, Evaluation
+from transip.evaluation.result import Evaluation
 from transip.quantities import FORCE_MAE, ROTATION_ERROR, MetricSpec
 from transip.report.runs import Line, Run, with_evaluation
 
@@ -41,7 +41,6 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "savefig.transparent": True,
 }
-PER_ATOM = ("forces", "reference_forces", "numbers", "positions")
 BINS = 8  # of molecule sizes
 
 
@@ -101,24 +100,6 @@ def parity(
             axis.set_major_locator(MaxNLocator(5))
 
     return _figure(draw, size=(4.1, 3.9))
-
-
-def error_by_domain(runs: Sequence[Run], y: MetricSpec) -> str:
-    """A metric in each chemical domain, a dot per run; empty if there are fewer than two domains."""
-    evaluations = with_evaluation(runs)
-    domains = sorted({domain for _, evaluation in evaluations for domain in evaluation.domains})
-    if len(domains) < 2:
-        return ""
-
-    def draw(axes: Axes) -> None:
-        for place, (k, evaluation) in enumerate(evaluations):
-            rows = [row for row, domain in enumerate(domains) if domain in evaluation.domains]
-            values = [y.factor * evaluation.domains[domains[row]][y.key] for row in rows]
-            offset = 0.12 * (place - (len(evaluations) - 1) / 2)
-            axes.plot(values, np.array(rows) + offset, "o", color=colour_of(k), markersize=6)
-        _name_rows(axes, [domain or NO_DOMAIN for domain in domains], y.label)
-
-    return _figure(draw, size=(4.1, 1.2 + 0.42 * len(domains)))
 
 
 def error_by_size(runs: Sequence[Run], y: MetricSpec) -> str:
@@ -185,15 +166,6 @@ def relative_energies(
     np.add.at(composition, (np.repeat(np.arange(len(counts)), counts), column), 1.0)
     fitted = composition @ np.linalg.lstsq(composition, energies[0], rcond=None)[0]
     return [(energy - fitted) / counts for energy in energies]
-
-
-def subsample(arrays: dict[str, np.ndarray], structures: int) -> dict[str, np.ndarray]:
-    """The arrays of `Evaluation.predictions` for at most `structures` of them, evenly spaced."""
-    counts = arrays["natoms"]
-    every = -(-len(counts) // structures)
-    kept = np.arange(len(counts)) % every == 0
-    atoms = np.repeat(kept, counts)
-    return {name: array[atoms if name in PER_ATOM else kept] for name, array in arrays.items()}
 
 
 def force_error_sums(evaluation: Evaluation) -> Float[np.ndarray, "structures"]:

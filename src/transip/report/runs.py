@@ -28,7 +28,7 @@ class Run:
         recipe: the same, parsed.
         training: lines of metrics.jsonl of the kind ``train``, in order.
         validation: lines of the kind ``evaluation``.
-        evaluation: what `transip evaluate` found; None if it has not been run.
+        evaluation: what `transip evaluate` measured; None if it has not been run.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Metrics and rotation errors, also relative, of the evaluation or, without one, of the last validation."""
         if self.evaluation is None:
-            found = dict(self.validation[-1]) if self.validation else {}
+            metrics = dict(self.validation[-1]) if self.validation else {}
         else:
             symmetry = self.evaluation.symmetry or {}
-            found = self.evaluation.overall | {key: symmetry[key] for key in ROTATION_ERRORS if key in symmetry}
-        rotation, mae = found.get("force_rotation_error"), found.get("force_mae")
-        return found | ({"relative_rotation_error": rotation / mae} if rotation is not None and mae else {})
+            metrics = self.evaluation.overall | {key: symmetry[key] for key in ROTATION_ERRORS if key in symmetry}
+        rotation, mae = metrics.get("force_rotation_error"), metrics.get("force_mae")
+        return metrics | ({"relative_rotation_error": rotation / mae} if rotation is not None and mae else {})
 
     @property
     def compute(self) -> dict[str, Any]:
