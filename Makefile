@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-SOURCES := src tests benchmarks docs
+SOURCES := src tests benchmarks docs examples
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -59,4 +59,4 @@ docs: venv  ## the documentation, into docs/_build; pages of results are written
 	sphinx-build -q -W -b html docs docs/_build
 
 clean:  ## remove what the targets above have made
-	rm -rf $(VENV) demo docs/_build docs/reference/settings.md docs/reference/cli.md
+	rm -rf $(VENV) demo docs/_build docs/auto_gallery docs/auto_examples docs/reference/settings.md docs/reference/cli.md

@@ -21,8 +21,8 @@ myst_heading_anchors = 4
 exclude_patterns = ["_build", "gallery", "templates"]  # gallery/ has the scripts, auto_gallery/ their pages
 
 sphinx_gallery_conf = {
-    "examples_dirs": "gallery",
-    "gallery_dirs": "auto_gallery",
+    "examples_dirs": ["gallery", "../examples"],  # of the latter only the code is shown: tests/examples runs it
+    "gallery_dirs": ["auto_gallery", "auto_examples"],
     "download_all_examples": False,
     "within_subsection_order": "FileNameSortKey",
     "show_memory": False,
