@@ -32,7 +32,7 @@ Distance = Callable[[Embeddings, Embeddings], Float[Tensor, "items"]]
 def latent(**options: Any) -> BuildLossTerms:
     """A variant of the latent loss in its place; see `LatentVariant` for the options."""
     return lambda recipe, potential: _in_place_of_latent(
-        recipe, potential, LatentVariant(recipe.objective.latent, potential.settings.width, **options)
+        recipe, potential, LatentVariant(recipe.objective.latent, potential.encoder.width, **options)
     )
 
 
@@ -167,7 +167,7 @@ class PartialSecondView(nn.Module):
         super().__init__()
         self.weight, self.fraction, self.layers = weight, fraction, (layer,)
         self.settings, self.seed = recipe.objective.latent, recipe.training.seed
-        self.equivariance = LatentEquivariance(self.settings, potential.settings.width)
+        self.equivariance = LatentEquivariance(self.settings, potential.encoder.width)
 
     def forward(self, ctx: LossContext) -> Tensor:
         """As `transip.training.terms.Latent`, of the first structures of the batch."""
@@ -194,7 +194,7 @@ class Infinitesimal(nn.Module):
     def __init__(self, recipe: Recipe, potential: Potential, weight: float):
         super().__init__()
         self.weight, self.settings, self.seed = weight, recipe.objective.latent, recipe.training.seed
-        width, hidden = potential.settings.width, self.settings.hidden
+        width, hidden = potential.encoder.width, self.settings.hidden
         self.generator = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, 3 * width))
         for parameter in self.generator[-1].parameters():
             nn.init.zeros_(parameter)

@@ -85,14 +85,14 @@ def assert_same(found: tuple, expected: tuple) -> None:
     assert metrics == metrics_
 
 
-def killed_and_resumed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed_and_resumed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **code: object) -> None:
     """A run that dies at step 8 and goes on from its checkpoint ends as one that was let alone."""
-    train(recipe, tmp_path / "whole", progress=False)
+    train(recipe, tmp_path / "whole", progress=False, **code)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 8)
-        train(recipe, tmp_path / "killed", progress=False)
+        train(recipe, tmp_path / "killed", progress=False, **code)
     assert max(line["step"] for line in read_metrics(tmp_path / "killed")) == 7
-    train(recipe, tmp_path / "killed", resume=True, progress=False)
+    train(recipe, tmp_path / "killed", resume=True, progress=False, **code)
     assert_same(state(tmp_path / "killed"), state(tmp_path / "whole"))
 
 

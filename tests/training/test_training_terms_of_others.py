@@ -58,7 +58,7 @@ def test_is_trained_logged_resumed_and_saved(toy_packs, tmp_path, monkeypatch):
 )
 def test_a_run_is_not_resumed_with_other_terms(toy_packs, tmp_path, other):
     train(toy_recipe(toy_packs), tmp_path / "run", progress=False, loss_terms=huber_terms)
-    message = r"other loss terms \(energy: transip\.training\.terms\.Energy, huber: huber\.HuberForces\)"
+    message = r"other loss terms \(backbone: .*, energy: transip\.training\.terms\.Energy, huber: huber\.HuberForces\)"
     with pytest.raises(InputError, match=message):
         recipe = toy_recipe(toy_packs, {"training.steps": 12})
         train(recipe, tmp_path / "run", resume=True, progress=False, loss_terms=other)

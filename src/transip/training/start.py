@@ -15,22 +15,27 @@ from transip.data.references import AtomicReferences, statistics
 from transip.data.sampler import sorted_batches
 from transip.data.store import UNKNOWN
 from transip.errors import InputError, InputWarning
+from transip.model.backbone import BuildBackbone
 from transip.model.files import load_model
 from transip.model.potential import Potential
 from transip.structure import ELEMENTS
 from transip.training.adapters import NewSpecies, apply_adapters
 
 
-def resolve_model_settings(recipe: Recipe) -> Recipe:
+def resolve_model_settings(recipe: Recipe, backbone: BuildBackbone | None = None) -> Recipe:
     """`recipe` with all of its `model` written out: with `init_from`, what it does not say is as in that model.
 
     Raises:
         InputError: that model cannot be loaded, or the recipe does not fit it.
     """
-    return recipe if recipe.init_from is None else recipe.resolve(load_model(recipe.init_from).settings)
+    if recipe.init_from is None:
+        return recipe
+    return recipe.resolve(load_model(recipe.init_from, backbone=backbone).settings)
 
 
-def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None) -> Potential:
+def build_potential(
+    recipe: Recipe, data: Dataset, replay: Dataset | None = None, backbone: BuildBackbone | None = None
+) -> Potential:
     """A potential whose references and scale fit `data`, or that goes on from the trained model `recipe.init_from`.
 
     Raises:
@@ -40,8 +45,9 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
         references = AtomicReferences.from_settings(recipe.references, data)
         data_statistics = statistics(data, references)
         card = _card(data, None) | {"data": {"structures": len(data), **data_statistics}}
-        return Potential(recipe.model, torch.from_numpy(references.values), data_statistics["force_rms"] or 1.0, card)
-    start = load_model(recipe.init_from)
+        values, scale = torch.from_numpy(references.values), data_statistics["force_rms"] or 1.0
+        return Potential(recipe.model, values, scale, card, backbone and backbone(recipe.model))
+    start = load_model(recipe.init_from, backbone=backbone)
     _check_architecture(recipe, start)
     references = _references(recipe, start, data)
     card = _card(data, replay) | {"data": {"structures": len(data), **statistics(data, references)}}
@@ -49,7 +55,8 @@ def build_potential(recipe: Recipe, data: Dataset, replay: Dataset | None = None
         card["data"]["replayed"] = len(replay)
     values = torch.from_numpy(references.values)
     # The scale stays: what the network says in units of it keeps its meaning.
-    potential = Potential(recipe.model, values, start.scale, card | {"started_from": recipe.init_from})
+    card["started_from"] = recipe.init_from
+    potential = Potential(recipe.model, values, start.scale, card, backbone and backbone(recipe.model))
     # direct → gradient leaves the force head behind, gradient → direct gets a new one
     own = potential.state_dict()
     weights = {name: value for name, value in start.state_dict().items() if name in own and name != "references"}

@@ -24,6 +24,7 @@ from transip.config import Recipe
 from transip.errors import InputError, InputWarning
 from transip.memory import tune_malloc
 from transip.metrics.validation import validation_metrics
+from transip.model.backbone import BuildBackbone
 from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.quantities import FORCE_MAE
@@ -56,6 +57,7 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    backbone: BuildBackbone | None = None,
     loss_terms: BuildLossTerms | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
@@ -66,24 +68,26 @@ def train(
         folder: of the run; holds recipe.yaml, metrics.jsonl, checkpoints/ and model/.
         resume: go on from the newest checkpoint in `folder`, if there is one.
         progress: show a live progress bar.
+        backbone: builds a backbone of your own, see `transip.model.backbone.Backbone`, from `recipe.model`.
         loss_terms: builds the terms of the loss in the place of `transip.training.terms.build_loss_terms`, which makes
             those that the recipe asks for.
         callbacks: look on, and may add to the log.
 
     Raises:
         InputError: data or settings do not fit, the folder already holds a run and `resume` is False, the run was begun
-            with other loss terms, or another process is training there.
+            with another backbone or other loss terms, or another process is training there.
         NonFiniteLoss: a loss is NaN or infinite, and `training.on_nonfinite` does not say to skip such batches; the
             last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM came; there is a checkpoint of the last step.
     """
     tune_malloc()
-    run_folder, recipe = RunFolder(folder), resolve_model_settings(recipe)
+    run_folder, recipe = RunFolder(folder), resolve_model_settings(recipe, backbone)
     is_main_process = PartialState(cpu=_on_cpu()).is_main_process
     with run_folder.claimed() if is_main_process else nullcontext():
         run_folder.check(recipe, resume)
         # Reads the data; nothing is written if they do not fit.
-        trainer = Trainer(recipe, run_folder, resume=resume, loss_terms=loss_terms, callbacks=callbacks)
+        code: dict[str, Any] = {"backbone": backbone, "loss_terms": loss_terms, "callbacks": callbacks}
+        trainer = Trainer(recipe, run_folder, resume=resume, **code)
         trainer.accelerator.wait_for_everyone()  # until all have looked at what is there
         if is_main_process:
             run_folder.begin(recipe)
@@ -119,6 +123,7 @@ class Trainer:
         run_folder: RunFolder,
         *,
         resume: bool = False,
+        backbone: BuildBackbone | None = None,
         loss_terms: BuildLossTerms | None = None,
         callbacks: Sequence[Callback] = (),
     ):
@@ -140,7 +145,7 @@ class Trainer:
         self.sampler = ViewSampler(recipe, data.train, data.unlabelled, data.replay, self.num_processes)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are their own
             torch.manual_seed(self.settings.seed)
-            potential = build_potential(recipe, data.train, data.replay)
+            potential = build_potential(recipe, data.train, data.replay, backbone)
             terms = (loss_terms or build_loss_terms)(recipe, potential)
             self.objective = Objective(potential, terms, self.settings.precision == "bf16").to(self.device)
         if recipe.data.validation:  # otherwise compositions were split, and looking at all of them again says nothing
@@ -432,7 +437,8 @@ class Trainer:
 
 def _class_names(objective: Objective) -> dict[str, str]:
     """Which classes a run is trained with, so that it is not resumed with others."""
-    return {term.name: f"{type(term).__module__}.{type(term).__qualname__}" for term in objective.loss_terms}
+    code = {"backbone": objective.potential.backbone, **{term.name: term for term in objective.loss_terms}}
+    return {name: f"{type(part).__module__}.{type(part).__qualname__}" for name, part in code.items()}
 
 
 def _on_cpu() -> bool:
