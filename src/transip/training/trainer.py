@@ -48,6 +48,7 @@ from transip.training.view_sampler import ViewBatch, ViewSampler
 BuildLossTerms = Callable[[Recipe, Potential], Sequence[LossTerm]]
 Record = dict[str, Any]  # a line of metrics.jsonl
 
+WORSE = 1.01  # times the force MAE of the start model: worse than that, and a run is warned of
 MAX_CONSECUTIVE_SKIPS = 10  # batches in a row that are not finite: then it is not the batches
 
 
@@ -314,7 +315,7 @@ class Trainer:
 
     def _warn_if_worse_than_start(self) -> None:
         start, best = self.state.start_force_mae, self.state.best_force_mae
-        if start is not None and best > start and self.accelerator.is_main_process:
+        if start is not None and best > WORSE * start and self.accelerator.is_main_process:
             best_text, start_text = (FORCE_MAE.with_unit({FORCE_MAE.key: value}) for value in (best, start))
             warnings.warn(
                 f"{self.run_folder.path}: the best model has a force MAE of {best_text} on the validation data, and "
