@@ -45,14 +45,17 @@ def test_from_calibration_to_refusal(runs, water, tmp_path, capsys):
     out = tmp_path / "o.extxyz"
     for options in (["--average", 3], ["--committee", b]):
         for verb in ("predict", "relax", "md"):
-            assert call(verb, a, water, "-o", out, *options, *(["--steps", 1] if verb != "predict" else [])) == 0
+            assert (
+                call(verb, a, water, "-o", out, "--overwrite", *options, *(["--steps", 1] if verb != "predict" else []))
+                == 0
+            )
             frame = ase.io.read(out)
             assert frame.arrays["forces_uncertainty"].shape == (3,)
             assert frame.info["max_force_uncertainty"] == pytest.approx(frame.arrays["forces_uncertainty"].max())
-    assert call("predict", b, water, "-o", out, "--committee", a) == 0  # whichever comes first
+    assert call("predict", b, water, "-o", out, "--overwrite", "--committee", a) == 0  # whichever comes first
     assert "energy_uncertainty" in ase.io.read(out).info
     capsys.readouterr()
-    assert call("predict", a, water, "-o", out, "--average", 3, "--max-uncertainty", 1e-9) == 0
+    assert call("predict", a, water, "-o", out, "--overwrite", "--average", 3, "--max-uncertainty", 1e-9) == 0
     assert capsys.readouterr().err.count("is uncertain by") == 2
     refused = [a, water, "-o", tmp_path / "no.extxyz", "--average", 3, "--max-uncertainty", 1e-9]
     assert call("predict", *refused, "--uncertain", "refuse") == 2

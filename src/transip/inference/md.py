@@ -61,9 +61,9 @@ def run_md(
         output: the trajectory, in a folder that exists.
         steps: of the integration.
         temperature: K, which ``nvt`` keeps.
-        initial_temperature: K, of the velocities drawn; None: `temperature`, or twice as much where the structure is at
-            a minimum (no force above `AT_REST`): half of the kinetic energy then goes into the bonds at once, so that
-            `temperature` is what remains.
+        initial_temperature: K, which the velocities drawn have exactly; None: `temperature`, or twice as much where the
+            structure is at a minimum (no force above `AT_REST`): half of the kinetic energy then goes into the bonds at
+            once, so that `temperature` is what remains.
         timestep: fs.
         ensemble: ``nve`` (velocity Verlet; a molecule's forces without their net torque, see `RemoveNetTorque`) or
             ``nvt`` (Langevin).
@@ -99,8 +99,11 @@ def run_md(
         if writer.resumed:
             initial_temperature = None
         else:
-            initial_temperature = initial_temperature or (2 if at_rest else 1) * temperature
+            if initial_temperature is None:
+                initial_temperature = (2 if at_rest else 1) * temperature
             maxwell_boltzmann_velocities(atoms, initial_temperature, generator)
+            if drawn := _temperature(atoms, atoms.get_kinetic_energy(), "nve"):  # a lone atom rests
+                atoms.set_momenta(atoms.get_momenta() * np.sqrt(initial_temperature / drawn))
         if ensemble == "nve" and not atoms.pbc.any():
             atoms.set_constraint(RemoveNetTorque(atoms.get_masses()))
         simulation = _Simulation(atoms, calculator, writer, start, interval, timestep)

@@ -125,12 +125,11 @@ def frame_writer(output: Path, *, resume: bool, overwrite: bool) -> Iterator[Fra
             )
         ends = []
         try:
-            with partial.open("a+b" if resume else "w+b", buffering=0) as handle:
-                if resume:
-                    handle.seek(0)
-                    with suppress(ValueError):
-                        ends = list(_frame_ends(io.BufferedReader(handle)))  # type: ignore[arg-type]
-                    handle.truncate(ends[-1] if ends else 0)  # what was being written at the time of a kill
+            if resume and partial.exists():
+                with partial.open("rb") as reader, suppress(ValueError):
+                    ends.extend(_frame_ends(reader))
+                os.truncate(partial, ends[-1] if ends else 0)  # what was being written at the time of a kill
+            with partial.open("ab" if resume else "wb", buffering=0) as handle:
                 yield FrameWriter(partial, handle, len(ends))
                 os.fsync(handle.fileno())
             os.replace(partial, output)
