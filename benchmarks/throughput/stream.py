@@ -28,7 +28,7 @@ from transip.config import KeySettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import sorted_batches
 from transip.inference.ase import TransIPCalculator
-from transip.inference.predict import CHUNK, INFERENCE_LIMITS, predict_file
+from transip.inference.predict import CHUNK, INFERENCE_LIMITS, MAX_PAIRS, predict_file
 from transip.memory import tune_malloc
 from transip.model.files import save_model
 from transip.model.potential import Potential
@@ -91,7 +91,7 @@ class Alone:
 
     def __init__(self, model: Potential, structures: list[Structure]) -> None:
         counts = np.array([len(structure) for structure in structures])
-        chosen = sorted_batches(counts, INFERENCE_LIMITS)
+        chosen = sorted_batches(counts, INFERENCE_LIMITS, MAX_PAIRS)
         self._batches = [Batch.collate([structures[i] for i in indices]) for indices in chosen]
         self._model = model
         with torch.no_grad():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transip.config import BatchSettings
-from transip.data.sampler import AtomBudgetSampler, sorted_batches
+from transip.data.sampler import MAX_PAIRS, AtomBudgetSampler, sorted_batches
 from transip.errors import InputError
 
 sizes = st.lists(st.integers(1, 20), min_size=4, max_size=60).map(np.array)
@@ -16,7 +16,6 @@ limits = st.builds(
     BatchSettings,
     batch_size=st.integers(1, 8),
     max_atoms=st.integers(20, 60),
-    pairs=st.integers(400, 1500),
     bucket_window=st.integers(1, 4),
 )
 
@@ -24,7 +23,7 @@ limits = st.builds(
 def assert_within_limits(counts, share, limit):
     assert 1 <= len(share) <= limit.batch_size
     assert counts[share].sum() <= limit.max_atoms
-    assert len(share) * counts[share].max() ** 2 <= limit.pairs
+    assert len(share) == 1 or len(share) * counts[share].max() ** 2 <= MAX_PAIRS
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,7 +58,7 @@ def test_epochs_and_seeds_differ():
 
 def test_a_batch_closes_only_when_the_next_structure_does_not_fit():
     counts = np.random.default_rng(0).integers(1, 20, 500)
-    limit = BatchSettings(batch_size=8, max_atoms=60, pairs=1500, bucket_window=1)
+    limit = BatchSettings(batch_size=8, max_atoms=60, bucket_window=1)
     batches = AtomBudgetSampler(counts, limit, seed=0).epoch(0)
     for batch, following in pairwise(batches):
         with pytest.raises(AssertionError):
@@ -76,12 +75,18 @@ def test_windows_reduce_padding():
     assert padding(16) < 1.1 < 1.5 < padding(1)
 
 
-@pytest.mark.parametrize(("limit", "name"), [({"max_atoms": 30}, "max_atoms"), ({"pairs": 900}, "pairs")])
-def test_structure_larger_than_the_budget_is_named(limit, name):
+def test_large_structures_share_a_batch_only_as_memory_allows():
+    counts = np.array([900, 700, 700, 20, 10])
+    batches = sorted_batches(counts, BatchSettings(max_atoms=4096))
+    assert [batch.tolist() for batch in batches] == [[0], [1, 2], [3, 4]]
+    assert [len(batch) for batch in sorted_batches(counts, BatchSettings(), max_pairs=1)] == [1] * 5
+
+
+def test_structure_larger_than_the_budget_is_named():
     counts = np.array([3, 31, 5])
     for build in (lambda s: AtomBudgetSampler(counts, s, seed=0), lambda s: sorted_batches(counts, s)):
-        with pytest.raises(InputError, match=rf"structure 1: has 31 atoms(.|\n)*training\.batch\.{name}"):
-            build(BatchSettings(**limit))
+        with pytest.raises(InputError, match=r"structure 1: has 31 atoms(.|\n)*training\.batch\.max_atoms"):
+            build(BatchSettings(max_atoms=30))
 
 
 def test_more_processes_than_structures():

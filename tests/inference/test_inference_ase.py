@@ -225,7 +225,7 @@ def test_permutation_and_translation(calculator, make_structure, count, seed):
 def test_many_at_once_are_the_same_as_one_by_one(calculator, make_structure, counts, limit, seed):
     given_atoms = [make_structure(count, seed + i).to_atoms() for i, count in enumerate(counts)]
     # limits of a few atoms: larger molecules must still be predicted
-    batch = BatchSettings(batch_size=limit, max_atoms=6, pairs=40)
+    batch = BatchSettings(batch_size=limit, max_atoms=6)
     predicted = calculator.predict(given_atoms, batch)
     assert len(predicted) == len(given_atoms)
     for before, after in zip(given_atoms, predicted, strict=True):

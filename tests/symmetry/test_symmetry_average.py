@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from transip.batch import Batch, Prediction, centered, segment_sum
-from transip.config import BatchSettings
 from transip.errors import InputError
 from transip.rotations import random_rotations, rotate, rotate_vectors, rotation_quadrature
 from transip.symmetry.average import RotationEnsemble, rotation_set, with_rotation_average
@@ -98,13 +97,13 @@ def test_quadrature_has_weights(make_model, make_structure):
 
 
 @pytest.mark.parametrize("number", [7, 12])
-@pytest.mark.parametrize(("limits", "passes"), [({"max_atoms": 20}, 1), ({"max_atoms": 1}, 1), ({"pairs": 400}, 4)])
+@pytest.mark.parametrize(("limits", "passes"), [({"max_atoms": 20}, 1), ({"max_atoms": 1}, 1), ({"max_pairs": 400}, 4)])
 def test_memory_is_bounded(make_structure, number, limits, passes):
     """Fewer rotations at a time change nothing but the sizes of forward passes."""
     batch = batch_of(make_structure, 3, 7)  # 10 atoms, 98 padded pairs
     many, few = Field(), Field()
     whole = RotationEnsemble(many, rotation_set(number))(batch)
-    chunked = RotationEnsemble(few, rotation_set(number), limits=BatchSettings(**limits))(batch)
+    chunked = RotationEnsemble(few, rotation_set(number), **limits)(batch)
     assert many.sizes == [2 * number]
     assert sum(few.sizes) == 2 * number and max(few.sizes) <= 2 * max(passes, limits.get("max_atoms", 0) // 10)
     for name in ("energy", "atom_energies", "forces", "energy_std", "forces_std"):

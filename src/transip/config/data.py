@@ -80,9 +80,6 @@ class BatchSettings(Settings):
     `data.train`, and the limits below hold for them, too, apart from the others"""
     max_atoms: PositiveInt = 4096
     """atoms in a batch, at most, per process"""
-    pairs: PositiveInt = 1_000_000
-    """padded atoms² in a batch, at most: structures × (largest structure)²; bounds the memory of attention, in crystals
-    and liquids without the periodic images, of which there may be ten times as many"""
     bucket_window: PositiveInt = 8
     """structures are sorted by size within windows of this many batches: less padding, slightly less random batches; 1:
     they are not sorted"""

@@ -13,6 +13,9 @@ from transip.errors import InputError
 Counts = Integer[np.ndarray, "structures"]
 Indices = Int64[np.ndarray, "batch"]
 
+# Padded atoms² in a batch of several structures, at most, number × (largest)²: bounds the memory of attention.
+MAX_PAIRS = 1_000_000
+
 
 class AtomBudgetSampler:
     """Random *global* batches, of which process `rank` works on ``batch[rank::processes]``.
@@ -51,7 +54,7 @@ class AtomBudgetSampler:
         if self._settings.bucket_window > 1:
             windows = np.arange(len(order)) // window
             order = order[np.lexsort((self._counts[order], windows))]
-        batches = _cut_batches(order, self._counts, self._settings, self._processes)
+        batches = _cut_batches(order, self._counts, self._settings, self._processes, MAX_PAIRS)
         if len(batches[-1]) < self._processes:
             batches.pop()
         if self._settings.bucket_window > 1:
@@ -67,14 +70,16 @@ class AtomBudgetSampler:
             start, e = max(start - len(batches), 0), e + 1
 
 
-def sorted_batches(counts: Counts, settings: BatchSettings) -> list[Indices]:
+def sorted_batches(counts: Counts, settings: BatchSettings, max_pairs: int = MAX_PAIRS) -> list[Indices]:
     """Batches for evaluation: every structure once, largest first, so that a lack of memory shows at once.
+
+    Several structures share a batch only if it has at most `max_pairs` padded atoms².
 
     Raises:
         InputError: a structure alone is larger than the limits.
     """
     check_budget(counts, settings)
-    return _cut_batches(np.argsort(-counts, kind="stable"), counts, settings, processes=1)
+    return _cut_batches(np.argsort(-counts, kind="stable"), counts, settings, 1, max_pairs)
 
 
 def check_budget(
@@ -89,17 +94,17 @@ def check_budget(
         return
     largest = int(counts.argmax())
     atoms = int(counts[largest])
-    limits = (("max_atoms", "atoms", atoms, settings.max_atoms), ("pairs", "pairs", atoms**2, settings.pairs))
-    for setting, name, size, limit in limits:
-        if size > limit:
-            raise InputError(
-                f"has {atoms} atoms ({size} {name}), more than a batch may hold ({limit} {name})",
-                where=describe(largest),
-                remedy=f"raise training.batch.{setting} to at least {size}, or leave the structure out",
-            )
+    if atoms > settings.max_atoms:
+        raise InputError(
+            f"has {atoms} atoms, more than a batch may hold ({settings.max_atoms} atoms)",
+            where=describe(largest),
+            remedy=f"raise training.batch.max_atoms to at least {atoms}, or leave the structure out",
+        )
 
 
-def _cut_batches(order: np.ndarray, counts: np.ndarray, settings: BatchSettings, processes: int) -> list[Indices]:
+def _cut_batches(
+    order: np.ndarray, counts: np.ndarray, settings: BatchSettings, processes: int, max_pairs: int
+) -> list[Indices]:
     """Cut `order` into batches, closing one as soon as the next structure would break a process's limit."""
     cuts, begin = [], 0
     atoms, largest = [0] * processes, [0] * processes
@@ -109,7 +114,7 @@ def _cut_batches(order: np.ndarray, counts: np.ndarray, settings: BatchSettings,
         if (
             share == settings.batch_size
             or atoms[rank] + count > settings.max_atoms
-            or (share + 1) * size * size > settings.pairs
+            or (share and (share + 1) * size * size > max_pairs)
         ):
             cuts.append(i)
             begin, rank, size = i, 0, count

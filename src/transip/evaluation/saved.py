@@ -228,6 +228,4 @@ def load_validation_set(model: str | Path, packs: Sequence[str | Path] = ()) -> 
 def batch_limits_for(data: Dataset) -> BatchSettings:
     """Batches for inference: the default budget, raised if a single structure exceeds it."""
     default, largest = BatchSettings(batch_size=128), int(data.atom_counts.max(initial=0))
-    return default.model_copy(
-        update={"max_atoms": max(default.max_atoms, largest), "pairs": max(default.pairs, largest**2)}
-    )
+    return default.model_copy(update={"max_atoms": max(default.max_atoms, largest)})

@@ -39,8 +39,8 @@ Model = str | Path | Potential
 Models = Model | Sequence[Model]
 
 CHUNK = 2048  # structures held at a time, and sorted by size among themselves
-# Attention's temporaries stay below 0.1 GB.
-INFERENCE_LIMITS = BatchSettings(batch_size=256, max_atoms=4096, pairs=200_000)
+INFERENCE_LIMITS = BatchSettings(batch_size=256, max_atoms=4096)
+MAX_PAIRS = 200_000  # padded atoms² in a batch of several structures: attention's temporaries stay below 0.1 GB
 LARGE = 2000  # atoms, from which on a single forward pass may take so long that one wants to know
 
 
@@ -133,9 +133,9 @@ def iter_predictions(
             continue
         num_atoms = np.array([len(structure) for structure in chunk])
         largest = int(num_atoms.max())
-        limits = {"max_atoms": max(batch.max_atoms, largest), "pairs": max(batch.pairs, largest**2)}
+        limits = batch.model_copy(update={"max_atoms": max(batch.max_atoms, largest)})
         results: dict[int, Result] = {}
-        for indices in sorted_batches(num_atoms, batch.model_copy(update=limits)):
+        for indices in sorted_batches(num_atoms, limits, MAX_PAIRS):
             results.update(zip(indices.tolist(), predict_batch(model, [chunk[i] for i in indices]), strict=True))
         for i in range(len(chunk)):
             result = results.pop(i)

@@ -13,7 +13,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
-from transip.config import BatchSettings
 from transip.errors import InputError
 from transip.rotations import (
     Rotations,
@@ -25,7 +24,7 @@ from transip.rotations import (
 )
 
 SEED = 0  # of random rotations: the same ones every time, so that the average is one function of the positions
-LIMITS = BatchSettings(pairs=200_000)
+MAX_ATOMS, MAX_PAIRS = 4096, 200_000  # of one forward pass, unless a batch alone has more
 # Rotates the axes of the groups away from those along which symmetric molecules are built. Methane that lies along the
 # axes would look the same in all twelve rotations of a tetrahedron, and its spread would be zero, whatever its error.
 # With this quaternion all are at least 13 degrees from any symmetry of an octahedron or icosahedron along them.
@@ -111,7 +110,8 @@ class RotationEnsemble(nn.Module):
         model: maps a Batch to a Prediction; its weights are shared, not copied.
         rotations: at least two.
         weights: of the rotations, summing to 1; None: equal.
-        limits: atoms and padded pairs that one forward pass may have, unless the batch alone has more.
+        max_atoms: in one forward pass, unless the batch alone has more.
+        max_pairs: padded pairs in one forward pass, likewise.
 
     Raises:
         InputError: fewer than two rotations.
@@ -122,12 +122,13 @@ class RotationEnsemble(nn.Module):
         model: Callable[..., Prediction],
         rotations: Float64[Tensor, "rotations 3 3"],
         weights: Float64[Tensor, "rotations"] | None = None,
-        limits: BatchSettings = LIMITS,
+        max_atoms: int = MAX_ATOMS,
+        max_pairs: int = MAX_PAIRS,
     ):
         super().__init__()
         if len(rotations) < 2:
             raise InputError(f"average over {len(rotations)} rotations", remedy="2 is the least")
-        self.model, self.limits = model, limits
+        self.model, self.max_atoms, self.max_pairs = model, max_atoms, max_pairs
         # No buffers: they would be cast with the network, and weights of single precision spoil total energies.
         equal = torch.full((len(rotations),), 1 / len(rotations), dtype=torch.float64)
         self.rotations, self.weights = rotations, equal if weights is None else weights
@@ -141,7 +142,7 @@ class RotationEnsemble(nn.Module):
         if layers:
             raise InputError("a rotational average has no embeddings", remedy="ask the model itself for them")
         pairs = len(batch) * batch.max_num_atoms**2
-        chunk = max(1, min(self.limits.max_atoms // batch.num_atoms, self.limits.pairs // pairs))
+        chunk = max(1, min(self.max_atoms // batch.num_atoms, self.max_pairs // pairs))
         chunks = self.rotations.to(batch.positions).split(chunk)
         return Moments.stack([self._rotated(batch, rotations) for rotations in chunks], torch.cat).mean(self.weights)
 
