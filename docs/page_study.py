@@ -89,7 +89,7 @@ def study_table(group: str, *references: str) -> str:
     rows = []
     for entry, found in every.items():
         what, at, size = entry.partition("@")
-        gone = "" if entry in GROUPS.get(group, {}) else f" {GONE}"
+        gone = "" if entry in GROUPS.get(group, every) else f" {GONE}"
         row = [in_words(what) + gone, *([f"{next(iter(found.values()))[field]:,}"] if axis else [])]
         row.append(mean_std(values(found, FORCE)))
         row += [_ratio_text(ratios(found, every[f"{name}{at}{size}"])) if name != what else "" for name in references]

@@ -17,5 +17,5 @@ KEYS = {
 def errors_in_mev(*metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """What `metrics` (eV and Å, as `transip` measures them) hold of errors of energies, forces and symmetry."""
     stored = {key: value for found in metrics if found for key, value in found.items()}
-    errors = {key: quantity.of(stored) for quantity, key in KEYS.items()}
+    errors = {key: quantity.value(stored) for quantity, key in KEYS.items()}
     return {key: value for key, value in errors.items() if value is not None}
