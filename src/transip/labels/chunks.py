@@ -60,9 +60,7 @@ class Chunk:
         ends = np.cumsum(arrays["counts"])
         columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
         columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
-        for name in FILL_VALUES:  # chunks of earlier versions have none
-            matrices = arrays.get(name, np.full((len(ends), 3, 3), FILL_VALUES[name]))
-            columns[name] = [none_if_fill(name, matrix) for matrix in matrices]
+        columns |= {name: [none_if_fill(name, matrix) for matrix in arrays[name]] for name in FILL_VALUES}
         rows = zip(*columns.values(), strict=True)
         structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
         return cls(structures, texts["failures"])
@@ -111,7 +109,7 @@ def _label(structure: Structure, settings: DomainSettings, method: str) -> Struc
     if len(neighbor_list("i", structure.to_atoms(), MIN_DISTANCE)):  # images of atoms among them
         raise LabelingError("atoms overlap")
     if structure.energy is None or method != "gfn2-xtb":
-        structure = methods.method(method)(structure)
+        structure = methods.METHODS[method].label(structure)
     assert structure.forces is not None
     if np.linalg.norm(structure.forces, axis=1).max() > settings.max_force:
         raise LabelingError("force above max_force")
