@@ -125,7 +125,7 @@ class CampaignState:
     def num_wanted_labelled(self) -> int:
         """The same without those of a domain that exceed what is asked for."""
         domains = zip(self.settings.domains, self._finished, strict=True)
-        return sum(min(wanted.structures, sum(size for size, _ in chunks.values())) for wanted, chunks in domains)
+        return sum(min(domain.structures, sum(size for size, _ in chunks.values())) for domain, chunks in domains)
 
     def pending(self) -> list[tuple[int, int]]:
         """(domain, chunk) pairs to label next: as many as the yield so far suggests, none when all is there.
@@ -137,8 +137,8 @@ class CampaignState:
 
     def structures(self) -> Iterator[Structure]:
         """All that was asked for, in order."""
-        for entry, wanted in enumerate(self.settings.domains):
-            left = wanted.structures
+        for entry, domain in enumerate(self.settings.domains):
+            left = domain.structures
             for number in self._used(entry):
                 structures = Chunk.load(self._file(entry, number)).structures[:left]
                 left -= len(structures)
@@ -156,7 +156,7 @@ class CampaignState:
         domains = enumerate(self.settings.domains)
         return {
             **self.identity,
-            "failures": [{"domain": wanted.domain, "failures": self.failures(entry)} for entry, wanted in domains],
+            "failures": [{"domain": domain.domain, "failures": self.failures(entry)} for entry, domain in domains],
         }
 
     def _note(self, entry: int, number: int, chunk: Chunk) -> None:
@@ -175,15 +175,15 @@ class CampaignState:
         return range(number)
 
     def _pending(self, entry: int) -> list[int]:
-        wanted, finished, used = self.settings.domains[entry], self._finished[entry], self._used(entry)
-        left = wanted.structures - sum(finished[number][0] for number in used)
+        domain, finished, used = self.settings.domains[entry], self._finished[entry], self._used(entry)
+        left = domain.structures - sum(finished[number][0] for number in used)
         if left <= 0:
             return []
         per_chunk = sum(size for size, _ in finished.values()) / len(finished) if finished else self.settings.chunk
         if not per_chunk and len(finished) >= MAX_EMPTY_CHUNKS:
             raise InputError(
                 f"{len(finished)} chunks gave no structure at all: {self.failures(entry)}",
-                where=wanted.domain,
+                where=domain.domain,
                 remedy="raise max_force or max_atoms, or lower temperatures or sigmas",
             )
         more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(finished)
@@ -237,14 +237,16 @@ def _check_backend(backend: str) -> None:
 def _label_all(settings: LabelSettings, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
     """Label chunks in parallel; yields them as they are finished."""
     joblib = import_optional("joblib")
-    form, together = "generator_unordered", len(chunks)
+    return_as, group_size = "generator_unordered", len(chunks)
     with _cluster(settings.backend), joblib.parallel_config(settings.backend, n_jobs=settings.workers):
         if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
-            form, together = "list", 4 * joblib.effective_n_jobs()
-        for first in range(0, len(chunks), together):
-            own = os.getpid() if settings.backend == "loky" else None
-            tasks = (joblib.delayed(_label_task)(settings, *task, own) for task in chunks[first : first + together])
-            yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
+            return_as, group_size = "list", 4 * joblib.effective_n_jobs()
+        for start in range(0, len(chunks), group_size):
+            parent = os.getpid() if settings.backend == "loky" else None
+            tasks = (
+                joblib.delayed(_label_task)(settings, *task, parent) for task in chunks[start : start + group_size]
+            )
+            yield from joblib.Parallel(return_as=return_as, batch_size=1)(tasks)
 
 
 @contextmanager
@@ -303,7 +305,7 @@ def _bar(state: CampaignState, console: Console) -> Iterator[Callable[[], None]]
 def _table(state: CampaignState, rate: float) -> Table:
     """Structures and failures per domain."""
     table = Table("domain", "structures", "failures", title=f"{rate:.0f} labels/s")
-    for entry, wanted in enumerate(state.settings.domains):
+    for entry, domain in enumerate(state.settings.domains):
         failures = ", ".join(f"{reason} {n}" for reason, n in state.failures(entry).items())
-        table.add_row(wanted.domain, str(wanted.structures), failures or "none")
+        table.add_row(domain.domain, str(domain.structures), failures or "none")
     return table

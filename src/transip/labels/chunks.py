@@ -34,13 +34,18 @@ class Chunk:
 
     def save(self, path: Path) -> None:
         """Write to `path`, a NumPy archive without pickled objects."""
-        found = self.structures
-        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in found] for name in TEXTS}
-        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in found]) for name in PER_STRUCTURE}
+        structures = self.structures
+        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in structures] for name in TEXTS}
+        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in structures]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
-            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in found)])
-        arrays |= {name: np.array([s.matrix_or_fill(name) for s in found]).reshape(-1, 3, 3) for name in FILL_VALUES}
-        arrays |= {"counts": np.array([len(s) for s in found], dtype=np.int64), "texts": np.array(json.dumps(texts))}
+            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in structures)])
+        arrays |= {
+            name: np.array([s.matrix_or_fill(name) for s in structures]).reshape(-1, 3, 3) for name in FILL_VALUES
+        }
+        arrays |= {
+            "counts": np.array([len(s) for s in structures], dtype=np.int64),
+            "texts": np.array(json.dumps(texts)),
+        }
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
 
@@ -79,18 +84,18 @@ def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
 
 
 def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
-    wanted = settings.domains[entry]
-    molecules = ceil(settings.chunk / wanted.conformers)
+    domain = settings.domains[entry]
+    molecules = ceil(settings.chunk / domain.conformers)
     structures: list[Structure] = []
     failures: Counter[str] = Counter()
     for index in range(chunk * molecules, (chunk + 1) * molecules):
         seed = (settings.seed, entry)
         try:
-            molecule = sources.sample_molecule(wanted, seed, index)
+            molecule = sources.sample_molecule(domain, seed, index)
             geometry_rng = np.random.default_rng([*seed, 1, index])
-            for number, geometry in enumerate(molecule.geometries(wanted, geometry_rng)):
+            for number, geometry in enumerate(molecule.geometries(domain, geometry_rng)):
                 try:
-                    labelled = _label(geometry, wanted, settings.method)
+                    labelled = _label(geometry, domain, settings.method)
                     source = f"{molecule.source} {entry}.{index}.{number}"  # unique in the campaign
                     structures.append(replace(labelled, source=source))
                 except LabelingError as failed:
