@@ -1,47 +1,13 @@
-"""What tests of whole commands need: labelled molecules that cost nothing, a one-second recipe, the command itself."""
+"""What tests of whole commands need: a one-second recipe, and the command itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from ase.build import molecule
-from ase.calculators.emt import EMT
 
 from transip.cli import main
-from transip.data.store import write_pack
-from transip.structure import Structure
-
-NAMES = ("H2O", "NH3", "CH4", "CH3OH", "C2H6", "HCN", "C2H4", "H2CO", "C2H2", "CO2")  # closed shells
-
-
-def labelled(count: int, seed: int = 0) -> Iterator[Structure]:
-    """Rattled molecules of ten compositions in two domains; the level of theory is ASE's EMT."""
-    rng = np.random.default_rng(seed)
-    for i in range(count):
-        name = NAMES[i % len(NAMES)]
-        atoms = molecule(name)
-        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
-        atoms.calc = EMT()
-        yield Structure(
-            numbers=atoms.numbers.astype(np.int64),
-            positions=atoms.positions,
-            charge=0,
-            spin=1,
-            energy=float(atoms.get_potential_energy()),
-            forces=atoms.get_forces(),
-            domain=("neutral_organics", "reactivity")[i % 2],
-            source=f"{name}/{i}",
-        )
-
-
-def write_tiny_pack(path: Path) -> Path:
-    """Pack forty labelled structures."""
-    write_pack(path, labelled(40), level_of_theory="EMT")
-    return path
 
 
 def write_recipe(path: Path, pack: Path, **changes: object) -> Path:

@@ -1,20 +1,19 @@
 """A small labelled dataset of real molecules, a stand-in potential with known errors, and runs made of both."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from ase.build import molecule
-from ase.collections import g2
 
+from toy import toy_structure
 from transip.batch import Batch, Prediction, segment_sum
 from transip.config import BatchSettings, Recipe
 from transip.data.dataset import Dataset
 from transip.data.store import write_pack
 from transip.evaluation.saved import evaluate
-from transip.structure import Structure
 
 DOMAINS = ("neutral_organics", "elytes", "reactivity")
 BATCH = BatchSettings(batch_size=5, max_atoms=60)
@@ -40,32 +39,10 @@ class Noisy(torch.nn.Module):
         return Prediction(energy, energies, batch.forces + noise, latents)
 
 
-def labelled(name: str, seed: int, domain: str) -> Structure:
-    """A shaken molecule with the energy and forces of Morse bonds between all its atoms."""
-    atoms = molecule(name)
-    generator = np.random.default_rng(seed)
-    x = atoms.positions + generator.normal(0, 0.03, atoms.positions.shape)
-    separation = x[:, None] - x[None]
-    r = np.linalg.norm(separation, axis=-1) + np.eye(len(x))
-    decay = np.exp(-2 * (r - 1.3))
-    pull = np.where(np.eye(len(x)), 0.0, 2 * 1.5 * (1 - decay) * 2 * decay / r)
-    energy = 1.5 * np.triu((1 - decay) ** 2, 1).sum() - 13.6 * (atoms.numbers.astype(float) ** 2).sum()
-    return Structure(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=x,
-        charge=0,
-        spin=1 if atoms.numbers.sum() % 2 == 0 else 2,
-        energy=float(energy),
-        forces=-(pull[:, :, None] * separation).sum(1),
-        domain=domain,
-        source=f"{name}-{seed}",
-    )
-
-
 def make_dataset(path: Path, structures: int) -> Dataset:
-    """`structures` shaken molecules of the G2 set, in three domains."""
-    chosen = [labelled(g2.names[i % len(g2.names)], i, DOMAINS[i % 3]) for i in range(structures)]
-    write_pack(path, chosen, level_of_theory="Morse")
+    """`structures` toy structures in three domains."""
+    chosen = [replace(toy_structure(i), domain=DOMAINS[i % 3]) for i in range(structures)]
+    write_pack(path, chosen, level_of_theory="toy pairs")
     return Dataset.open([path])
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from commands import call, write_recipe, write_tiny_pack
+from commands import call, write_recipe
+from toy import write_toy_pack
 
 
 @pytest.fixture(scope="session")
 def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty labelled structures of ten compositions."""
-    return write_tiny_pack(tmp_path_factory.mktemp("data") / "tiny.pack")
+    return write_toy_pack(tmp_path_factory.mktemp("data") / "tiny.pack", 40)
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,7 @@ def pack_of_a_newer_version(at: Place) -> list[object]:
     return ["train", write_recipe(at.folder / "r.yaml", at.pack), "-o", at.output]
 
 
-@case("8 atoms", "raise training.batch.max_atoms")
+@case("6 atoms", "raise training.batch.max_atoms")
 def structure_larger_than_the_budget(at: Place) -> list[object]:
     recipe = write_recipe(at.folder / "r.yaml", at.pack)
     return ["train", recipe, "-o", at.output, "--set", "training.batch.max_atoms=3"]
@@ -252,9 +252,9 @@ def unknown_element(at: Place) -> list[object]:
     return ["predict", at.run, structures(at.folder / "x.extxyz", atoms), "-o", at.output]
 
 
-@case("S is not in the model's training data", "element seen")
+@case("Se is not in the model's training data", "element seen")
 def unseen_element_refused(at: Place) -> list[object]:
-    atoms = "S 0.0 0.0 0.0\nH 0.0 0.0 1.3\nH 0.0 1.3 0.0"
+    atoms = "Se 0.0 0.0 0.0\nH 0.0 0.0 1.46\nH 0.0 1.46 0.0"
     return [
         "predict",
         at.run,
@@ -334,7 +334,7 @@ def test_one_message_and_nothing_written(prepare, expected, place, capfd):
 
 
 def test_an_unseen_element_is_a_warning(run, tmp_path, capfd):
-    atoms = "S 0.0 0.0 0.0\nH 0.0 0.0 1.3\nH 0.0 1.3 0.0"
+    atoms = "Se 0.0 0.0 0.0\nH 0.0 0.0 1.46\nH 0.0 1.46 0.0"
     target = tmp_path / "out.extxyz"
     assert call("predict", run, structures(tmp_path / "x.extxyz", atoms), "-o", target) == 0
     assert "warning: " in capfd.readouterr().err

@@ -52,14 +52,14 @@ def test_training_leaves_a_model_with_its_symmetry_error(run):
     card = json.loads((run / "model" / "config.json").read_text())
     assert card["validation"]["force_rotation_error"] > 0
     assert card["training"]["forward_passes"] == 4 * 4 * 2  # steps × structures × views
-    assert card["level_of_theory"] == "EMT"
+    assert card["level_of_theory"] == "toy pairs"
 
 
 def test_evaluate_without_data_uses_what_the_recipe_held_out(run, tmp_path, capsys):
     assert call("evaluate", run, "-o", tmp_path) == 0
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["overall"]["structures"] == 8  # two compositions of ten
-    assert set(found["domains"]) <= {"neutral_organics", "reactivity"}
+    assert set(found["domains"]) <= {"neutral_organics", "elytes"}
     assert "rotation error" in capsys.readouterr().out
 
 
@@ -156,7 +156,7 @@ def test_info_on_the_installation_and_on_a_model(run, capsys):
     assert call("info") == 0
     assert "torch" in capsys.readouterr().out
     assert call("info", run) == 0
-    assert "EMT" in capsys.readouterr().out
+    assert "toy pairs" in capsys.readouterr().out
 
 
 def test_pack_reports_what_it_found(run, water, tmp_path, capsys):

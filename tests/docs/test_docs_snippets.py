@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import call, write_recipe, write_tiny_pack
+from commands import call, write_recipe
+from toy import write_toy_pack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -33,7 +34,7 @@ SMALL = ["training.minutes=null", "training.steps=2", "model.width=16", "model.d
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that stands in for those that the pages have trained before."""
     folder = tmp_path_factory.mktemp("docs")
-    recipe = write_recipe(folder / "tiny.yaml", write_tiny_pack(folder / "tiny.pack"))
+    recipe = write_recipe(folder / "tiny.yaml", write_toy_pack(folder / "tiny.pack", 40))
     assert call("train", recipe, "-o", folder / "run") == 0
     return folder / "run"
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from toy_runs import BATCH, Noisy, labelled
+from toy import toy_structure
+from toy_runs import BATCH, Noisy
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
@@ -130,7 +131,7 @@ def test_a_prediction_that_is_not_a_number_names_the_structure(dataset: Dataset)
 def test_an_empty_dataset_and_one_without_labels_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no structures"):
         evaluate(Noisy(), dataset.select([]), batch=BATCH, progress=False)
-    bare = labelled("H2O", 0, "")
+    bare = toy_structure(0)
     bare = type(bare)(bare.numbers, bare.positions, bare.charge, bare.spin)
     write_pack(tmp_path / "bare.pack", [bare], level_of_theory="none")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ase.io import read
 
-from commands import write_tiny_pack
+from toy import write_toy_pack
 from transip.config import LabelSettings, Recipe, parse
 from transip.data.store import Pack
 from transip.labels import methods
@@ -31,7 +31,7 @@ TINY_TRAINING |= {"compile": False}  # the shape checks that all tests run under
 @pytest.fixture(scope="module")
 def tiny_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stands in for every recipe's data."""
-    return write_tiny_pack(tmp_path_factory.mktemp("data") / "tiny.pack")
+    return write_toy_pack(tmp_path_factory.mktemp("data") / "tiny.pack", 40)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
