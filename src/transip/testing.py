@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
-from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.structure import Structure
+from transip.symmetry.measure import measure_symmetry
 
 PotentialFn = Callable[[Batch], Prediction]
 Measured = tuple[float, float | None]  # the value, and the largest that is allowed
@@ -426,17 +426,12 @@ class _Kit:
         return self.difference(double, single)[0], 1e-3 * max(1.0, float(double.forces.abs().max()))
 
     def energy_rotation_error(self, seed: int) -> Measured:
-        """eV, mean absolute change of the energy under a random rotation."""
-        plain, rotated = self.rotated(seed)
-        return float((plain.energy - rotated.energy).abs().mean()), None
+        """eV, spread of the energy over orientations."""
+        return self.rotation_errors(seed)["energy_rotation_spread"], None
 
     def force_rotation_error(self, seed: int) -> Measured:
-        """eV/Å, mean absolute change of a force component that is rotated back."""
-        plain, rotated = self.rotated(seed)
-        return float((plain.forces - rotated.forces).abs().mean()), None
+        """eV/Å, mean absolute deviation of a force component, rotated back, from its mean over orientations."""
+        return self.rotation_errors(seed)["force_rotation_error"], None
 
-    def rotated(self, seed: int) -> tuple[Prediction, Prediction]:
-        batch = self.collate(*self.molecules(seed))
-        rotations = random_rotations(len(batch), torch.Generator().manual_seed(seed), self.dtype)
-        rotated = self.predict_batch(rotate(batch, rotations))
-        return self.predict_batch(batch), replace(rotated, forces=rotate_vectors(rotated.forces, rotations.mT, batch))
+    def rotation_errors(self, seed: int) -> dict[str, Any]:
+        return measure_symmetry(self.potential, [self.collate(*self.molecules(seed))], seed=seed)

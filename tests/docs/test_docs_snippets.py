@@ -24,7 +24,7 @@ PAGES = [
     *(path for path in sorted((ROOT / "docs" / "how-to").glob("*.md")) if "```python" in path.read_text("utf-8")),
 ]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROSE = re.compile(r"[^/]+\.md|docs/.*\.md")
+PROSE = re.compile(r"[^/]+\.md|docs/(?!results/).*\.md")  # results quote commands as they were run
 PATH = re.compile(r"(?<![\w/])((?:recipes|examples|benchmarks|docs)/[\w./-]+\.\w+)")
 FILE = re.compile(r"# file: (\S+)\n")
 SMALL = ["training.minutes=null", "training.steps=2", "model.width=16", "model.depth=2", "model.heads=2"]

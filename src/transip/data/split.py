@@ -42,8 +42,8 @@ def load_full_splits(settings: DataSettings) -> tuple[Dataset, Dataset]:
     train, validation = _split(settings)
     if settings.validation:
         _warn_of_overlap(train, validation)
-    for name, dataset in (("training", train), ("validation", validation)):
-        if not len(dataset):
+    for name, part in (("training", train), ("validation", validation)):
+        if not len(part):
             raise InputError(
                 f"no structures are left for {name}",
                 where=", ".join(settings.train),
@@ -86,8 +86,8 @@ def changed_packs(settings: DataSettings, run: Path) -> list[str]:
     """Packs, and "labels of" packs, of the recipe of a run that do not hold what they held when it began."""
     if not (run / PACKS).is_file():  # of before it was written
         return []
-    recorded = read_json(run / PACKS)
-    return [name for name, current in fingerprints(settings).items() if recorded.get(name, current) != current]
+    known = read_json(run / PACKS)
+    return [name for name, found in fingerprints(settings).items() if known.get(name, found) != found]
 
 
 def _without_compositions(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:

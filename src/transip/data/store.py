@@ -289,8 +289,8 @@ def _domain_code(name: str, codes: dict[str, int], where: str) -> int:
 
 
 def _check_labels(structure: Structure, labelled: bool, where: str) -> None:
-    is_labelled = [structure.energy is not None, structure.forces is not None]
-    if is_labelled != [labelled, labelled]:
+    has = [structure.energy is not None, structure.forces is not None]
+    if has != [labelled, labelled]:
         raise InputError(
             "only some structures (or only energy or forces) are labelled",
             where=where,
@@ -366,8 +366,8 @@ def columns_checksum(path: str | Path, columns: Sequence[str]) -> str:
         InputError: there is no pack, or its format is newer than this transip.
     """
     written = _read_meta(Path(path))["sha256"]
-    checksums = (str(written.get(f"{column}.npy")) for column in columns)
-    return hashlib.sha256(" ".join(checksums).encode()).hexdigest()
+    parts = (str(written.get(f"{column}.npy")) for column in columns)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -390,9 +390,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
             where=str(path),
             remedy="upgrade transip",
         )
-    parsed = parse(_Meta, meta, str(file))
-    texts = {"domains": list(map(printable, parsed.domains)), "level_of_theory": printable(parsed.level_of_theory)}
-    return meta | texts | {"optional": parsed.optional}
+    known = parse(_Meta, meta, str(file))
+    texts = {"domains": list(map(printable, known.domains)), "level_of_theory": printable(known.level_of_theory)}
+    return meta | texts | {"optional": known.optional}
 
 
 def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

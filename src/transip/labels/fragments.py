@@ -50,12 +50,12 @@ def fragment(smiles: str) -> Fragment:
     return Fragment(atomic_numbers(rdkit_mol), positions - positions[0], chem.GetFormalCharge(rdkit_mol))
 
 
-def merge(species: list[Fragment]) -> Fragment:
+def merge(parts: list[Fragment]) -> Fragment:
     """Several species as one."""
     return Fragment(
-        np.concatenate([member.numbers for member in species]),
-        np.concatenate([member.positions for member in species]),
-        sum(member.charge for member in species),
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.positions for part in parts]),
+        sum(part.charge for part in parts),
     )
 
 
@@ -73,10 +73,8 @@ def place_in_contact(cluster: Fragment, species: Fragment, rng: np.random.Genera
     rotation = Rotation.random(rng=rng)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    lower, upper = 0.0, 50.0
-    while upper - lower > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
-        middle = (lower + upper) / 2
-        lower, upper = (
-            (lower, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, upper)
-        )
-    return species.moved(rotation, upper * direction)
+    near, far = 0.0, 50.0
+    while far - near > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
+        middle = (near + far) / 2
+        near, far = (near, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
+    return species.moved(rotation, far * direction)

@@ -10,6 +10,7 @@ labelled structures (energy, stress) or atoms (forces) of all views.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,7 @@ class Energy:
     """Absolute error of the energy per atom."""
 
     weight: float
-    name: str = "energy"
+    name: ClassVar[str] = "energy"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w |ΔE| / N / s, mean over structures."""
@@ -55,7 +56,7 @@ class Forces:
     """Length of the error of each atom's force."""
 
     weight: float
-    name: str = "force"
+    name: ClassVar[str] = "force"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖ΔF‖₂ / s, mean over atoms."""
@@ -69,7 +70,7 @@ class Stress:
     """Error of the stress, in eV per atom, where there are labels and the model predicts it (periodic structures)."""
 
     weight: float
-    name: str = "stress"
+    name: ClassVar[str] = "stress"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖Δσ‖_F V / N / s, mean over structures, of which those without a label count as 0."""
@@ -102,7 +103,7 @@ class Equigrad:
     """The derivative of the energy by rotations (equigrad, Orb-v3), which vanishes where the energy is invariant."""
 
     weight: float
-    name: str = "equigrad"
+    name: ClassVar[str] = "equigrad"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖∂E/∂rotation‖_F / s, mean over structures."""
