@@ -84,14 +84,14 @@ def _learning(runs: Sequence[Run]) -> str:
 def _parity(runs: Sequence[Run]) -> str:
     forces, energies = [], []
     for k, evaluation in with_evaluation(runs):
-        shown = evaluation.predictions
-        components = shown["reference_forces"].ravel(), shown["forces"].ravel()
-        note = f"MAE {FORCE_MAE.with_unit(evaluation.overall)}"
-        forces.append(_captioned(runs[k], plots.parity(*components, k, "force component (eV/Å)", note)))
-        totals = shown["reference_energy"], shown["energy"]
-        relative = plots.relative_energies(shown["numbers"], shown["natoms"], *totals)
-        note = f"MAE {ENERGY_MAE.with_unit(evaluation.overall)}"
-        energies.append(_captioned(runs[k], plots.parity(*relative, k, "energy (eV/atom)", note)))
+        arrays, note = evaluation.predictions, f"MAE {FORCE_MAE.with_unit(evaluation.overall)}"
+        reference, predicted = arrays["reference_forces"].ravel(), arrays["forces"].ravel()
+        figure = plots.parity(reference, predicted, k, "force component (eV/Å)", note)
+        forces.append(_captioned(runs[k], figure))
+        totals, note = (arrays["reference_energy"], arrays["energy"]), f"MAE {ENERGY_MAE.with_unit(evaluation.overall)}"
+        reference, predicted = plots.relative_energies(arrays["numbers"], arrays["natoms"], *totals)
+        figure = plots.parity(reference, predicted, k, "energy (eV/atom)", note)
+        energies.append(_captioned(runs[k], figure))
     explanation = (
         "<p>Stronger colour means more points, on a logarithmic scale. Energies are per atom and relative to element "
         "energies fitted to the reference, without which composition would hide every error.</p>"
