@@ -16,9 +16,9 @@ def test_the_same_as_ase_as_the_atoms_move(gentle_model, case):
     potential = SinglePointPredictor(gentle_model, case.atoms.numbers, charge=case.charge, spin=case.spin)
     calculator = TransIPCalculator(gentle_model, charge=case.charge, spin=case.spin)
     for seed in range(3):
-        found = potential(case.atoms.positions)
-        assert found["energy"] == calculator.get_potential_energy(case.atoms)
-        np.testing.assert_array_equal(found["forces"], calculator.get_forces(case.atoms))
+        result = potential(case.atoms.positions)
+        assert result.energy == calculator.get_potential_energy(case.atoms)
+        np.testing.assert_array_equal(result.forces, calculator.get_forces(case.atoms))
         case.atoms.rattle(0.05, seed=seed)
 
 
@@ -26,16 +26,16 @@ def test_an_average_is_ases(gentle_model):
     water = molecule("H2O")
     potential = SinglePointPredictor(gentle_model, water.numbers, charge=0, spin=1, average=12)
     expected = TransIPCalculator(gentle_model, charge=0, spin=1, average=12).get_potential_energy(water)
-    assert potential(water.positions)["energy"] == expected
+    assert potential(water.positions).energy == expected
 
 
 def test_a_cell_may_change_and_has_stress(periodic_model, crystal):
     potential = SinglePointPredictor(periodic_model, crystal.numbers, charge=0, spin=1, cell=crystal.cell.array)
     for _ in range(2):
-        found = potential(crystal.positions, crystal.cell.array)
-        assert found["energy"] == pytest.approx(crystal.get_potential_energy(), abs=1e-9)
-        np.testing.assert_allclose(found["forces"], crystal.get_forces(), rtol=0, atol=1e-9)
-        np.testing.assert_allclose(found["stress"], crystal.get_stress(voigt=False), rtol=0, atol=1e-9)
+        result = potential(crystal.positions, crystal.cell.array)
+        assert result.energy == pytest.approx(crystal.get_potential_energy(), abs=1e-9)
+        np.testing.assert_allclose(result.forces, crystal.get_forces(), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(result.stress, crystal.get_stress(voigt=False), rtol=0, atol=1e-9)
         crystal.set_cell(1.02 * crystal.cell.array, scale_atoms=True)
 
 
@@ -78,7 +78,7 @@ def test_unseen_elements_are_warned_of(make_model):
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra():
-    """In a process of its own, in which no engine can be found."""
+    """In a process of its own, in which no engine can be result."""
     code = """
         import sys
         from importlib import import_module
