@@ -1,7 +1,11 @@
-"""Molecular dynamics in i-PI at constant energy: i-PI moves the atoms, the model answers through a Unix socket.
+"""
+Molecular dynamics in i-PI
+==========================
 
-pip install -c constraints.txt ".[ipi]"   # in the repository's folder
-python examples/ipi_nve.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
+At constant energy: i-PI moves the atoms, the model answers through a Unix socket. ::
+
+    pip install -c constraints.txt ".[ipi]"   # in the repository's folder
+    python examples/ipi_nve.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 
 import argparse

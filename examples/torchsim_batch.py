@@ -1,7 +1,11 @@
-"""Many molecules as one batch in TorchSim: relaxation with FIRE, then molecular dynamics at constant energy.
+"""
+Many molecules at once in TorchSim
+==================================
 
-pip install -c constraints.txt ".[torchsim]"   # in the repository's folder
-python examples/torchsim_batch.py MODEL [--steps 100] [--device cuda]
+One batch is relaxed with FIRE, then simulated at constant energy. ::
+
+    pip install -c constraints.txt ".[torchsim]"   # in the repository's folder
+    python examples/torchsim_batch.py MODEL [--steps 100] [--device cuda]
 """
 
 import argparse
