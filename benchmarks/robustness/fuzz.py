@@ -42,7 +42,7 @@ import torch
 from benchmarks.common.records import Record, argument_parser, provenance, results_file, save_results
 from benchmarks.robustness.formats import FORMATS, Format, of_folder, write
 from benchmarks.robustness.mutations import Files
-from transip.data import pack, store
+from transip.data import info, store
 from transip.errors import InputError
 
 SHARED = Path("/dev/shm")  # files in memory, where there are
@@ -88,7 +88,7 @@ def serve(link: Connection, form: Format, folder: Path, known: Lines, follow: bo
     tempfile.tempdir = None
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    pack.track = store.track = lambda items, *_, **__: items  # bars are threads, and slow
+    info.track = store.track = lambda items, *_, **__: items  # bars are threads, and slow
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.robustness import formats, fuzz, mutations
-from transip.data import pack, store
+from transip.data import info, store
 from transip.errors import InputError
 
 MUTANTS = {"recipe": 300}
@@ -25,7 +25,7 @@ FEWER = 40  # of formats whose inputs take longer
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_damaged_inputs_are_read_or_refused(name, tmp_path, monkeypatch):
     """In this process: a crash or a hang would be plain enough."""
-    for module in (pack, store):
+    for module in (info, store):
         monkeypatch.setattr(module, "track", lambda items, *_, **__: items)  # progress bars, hundreds of them
     form, outcomes = formats.FORMATS[name], {"ok": 0, "refused": 0}
     known = fuzz.Found.nothing(name, seed=12345)
