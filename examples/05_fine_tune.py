@@ -2,10 +2,10 @@
 Fine-tune a model on molecules of your own
 ==========================================
 
-A trained model is a better start than random weights: sixty structures of one family improve it, where training from
-scratch could not begin to learn. The smallest model in the package, which has seen few ions, is fine-tuned here to
-organic ones, with labels of the method that it was trained on. The how-to guide on fine-tuning goes to another level of
-theory.
+A trained model is a better start than random weights: with sixty structures of a few molecules it becomes better for
+these, where training from scratch could not begin to learn. The smallest model in the package, which has seen few ions,
+is fine-tuned here to organic ones, with labels of the method that it was trained on. The how-to guide on fine-tuning
+goes to another level of theory.
 
 It needs the extra ``labels`` and takes about a minute on one core. It writes the folder ``example-05``.
 """
@@ -23,22 +23,22 @@ FOLDER = Path("example-05")
 FOLDER.mkdir(exist_ok=True)
 
 # %%
-# Sixty structures to learn from, twenty of other compositions to test on
-# -----------------------------------------------------------------------
+# Sixty structures to learn from, twenty other geometries to test on
+# ------------------------------------------------------------------
+
+IONS = ["C[NH3+]", "CC(=O)[O-]", "[NH3+]CC(=O)O", "NCC(=O)[O-]", "CC=[NH2+]"]
 
 
-def label(name: str, smiles: list[str], structures: int) -> Path:
+def label(name: str, structures: int, seed: int) -> Path:
     pack = FOLDER / f"{name}.pack"
-    domain = {"domain": "biomolecules", "smiles": smiles, "structures": structures, "temperatures": [300]}
-    campaign = {"method": "gfn2-xtb", "workers": 1, "chunk": 10, "domains": [domain]}
+    domain = {"domain": "biomolecules", "smiles": IONS, "structures": structures, "temperatures": [300]}
+    campaign = {"method": "gfn2-xtb", "workers": 1, "chunk": 10, "seed": seed, "domains": [domain]}
     run_campaign(parse(LabelSettings, campaign, "the campaign"), pack, progress=False)
     return pack
 
 
-training = label(
-    "training", ["C[NH3+]", "CC(=O)[O-]", "[NH3+]CC(=O)O", "NCC(=O)[O-]", "CC=[NH2+]"], 20 if SHORT else 60
-)
-test = label("test", ["CC[NH3+]", "CCC(=O)[O-]", "CC([NH3+])C(=O)O"], 10 if SHORT else 20)
+training = label("training", 20 if SHORT else 60, seed=0)
+test = label("test", 10 if SHORT else 20, seed=1)
 
 # %%
 # Fine-tune

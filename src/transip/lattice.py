@@ -44,8 +44,8 @@ def find_images(
     num_repeats = np.where(periodic, np.ceil(margin), 0).astype(np.int64)
     grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in num_repeats), indexing="ij"), -1).reshape(-1, 1, 3)
     images = fractions + grid
-    near = ((images >= fractions.min(0) - margin) & (images <= fractions.max(0) + margin)).all(-1) & grid.any(-1)
-    shift, source = np.nonzero(near)
+    nearby = ((images >= fractions.min(0) - margin) & (images <= fractions.max(0) + margin)).all(-1) & grid.any(-1)
+    shift, source = np.nonzero(nearby)
     distance, _ = KDTree(fractions @ lattice).query(images[shift, source] @ lattice, distance_upper_bound=cutoff)
     close = np.isfinite(distance)
     return ImageIndex(outside, source[close], grid[shift[close], 0])

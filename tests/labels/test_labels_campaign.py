@@ -90,7 +90,7 @@ def test_killed_and_resumed_is_as_if_never_killed(uninterrupted, tmp_path):
     script.write_text(
         "from transip.config import LabelSettings\n"
         "from transip.labels.campaign import run_campaign\n"
-        f"build(LabelSettings.model_validate({SETTINGS!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
+        f"run_campaign(LabelSettings.model_validate({SETTINGS!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
     )
     work = tmp_path / ".set.pack.work"
     running = subprocess.Popen([sys.executable, script], env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -115,7 +115,7 @@ def test_nobody_labels_for_a_killed_campaign(tmp_path):
     script.write_text(
         "from transip.config import LabelSettings\n"
         "from transip.labels.campaign import run_campaign\n"
-        f"build(LabelSettings.model_validate({many!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
+        f"run_campaign(LabelSettings.model_validate({many!r}), {str(tmp_path / 'set.pack')!r}, progress=False)\n"
     )
     running = subprocess.Popen([sys.executable, script], env=os.environ | {"MARK": mark})
 

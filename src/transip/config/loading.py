@@ -65,16 +65,16 @@ def parse(kind: type[AnySettings], values: dict[str, Any], where: str) -> AnySet
         return kind.model_validate(values)
     except ValidationError as error:
         # a misspelt key also leaves the right one missing: name the cause, not the consequence
-        problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        path = ".".join(str(part) for part in problem["loc"])
+        problem = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+        path = ".".join(str(key) for key in problem["loc"])
         if problem["type"] != "extra_forbidden":
             bare_word = problem["type"] == "string_type" and isinstance(problem["input"], bool)
             remedy = "write it in quotes: YAML takes words like NO and ON for true or false" if bare_word else ""
             message = problem["msg"].removeprefix("Value error, ")
             raise InputError(message, where=f"{where}, {path}", remedy=remedy) from None
-        known = _known_keys(kind, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known settings here: {', '.join(sorted(known))}"
+        choices = _known_keys(kind, problem["loc"][:-1])
+        closest = difflib.get_close_matches(str(problem["loc"][-1]), choices, 1)
+        remedy = f"did you mean {closest[0]!r}?" if closest else f"known settings here: {', '.join(sorted(choices))}"
         raise InputError(f"unknown setting {path!r}", where=where, remedy=remedy) from None
 
 
@@ -94,10 +94,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _known_keys(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        if isinstance(part, int):
+    for key in location:
+        if isinstance(key, int):
             continue
-        annotation = kind.model_fields[part].annotation
+        annotation = kind.model_fields[key].annotation
         if get_origin(annotation) is tuple:
             annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, Settings)):

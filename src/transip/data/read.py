@@ -93,22 +93,11 @@ def inspect_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str
     _, frame = next(read_frames(Path(path)))
     wanted = {label: [name for name, _ in frame.lookup(*_names(getattr(keys, label), label))] for label in USUAL_KEYS}
     wanted |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
-    found = {label: [key for key in dict.fromkeys(names) if key in frame.keys] for label, names in wanted.items()}
-    if not found["stress"]:  # which most files have no place for
-        del found["stress"]
-    used = set(chain.from_iterable(found.values()))
-    return found | {"unused": [key for key in frame.keys if key not in used]}
-
-
-def missing_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str, str]:
-    """Which of charge and spin the first structure of a file lacks, with the key under which it was looked for.
-
-    Raises:
-        InputError: as `read_structures`.
-    """
-    _, frame = next(read_frames(Path(path)))
-    accepted = _charge_and_spin(keys).items()
-    return {name: names[0] for name, names in accepted if all(frame.info.get(key) is None for key in names)}
+    entry = {label: [key for key in dict.fromkeys(names) if key in frame.keys] for label, names in wanted.items()}
+    if not entry["stress"]:  # which most files have no place for
+        del entry["stress"]
+    used = set(chain.from_iterable(entry.values()))
+    return entry | {"unused": [key for key in frame.keys if key not in used]}
 
 
 def is_pack(path: str | Path) -> bool:
@@ -146,8 +135,8 @@ def _structure(
     return Structure(
         numbers=numbers,
         positions=positions * LENGTH[units.length],
-        charge=_integer(frame, "charge", _charge_and_spin(keys)["charge"], when_missing, where),
-        spin=_integer(frame, "spin", _charge_and_spin(keys)["spin"], when_missing, where),
+        charge=_integer(frame, "charge", (keys.charge,), when_missing, where),
+        spin=_integer(frame, "spin", (keys.spin, "spin_multiplicity"), when_missing, where),
         energy=None if energy is None else float(energy) * ENERGY[units.energy],
         forces=None if forces is None else forces * force_unit(units),
         cell=None if cell is None else cell * LENGTH[units.length],
@@ -176,8 +165,6 @@ def _geometry(frame: RawFrame, where: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 def _integer(frame: RawFrame, name: str, keys: tuple[str, ...], when_missing: str, where: str) -> int:
     value = next((frame.info[key] for key in keys if frame.info.get(key) is not None), None)
-    if isinstance(value, np.ndarray | list) and np.size(value) == 1:  # as SchNetPack's databases hold every number
-        value = np.ravel(value)[0]
     if value is None:
         raise InputError(
             f"{name} is missing: there is no {keys[0]!r}",
@@ -190,14 +177,14 @@ def _integer(frame: RawFrame, name: str, keys: tuple[str, ...], when_missing: st
 def _label(
     frame: RawFrame, key: str | None, label: str, shape: tuple[int, ...], labels: Labels, where: str
 ) -> np.ndarray | None:
-    found = _value(frame, key, label, labels == "optional", where)
-    if found is None:
+    entry = _value(frame, key, label, labels == "optional", where)
+    if entry is None:
         return None
     try:
-        return np.array(found[1], dtype=np.float64).reshape(shape)
+        return np.array(entry[1], dtype=np.float64).reshape(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{label} ({found[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
+            f"{label} ({entry[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
             where=where,
             remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(frame)}",
         ) from None
@@ -225,21 +212,17 @@ def _value(frame: RawFrame, key: str | None, label: str, optional: bool, where: 
 
 def _stress(frame: RawFrame, keys: KeySettings, units: UnitSettings, where: str) -> np.ndarray | None:
     """As a matrix in eV/Å³, from six (xx, yy, zz, yz, xz, xy) or nine numbers; None if there is none."""
-    found = _value(frame, keys.stress, "stress", True, where)
-    if found is None:
+    entry = _value(frame, keys.stress, "stress", True, where)
+    if entry is None:
         return None
     try:
-        values = np.array(found[1], dtype=np.float64).ravel()
+        values = np.array(entry[1], dtype=np.float64).ravel()
         matrix = voigt_6_to_full_3x3_stress(values) if values.size == 6 else values.reshape(3, 3)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"stress ({found[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
+            f"stress ({entry[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
         ) from None
     return (matrix + matrix.T) / 2 * ENERGY[units.energy] / LENGTH[units.length] ** 3
-
-
-def _charge_and_spin(keys: KeySettings) -> dict[str, tuple[str, ...]]:
-    return {"charge": (keys.charge,), "spin": (keys.spin, "spin_multiplicity")}
 
 
 def _names(key: str | None, label: str) -> tuple[str, ...]:

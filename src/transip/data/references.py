@@ -42,7 +42,7 @@ class AtomicReferences:
     def fit(
         cls,
         dataset: Dataset,
-        known: Float64[np.ndarray, "structures"] | None = None,
+        given_energies: Float64[np.ndarray, "structures"] | None = None,
         elements: Sequence[int] | None = None,
     ) -> AtomicReferences:
         """Least-squares fit of the energies by the numbers of atoms, in float64.
@@ -67,8 +67,8 @@ class AtomicReferences:
             entries = batch.structure_index.numpy() * r.shape[1] + batch.numbers.numpy()
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
-            if known is not None:
-                rows[:, -1] -= known[done : done + len(batch)]
+            if given_energies is not None:
+                rows[:, -1] -= given_energies[done : done + len(batch)]
             done += len(batch)
             r = np.linalg.qr(np.vstack([r, rows])).R
         values = np.zeros(MAX_ATOMIC_NUMBER + 1)
@@ -85,16 +85,16 @@ class AtomicReferences:
         Raises:
             InputError: a symbol is unknown, a value is not finite, or an element is missing; says `remedy`.
         """
-        known = {symbol: z for z, symbol in enumerate(ELEMENTS[: MAX_ATOMIC_NUMBER + 1]) if z}
+        symbols = {symbol: z for z, symbol in enumerate(ELEMENTS[: MAX_ATOMIC_NUMBER + 1]) if z}
         table = np.zeros(MAX_ATOMIC_NUMBER + 1)
         for symbol, value in values.items():
-            if symbol not in known or not np.isfinite(value):
+            if symbol not in symbols or not np.isfinite(value):
                 raise InputError(
                     f"{symbol}: {value} is not the energy of an element",
                     where="references.values",
                     remedy="write element symbols H to Rn with energies in eV, e.g. {H: -13.6}",
                 )
-            table[known[symbol]] = value
+            table[symbols[symbol]] = value
         if missing := [ELEMENTS[z] for z in dataset.elements() if ELEMENTS[z] not in values]:
             raise InputError(f"no reference energy for {', '.join(missing)}", where="references", remedy=remedy)
         return cls(table)

@@ -109,12 +109,12 @@ def _cut_batches(
     cuts, begin = [], 0
     atoms, largest = [0] * processes, [0] * processes
     for i, count in enumerate(counts[order].tolist()):
-        share, rank = divmod(i - begin, processes)
+        quotient, rank = divmod(i - begin, processes)
         size = count if count > largest[rank] else largest[rank]
         if (
-            share == settings.batch_size
+            quotient == settings.batch_size
             or atoms[rank] + count > settings.max_atoms
-            or (share and (share + 1) * size * size > max_pairs)
+            or (quotient and (quotient + 1) * size * size > max_pairs)
         ):
             cuts.append(i)
             begin, rank, size = i, 0, count

@@ -42,8 +42,8 @@ def load_full_splits(settings: DataSettings) -> tuple[Dataset, Dataset]:
     train, validation = _split(settings)
     if settings.validation:
         _warn_of_overlap(train, validation)
-    for name, part in (("training", train), ("validation", validation)):
-        if not len(part):
+    for name, dataset in (("training", train), ("validation", validation)):
+        if not len(dataset):
             raise InputError(
                 f"no structures are left for {name}",
                 where=", ".join(settings.train),
@@ -58,8 +58,8 @@ def load_unlabelled(settings: DataSettings) -> Dataset:
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    pool = Dataset.open(settings.unlabelled, require_compatible=False)
-    return _without_compositions(pool, _split(settings)[1], settings.unlabelled)
+    unlabelled = Dataset.open(settings.unlabelled, require_compatible=False)
+    return _without_compositions(unlabelled, _split(settings)[1], settings.unlabelled)
 
 
 def load_replay(settings: DataSettings) -> Dataset:
@@ -86,8 +86,10 @@ def changed_packs(settings: DataSettings, run: Path) -> list[str]:
     """Packs, and "labels of" packs, of the recipe of a run that do not hold what they held when it began."""
     if not (run / PACKS).is_file():  # of before it was written
         return []
-    known = read_json(run / PACKS)
-    return [name for name, found in fingerprints(settings).items() if known.get(name, found) != found]
+    recorded = read_json(run / PACKS)
+    return [
+        name for name, fingerprint in fingerprints(settings).items() if recorded.get(name, fingerprint) != fingerprint
+    ]
 
 
 def _without_compositions(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
@@ -157,8 +159,7 @@ def split_by_composition(
     if 0 < fraction < 1 and len(ids) < 2:
         raise InputError(
             f"{len(dataset)} structures of one composition cannot be split by composition",
-            remedy="pack some of them, such as the last tenth of a trajectory, into a pack of their own instead, and "
-            "name it in the recipe: data.validation: [held-out.pack]",
+            remedy="give validation data of its own (data.validation)",
         )
     present = _elements_present(dataset.select(examples))
     held_out = (

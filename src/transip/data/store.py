@@ -111,8 +111,8 @@ class Pack:
 
     def _matrices(self, i: int) -> dict[str, np.ndarray | None]:
         """Lattice vectors and stress of structure `i`, where it has them."""
-        found = ((name, self._arrays[name][i].astype(np.float64)) for name in self.meta["optional"])
-        return {name: none_if_fill(name, matrix) for name, matrix in found}
+        matrices = ((name, self._arrays[name][i].astype(np.float64)) for name in self.meta["optional"])
+        return {name: none_if_fill(name, matrix) for name, matrix in matrices}
 
     def source(self, i: int) -> str:
         """Identifier of structure `i`, from the end if negative."""
@@ -366,8 +366,8 @@ def columns_checksum(path: str | Path, columns: Sequence[str]) -> str:
         InputError: there is no pack, or its format is newer than this transip.
     """
     written = _read_meta(Path(path))["sha256"]
-    parts = (str(written.get(f"{column}.npy")) for column in columns)
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    checksums = (str(written.get(f"{column}.npy")) for column in columns)
+    return hashlib.sha256(" ".join(checksums).encode()).hexdigest()
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -390,9 +390,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
             where=str(path),
             remedy="upgrade transip",
         )
-    known = parse(_Meta, meta, str(file))
-    texts = {"domains": list(map(printable, known.domains)), "level_of_theory": printable(known.level_of_theory)}
-    return meta | texts | {"optional": known.optional}
+    parsed = parse(_Meta, meta, str(file))
+    texts = {"domains": list(map(printable, parsed.domains)), "level_of_theory": printable(parsed.level_of_theory)}
+    return meta | texts | {"optional": parsed.optional}
 
 
 def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

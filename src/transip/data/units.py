@@ -86,24 +86,24 @@ def _bond_ratios(structure: Structure) -> Float64[np.ndarray, "bonded"]:
 
     if len(structure) < 2 or structure.cell is not None:  # bonds of a crystal may reach out of its cell
         return np.zeros(0)
-    distances, neighbours = (np.asarray(x) for x in KDTree(structure.positions).query(structure.positions, k=2))
+    distances, neighbors = (np.asarray(x) for x in KDTree(structure.positions).query(structure.positions, k=2))
     radii = ase.data.covalent_radii[structure.numbers]
-    ratios = distances[:, 1] / (radii + radii[neighbours[:, 1]])
+    ratios = distances[:, 1] / (radii + radii[neighbors[:, 1]])
     return ratios[np.isin(structure.numbers, _ALWAYS_BONDED)]
 
 
 def _check_energies(sample: Sequence[Structure], declared: UnitSettings, where: str) -> None:
-    known = [s for s in sample if s.energy is not None and set(s.numbers.tolist()) <= _ATOMS.keys()]
-    if not known:
+    usable = [s for s in sample if s.energy is not None and set(s.numbers.tolist()) <= _ATOMS.keys()]
+    if not usable:
         return
-    totals = ase.units.Hartree * np.array([sum(_ATOMS[z] for z in s.numbers.tolist()) for s in known])
-    ratios = np.array([s.energy for s in known], dtype=np.float64) / totals
+    totals = ase.units.Hartree * np.array([sum(_ATOMS[z] for z in s.numbers.tolist()) for s in usable])
+    ratios = np.array([s.energy for s in usable], dtype=np.float64) / totals
     for unit, factor in ENERGY.items():
         if unit == declared.energy:
             continue
         if _are_totals(ratios * factor / ENERGY[declared.energy]):
             problem = f"energies declared in {declared.energy} are total energies in {unit}"
-            if len({s.formula for s in known}) >= _COMPOSITIONS:
+            if len({s.formula for s in usable}) >= _COMPOSITIONS:
                 raise InputError(problem, where=where, remedy=f"declare units.energy: {unit}")
             warnings.warn(f"{where}: it seems that {problem}", InputWarning, stacklevel=4)
     if np.median(ratios) > _BELOW:

@@ -88,8 +88,8 @@ class TransIPModel(ModelInterface):
         self._check(batch)
         with torch.no_grad():
             # About the origin: far from it, float32 could not tell atoms apart.
-            near = replace(batch, positions=centered(batch.positions, batch))
-            prediction = self._predictor(near.to(dtype=next(self.model.parameters()).dtype))
+            recentered = replace(batch, positions=centered(batch.positions, batch))
+            prediction = self._predictor(recentered.to(dtype=next(self.model.parameters()).dtype))
         if not (prediction.energy.isfinite().all() and prediction.forces.isfinite().all()):
             raise InputError(
                 "the model's energies or forces are not finite",
@@ -134,7 +134,7 @@ class TransIPModel(ModelInterface):
         if len(self._checked) and all(torch.equal(a, b) for a, b in zip(signature, self._checked, strict=True)):
             return
         ends = batch.atom_counts.cumsum(0).cpu()[:-1]
-        numbers, positions = (part.cpu().tensor_split(ends) for part in (batch.numbers, batch.positions.double()))
+        numbers, positions = (values.cpu().tensor_split(ends) for values in (batch.numbers, batch.positions.double()))
         charges_spins = batch.charge.tolist(), batch.spin.tolist()
         cells = [None] * len(batch) if batch.cell is None else list(batch.cell.double().cpu().numpy())
         for i, (z, x, charge, spin, cell) in enumerate(zip(numbers, positions, *charges_spins, cells, strict=True)):

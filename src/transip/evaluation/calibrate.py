@@ -161,6 +161,6 @@ def calibration_table(calibration: Calibration) -> Table:
         table.add_column(heading, justify="right")
     for name, fitted in (("forces, per atom", calibration.forces), ("energies", calibration.energy)):
         formula = f"{fitted.factor:.3g} × spread^{fitted.exponent:.2f}"
-        shares = (f"{fitted.coverage[str(level)]:.1f} %" for level in LEVELS)
-        table.add_row(name, f"{fitted.spearman:.2f}", formula, *shares)
+        percentages = (f"{fitted.coverage[str(level)]:.1f} %" for level in LEVELS)
+        table.add_row(name, f"{fitted.spearman:.2f}", formula, *percentages)
     return table

@@ -110,8 +110,8 @@ class Evaluation:
 
 
 def _check_sections(values: Any, source: Path) -> None:
-    known = isinstance(values, dict) and isinstance(values.get("format"), int)
-    if known and values["format"] > FORMAT:
+    readable = isinstance(values, dict) and isinstance(values.get("format"), int)
+    if readable and values["format"] > FORMAT:
         raise InputError(
             f"has format {values['format']}, newer than format {FORMAT} that this transip reads",
             where=str(source),

@@ -73,8 +73,8 @@ class ApplicabilityDomain:
                 "number of atoms": {len(structure)} if structure.cell is None else set(),  # a cell may be any supercell
             }
             for kind, values in asked.items():
-                if (seen := self._trained_on[kind]) is not None:
-                    self._report(kind, {value for value in values if value not in seen}, seen, where)
+                if (trained := self._trained_on[kind]) is not None:
+                    self._report(kind, {value for value in values if value not in trained}, trained, where)
         return structure
 
     def check_result(self, result: Result, where: str = "") -> Result:
@@ -98,30 +98,30 @@ class ApplicabilityDomain:
             warnings.warn(f"{where}: {problem}: do not trust the result", InputWarning, stacklevel=3)
         return result
 
-    def _report(self, kind: str, unseen: set[int], seen: Values, where: str) -> None:
+    def _report(self, kind: str, unseen: set[int], trained: Values, where: str) -> None:
         new = {(kind, value) for value in unseen}
-        if isinstance(seen, range):  # one warning for all that are too large, one for all too small
-            new = {(kind, seen.stop if value >= seen.stop else seen.start - 1) for value in unseen}
+        if isinstance(trained, range):  # one warning for all that are too large, one for all too small
+            new = {(kind, trained.stop if value >= trained.stop else trained.start - 1) for value in unseen}
         if not new - self._reported:
             return
         problem = f"{kind} {_listed(kind, unseen)} is not in the model's training data"
-        known = f"{kind} seen: {_listed(kind, seen)}"
+        trained_values = f"{kind} seen: {_listed(kind, trained)}"
         if self._on_unseen == "refuse":
-            raise InputError(problem, where=where, remedy=f"use another model; {known}")
+            raise InputError(problem, where=where, remedy=f"use another model; {trained_values}")
         self._reported |= new
-        warnings.warn(f"{where}: {problem}: do not trust the result ({known})", InputWarning, stacklevel=3)
+        warnings.warn(f"{where}: {problem}: do not trust the result ({trained_values})", InputWarning, stacklevel=3)
 
 
 def _trained_on(kind: str, models: list[Potential]) -> Values | None:
     """What all of `models` have seen of a kind; None if no card says."""
-    known = [values for model in models if (values := model.card.get(CARD_KEYS[kind]))]
-    if not known:
+    trained_values = [values for model in models if (values := model.card.get(CARD_KEYS[kind]))]
+    if not trained_values:
         return None
     if kind == "number of atoms":
-        return range(max(least for least, _ in known), min(most for _, most in known) + 1)
+        return range(max(least for least, _ in trained_values), min(most for _, most in trained_values) + 1)
     if kind == "element":
-        known = [[ELEMENTS.index(symbol) for symbol in symbols] for symbols in known]
-    return set.intersection(*map(set, known))
+        trained_values = [[ELEMENTS.index(symbol) for symbol in symbols] for symbols in trained_values]
+    return set.intersection(*map(set, trained_values))
 
 
 def _check_bound(max_uncertainty: float, model: nn.Module) -> None:

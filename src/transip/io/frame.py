@@ -55,5 +55,5 @@ class RawFrame:
 
     def lookup(self, *names: str) -> list[tuple[str, Any]]:
         """Everything that is stored under one of these names, with its name."""
-        places = (self.results, self.info, self.arrays)
-        return [(name, place[name]) for name in names for place in places if place.get(name) is not None]
+        sources = (self.results, self.info, self.arrays)
+        return [(name, place[name]) for name in names for place in sources if place.get(name) is not None]

@@ -63,7 +63,7 @@ def run_campaign(settings: LabelSettings, output: str | Path, *, progress: bool 
 def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
     work = CampaignState(settings, output)
     console = Console(stderr=True, quiet=not progress)
-    started, found_before = time.perf_counter(), sum(map(sum, work.sizes()))
+    started, done_before = time.perf_counter(), sum(map(sum, work.sizes()))
     with _bar(settings, work, console) as update:
         while wave := work.missing():
             for finished in _label_all(settings, wave):
@@ -72,7 +72,7 @@ def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
     theory = level_of_theory(settings.method)
     pack = write_pack(output, work.structures(), level_of_theory=theory, provenance=work.provenance())
     seconds = time.perf_counter() - started
-    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - found_before) / max(seconds, 1e-3)))
+    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - done_before) / max(seconds, 1e-3)))
     work.remove()
     return pack
 
@@ -86,7 +86,7 @@ class CampaignState:
         self.identity = _identity(settings)
         remove_stale(self.folder / "*")
         # per domain: number of a finished chunk → structures in it, failures by reason
-        self._found: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
+        self._done: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
         if self._is_same_campaign():
             for file in self.folder.glob("*.npz"):
                 self._find(file)
@@ -118,7 +118,7 @@ class CampaignState:
 
     def sizes(self) -> list[list[int]]:
         """Structures per finished chunk, per domain."""
-        return [[size for size, _ in found.values()] for found in self._found]
+        return [[size for size, _ in done.values()] for done in self._done]
 
     def missing(self) -> list[tuple[int, int]]:
         """(domain, chunk) pairs to label next: as many as the yield so far suggests, none when all is there.
@@ -126,7 +126,7 @@ class CampaignState:
         Raises:
             InputError: a domain yields nothing.
         """
-        return [(entry, number) for entry in range(len(self._found)) for number in self._missing(entry)]
+        return [(entry, number) for entry in range(len(self._done)) for number in self._missing(entry)]
 
     def structures(self) -> Iterator[Structure]:
         """All that was asked for, in order."""
@@ -141,7 +141,7 @@ class CampaignState:
         """Failures by reason in the chunks that are used, the most frequent first."""
         total: Counter[str] = Counter()
         for number in self._used(entry):
-            total.update(self._found[entry][number][1])
+            total.update(self._done[entry][number][1])
         return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
     def provenance(self) -> dict[str, Any]:
@@ -166,34 +166,34 @@ class CampaignState:
             file.unlink()
 
     def _note(self, entry: int, number: int, chunk: Chunk) -> None:
-        self._found[entry][number] = len(chunk.structures), chunk.failures
+        self._done[entry][number] = len(chunk.structures), chunk.failures
 
     def _file(self, entry: int, number: int) -> Path:
         return self.folder / f"{entry}-{number}.npz"
 
     def _used(self, entry: int) -> range:
         """The leading chunks that hold what is wanted, as far as they are finished."""
-        found, left = self._found[entry], self.settings.domains[entry].structures
+        done, left = self._done[entry], self.settings.domains[entry].structures
         number = 0
-        while left > 0 and number in found:
-            left -= found[number][0]
+        while left > 0 and number in done:
+            left -= done[number][0]
             number += 1
         return range(number)
 
     def _missing(self, entry: int) -> list[int]:
-        wanted, found, used = self.settings.domains[entry], self._found[entry], self._used(entry)
-        left = wanted.structures - sum(found[number][0] for number in used)
+        wanted, done, used = self.settings.domains[entry], self._done[entry], self._used(entry)
+        left = wanted.structures - sum(done[number][0] for number in used)
         if left <= 0:
             return []
-        per_chunk = sum(size for size, _ in found.values()) / len(found) if found else self.settings.chunk
-        if not per_chunk and len(found) >= MAX_EMPTY_CHUNKS:
+        per_chunk = sum(size for size, _ in done.values()) / len(done) if done else self.settings.chunk
+        if not per_chunk and len(done) >= MAX_EMPTY_CHUNKS:
             raise InputError(
-                f"{len(found)} chunks gave no structure at all: {self.failures(entry)}",
+                f"{len(done)} chunks gave no structure at all: {self.failures(entry)}",
                 where=wanted.domain,
                 remedy="raise max_force or max_atoms, or lower temperatures or sigmas",
             )
-        more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(found)
-        return [number for number in range(len(used), len(used) + more) if number not in found]
+        more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(done)
+        return [number for number in range(len(used), len(used) + more) if number not in done]
 
 
 def _identity(settings: LabelSettings) -> dict[str, Any]:

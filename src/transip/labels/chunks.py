@@ -34,13 +34,13 @@ class Chunk:
 
     def save(self, path: Path) -> None:
         """Write to `path`, a NumPy archive without pickled objects."""
-        found = self.structures
-        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in found] for name in TEXTS}
-        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in found]) for name in PER_STRUCTURE}
+        labelled = self.structures
+        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in labelled] for name in TEXTS}
+        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in labelled]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
-            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in found)])
-        arrays |= {name: np.array([s.matrix_or_fill(name) for s in found]).reshape(-1, 3, 3) for name in FILL_VALUES}
-        arrays |= {"counts": np.array([len(s) for s in found], dtype=np.int64), "texts": np.array(json.dumps(texts))}
+            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in labelled)])
+        arrays |= {name: np.array([s.matrix_or_fill(name) for s in labelled]).reshape(-1, 3, 3) for name in FILL_VALUES}
+        arrays |= {"counts": np.array([len(s) for s in labelled], dtype=np.int64), "texts": np.array(json.dumps(texts))}
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
 

@@ -29,8 +29,8 @@ def relax(
         return energy, -forces.ravel()
 
     options = {"maxfun": evaluations, "gtol": 0.05}
-    found = minimize(energy_and_gradient, positions.ravel(), jac=True, method="L-BFGS-B", options=options)
-    return found.x.reshape(-1, 3)
+    minimum = minimize(energy_and_gradient, positions.ravel(), jac=True, method="L-BFGS-B", options=options)
+    return minimum.x.reshape(-1, 3)
 
 
 def langevin(

@@ -102,11 +102,11 @@ class FlexibleTIP3P:
 
     def _find_pairs(self, positions: np.ndarray) -> None:
         """List pairs of atoms of different molecules, or of images of one; an atom and its own image exert nothing."""
-        home, origin, steps = find_images(positions, self._cell, CUTOFF)
-        inside = positions - home @ self._cell
+        wrap, origin, steps = find_images(positions, self._cell, CUTOFF)
+        inside = positions - wrap @ self._cell
         with_images = np.concatenate([inside, inside[origin] + steps @ self._cell])
         atom = np.concatenate([np.arange(len(positions)), origin])
-        moved = np.concatenate([-home, steps - home[origin]])  # lattice vectors from `positions` to `around`
+        moved = np.concatenate([-wrap, steps - wrap[origin]])  # lattice vectors from `positions` to `around`
         i, k = np.nonzero(cdist(inside, with_images) < CUTOFF)
         j, steps = atom[k], moved[k] - moved[i]
         once = (i < j) & ((i // 3 != j // 3) | steps.any(1))

@@ -90,4 +90,4 @@ def protonated(rdkit_mol: Any, rng: np.random.Generator) -> Any:
 @cache
 def _sites() -> list[tuple[Any, float, int]]:
     smarts = import_optional("rdkit.Chem").MolFromSmarts
-    return [(smarts(pattern), share, charge) for charge in (1, -1) for pattern, share in SITES[charge]]
+    return [(smarts(pattern), fraction, charge) for charge in (1, -1) for pattern, fraction in SITES[charge]]

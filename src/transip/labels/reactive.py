@@ -86,11 +86,11 @@ def _protonate(rdkit_mol: Any, rng: np.random.Generator) -> GeometryEdit | None:
     if not sites:
         return None
     site = int(rng.choice(sites))
-    neighbours = [atom.GetIdx() for atom in rdkit_mol.GetAtomWithIdx(site).GetNeighbors()]
+    neighbors = [atom.GetIdx() for atom in rdkit_mol.GetAtomWithIdx(site).GetNeighbors()]
     tilt = rng.normal(scale=0.3, size=3)  # an sp² oxygen's lone pairs are not opposite to its one neighbour
 
     def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        arms = positions[neighbours] - positions[site]
+        arms = positions[neighbors] - positions[site]
         away = -(arms / np.linalg.norm(arms, axis=1, keepdims=True)).sum(0)
         if np.linalg.norm(away) < 0.3:  # flat: the lone pair stands on the plane
             away = np.cross(arms[0], arms[-1])

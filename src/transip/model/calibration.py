@@ -44,9 +44,9 @@ class SpreadToError(Settings):
         Raises:
             InputError: the spreads are all the same.
         """
-        known = (spread > 0) & (error > 0)
-        x, y = np.log(spread[known]), np.log(error[known])
-        if not known.any() or np.ptp(x) < 1e-6:
+        valid = (spread > 0) & (error > 0)
+        x, y = np.log(spread[valid]), np.log(error[valid])
+        if not valid.any() or np.ptp(x) < 1e-6:
             raise InputError("all spreads are the same: they say nothing about errors", remedy="give other models")
         exponent = max(float(np.cov(x, y)[0, 1] / x.var(ddof=1)), 0.0)
         scaled = error[spread > 0] / spread[spread > 0] ** exponent

@@ -42,8 +42,8 @@ def model_card(model: Potential) -> str:
     of).
     """
     card = model.card
-    parts = [FRONT_MATTER, _overview(model), _errors(card), _uncertainties(card), _symmetry(model), _training(card)]
-    return "\n\n".join(part for part in [*parts, _use(model)] if part) + "\n"
+    sections = [FRONT_MATTER, _overview(model), _errors(card), _uncertainties(card), _symmetry(model), _training(card)]
+    return "\n\n".join(section for section in [*sections, _use(model)] if section) + "\n"
 
 
 def models_table() -> Table:
@@ -77,8 +77,8 @@ def models_table() -> Table:
 
 def errors_by_domain(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of each domain; of the validation data as a whole where no domains are known."""
-    known = {"all": card["validation"]} if "force_mae" in card.get("validation", {}) else {}
-    return card.get("domains") or known
+    metrics_by_domain = {"all": card["validation"]} if "force_mae" in card.get("validation", {}) else {}
+    return card.get("domains") or metrics_by_domain
 
 
 def join_or_unknown(values: Any) -> str:

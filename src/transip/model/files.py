@@ -244,8 +244,8 @@ def resolve_model_folder(path: str | Path) -> Path:
     folder = path.parent if path.name in (WEIGHTS, CONFIG) else path
     if (folder / "model" / CONFIG).is_file() and not (folder / CONFIG).is_file():
         folder = folder / "model"  # a run folder
-    if not (folder / CONFIG).is_file() and (found := resolve_pretrained(name)):
-        return found
+    if not (folder / CONFIG).is_file() and (resolved := resolve_pretrained(name)):
+        return resolved
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             named = f", or one of {', '.join(builtin_models())}" if builtin_models() else ""

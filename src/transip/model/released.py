@@ -47,8 +47,8 @@ def resolve_pretrained(name: str | Path) -> Path | None:
     if "/" not in name:
         if (SHIPPED / name / CONFIG).is_file():
             return check_files(SHIPPED / name, name, remedy="install transip again")
-        if near := difflib.get_close_matches(name, builtin_models(), 1, cutoff=0.8):
-            raise InputError("no model of this name", where=name, remedy=f"did you mean {near[0]!r}?")
+        if closest := difflib.get_close_matches(name, builtin_models(), 1, cutoff=0.8):
+            raise InputError("no model of this name", where=name, remedy=f"did you mean {closest[0]!r}?")
         return None
     repository = REPOSITORY.fullmatch(name)
     owner = name.partition("/")[0]

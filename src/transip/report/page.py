@@ -15,7 +15,7 @@ from transip.report.runs import Run, read_runs, with_evaluation
 from transip.report.viewer import safe_json, viewer_data
 from transip.version import __version__
 
-INVARIANT_SHARE = MetricSpec("invariant_share", "invariant share")
+INVARIANT_FRACTION = MetricSpec("invariant_share", "invariant share")
 LATENT_ERROR = MetricSpec("latent_error", "latent error, relative")
 
 
@@ -120,7 +120,7 @@ def _symmetry(runs: Sequence[Run]) -> str:
         "below, symmetry is learned well."
     ]
     if any(run.latent_loss for run in runs):
-        figures += [plots.layer_profile(runs, metric) for metric in (INVARIANT_SHARE, LATENT_ERROR)]
+        figures += [plots.layer_profile(runs, metric) for metric in (INVARIANT_FRACTION, LATENT_ERROR)]
         explanation.append(
             "The <b>invariant share</b> of a layer is the part of its embeddings’ variance that does not depend on the "
             "orientation; a share of 1 suffices for energies but fulfils the latent loss trivially, so the <b>latent "
@@ -157,14 +157,14 @@ def _figures(figures: Iterable[str], caption: str = "") -> str:
 
 def _tabs(name: str, tabs: Sequence[tuple[str, str]]) -> str:
     """Bodies of which one is seen at a time; works without a script."""
-    parts = []
+    fragments = []
     for k, (label, body) in enumerate(tabs):
         checked = " checked" if k == 0 else ""
-        parts.append(
+        fragments.append(
             f'<input type="radio" name="{name}" id="{name}-{k}"{checked}><label for="{name}-{k}">{label}</label>'
             f'<div class="tab">{body}</div>'
         )
-    return f'<div class="tabs">{"".join(parts)}</div>'
+    return f'<div class="tabs">{"".join(fragments)}</div>'
 
 
 def _asset(name: str) -> str:

@@ -78,7 +78,7 @@ class Optimizers:
 
 def muon_parameters(module: nn.Module) -> set[nn.Parameter]:
     """The parameters that the backbones in `module` give to Muon."""
-    return {p for part in module.modules() if isinstance(part, Backbone) for p in part.muon_parameters()}
+    return {p for backbone in module.modules() if isinstance(backbone, Backbone) for p in backbone.muon_parameters()}
 
 
 def lr_factor(progress: float, warmup: float, floor: float) -> float:

@@ -103,8 +103,8 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicRefere
         elements, data = new_elements, data.with_elements(new_elements)  # the others say nothing about these
     else:
         elements = data.elements()
-        known = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
-        if left := [ELEMENTS[z] for z in sorted(known - set(elements))]:
+        trained = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
+        if left := [ELEMENTS[z] for z in sorted(trained - set(elements))]:
             warnings.warn(
                 f"{', '.join(left)} do not occur in the new data: their energies stay those of {level}, not of "
                 f"{data.level_of_theory}; do not use the new model for them",

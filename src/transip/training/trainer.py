@@ -439,7 +439,7 @@ class Trainer:
 def _class_names(objective: Objective) -> dict[str, str]:
     """Which classes a run is trained with, so that it is not resumed with others."""
     code = {"backbone": objective.potential.backbone, **{term.name: term for term in objective.loss_terms}}
-    return {name: f"{type(part).__module__}.{type(part).__qualname__}" for name, part in code.items()}
+    return {name: f"{type(value).__module__}.{type(value).__qualname__}" for name, value in code.items()}
 
 
 def _on_cpu() -> bool:

@@ -154,12 +154,12 @@ class ViewSampler:
     def normalizer(self, micro_batches: Sequence[ViewBatch]) -> Normalizer:
         """What losses on these global batches, of one optimiser step, are divided by in each process."""
         labelled = [views for batch in micro_batches for views in batch.labelled]
-        paired = [views for batch in micro_batches for views in batch.samples if len(views.rotations) == 2]
+        pairs = [views for batch in micro_batches for views in batch.samples if len(views.rotations) == 2]
         totals = (
             sum(len(views.rotations) * len(views.indices) for views in labelled),
             sum(len(views.rotations) * int(views.atom_counts.sum()) for views in labelled),
-            sum(len(views.indices) for views in paired),
-            sum(int(views.atom_counts.sum()) for views in paired),
+            sum(len(views.indices) for views in pairs),
+            sum(int(views.atom_counts.sum()) for views in pairs),
         )
         return Normalizer(*(total / self.num_processes for total in totals))
 
