@@ -38,7 +38,8 @@ from tests.toy import toy_crystal, toy_structure
 from transip.batch import Batch
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.pack import pack_files, summarize
+from transip.data.info import summarize
+from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.references import AtomicReferences, statistics
 from transip.data.split import split_by_composition

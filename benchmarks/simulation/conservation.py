@@ -5,15 +5,13 @@
 Give a model of direct and one of conservative forces to compare them. Without --data, molecules that the first MODEL's
 recipe held out, each of another composition. Each is relaxed with the model, then set off with velocities of twice the
 temperature, half of which becomes potential energy. A molecule breaks when a bond is longer than 1.5 times its relaxed
-length. --reference simulates each that breaks with GFN2-xTB itself, too, as long or until it breaks there: some react.
-The records conservation/MODEL go into benchmarks/simulation/results.jsonl.
+length. The records conservation/MODEL go into benchmarks/simulation/results.jsonl.
 """
 
 import argparse
 import json
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ import numpy as np
 import torch
 from ase import units
 from ase.data import covalent_radii
-from ase.md.verlet import VelocityVerlet
-from ase.optimize import LBFGS
 
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from benchmarks.simulation import nve
@@ -30,7 +26,7 @@ from transip.data.dataset import Dataset
 from transip.engines.torchsim import TransIPModel
 from transip.evaluation.saved import load_validation_set
 from transip.inference.ase import TransIPCalculator
-from transip.inference.md import energy_drift, maxwell_boltzmann_velocities
+from transip.inference.md import energy_drift
 from transip.inference.progress import progress_bar
 from transip.inference.relax import relax
 from transip.structure import Structure
@@ -49,7 +45,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--compile", action="store_true", help="compile the networks: two minutes, then twice as fast")
-    parser.add_argument("--reference", action="store_true", help="what breaks, once more with GFN2-xTB")
     arguments = parser.parse_args()
     sample = pick_diverse(load_validation_set(arguments.models[0], arguments.data), MOLECULES)
     for model in arguments.models:
@@ -123,11 +118,7 @@ def simulate_batch(
     for number, frame in enumerate(progress_bar(frames, "NVE", progress=True, total=table.shape[2])):
         found = (frame.potential + frame.kinetic, frame.kinetic, stretch(frame.positions))
         table[:, :, number] = torch.stack(found).cpu()
-    rows = [analyse_trajectory(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
-    for row, molecule in zip(rows, molecules, strict=True):
-        if arguments.reference and row["broke_at_ps"] is not None:
-            row["gfn2_broke_at_ps"] = breaks_at(molecule, steps, arguments.temperature)
-    return rows
+    return [analyse_trajectory(one, *columns) for one, *columns in zip(molecules, *table, strict=True)]
 
 
 class BondStretchMonitor:
@@ -153,23 +144,6 @@ class BondStretchMonitor:
     def __call__(self, positions: torch.Tensor) -> torch.Tensor:
         ratios = (self._lengths(positions) / self.lengths).nan_to_num(torch.inf)
         return ratios.new_ones(self.count).scatter_reduce(0, self.molecule, ratios, "amax")
-
-
-def breaks_at(molecule: Structure, steps: int, temperature: float) -> float | None:
-    """When, in ps, `molecule` breaks in the same dynamics with GFN2-xTB; None if not within `steps`."""
-    from tblite.ase import TBLite  # otherwise not needed
-
-    atoms = molecule.to_atoms()
-    atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=molecule.spin, verbosity=0)
-    LBFGS(atoms, logfile=None).run(fmax=0.05, steps=300)
-    stretch = BondStretchMonitor([replace(molecule, positions=atoms.positions)], "cpu")
-    maxwell_boltzmann_velocities(atoms, 2 * temperature, np.random.default_rng(SEED))
-    dynamics = VelocityVerlet(atoms, timestep=TIMESTEP * units.fs)
-    for step in range(0, steps, INTERVAL):
-        dynamics.run(INTERVAL)
-        if stretch(torch.from_numpy(atoms.positions)) > BROKEN:
-            return (step + INTERVAL) * TIMESTEP / 1000
-    return None
 
 
 def analyse_trajectory(

@@ -3,9 +3,8 @@
     python -m benchmarks.throughput.stream --molecules 100000 --forces conservative
 
 Makes an extxyz file of molecules from data/organics.pack (over and over, without labels), predicts it with a model of
-random weights, and compares atoms per second of processor time with those of the model alone on the same molecules in
-the same batches, prepared. The two take turns, because a machine's speed drifts: every 10,000 molecules the stream
-waits, with its clock stopped, for the model alone. Memory is the most that the process held in each tenth of the time.
+random weights, and compares atoms per second of CPU time with those of the model alone on prepared batches of the same
+molecules, before and after. Memory is the most that the process held in each tenth of the time.
 The record ENTRY/stream/FORCES goes into benchmarks/throughput/results.jsonl.
 """
 
@@ -24,7 +23,6 @@ from benchmarks.common.hardware import memory_mb
 from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from benchmarks.throughput.ours import model_of
 from transip.batch import Batch
-from transip.config import KeySettings
 from transip.data.dataset import Dataset
 from transip.data.sampler import sorted_batches
 from transip.inference.ase import TransIPCalculator
@@ -34,7 +32,6 @@ from transip.model.files import save_model
 from transip.model.potential import Potential
 from transip.structure import Structure
 
-INTERVAL = 10_000  # molecules between two runs of the model alone
 PERIOD = 0.1  # s between two looks at the memory
 
 
@@ -54,13 +51,13 @@ def main() -> None:
         with source.open("w", encoding="utf-8") as handle:
             for structure in molecules(data, arguments.molecules):
                 write_extxyz(handle, [structure.to_atoms()])
-        alone = Alone(model, list(molecules(data, CHUNK)))
-        busy, memory = time.process_time(), Memory()
+        batches = prepared_batches(list(molecules(data, CHUNK)))
+        before, memory, busy = rate_of(model, batches), Memory(), time.process_time()
         with memory:
-            calculator = InterleavedReader(Path(folder) / "model", alone)
+            calculator = TransIPCalculator(Path(folder) / "model", unseen="ignore")
             found = predict_file(calculator, source, Path(folder) / "out.extxyz", progress=False)
-        rate = found["atoms"] / (time.process_time() - busy - alone.seconds)
-    seen, batched = memory.tenths(), alone.atoms / alone.seconds
+        rate = found["atoms"] / (time.process_time() - busy)
+    seen, batched = memory.tenths(), (before + rate_of(model, batches)) / 2
     result = {
         "name": f"{arguments.entry}/stream/{arguments.forces}",
         "entry": arguments.entry,
@@ -86,39 +83,22 @@ def molecules(data: Dataset, number: int) -> Iterator[Structure]:
     return (data[i % len(data)] for i in range(number))
 
 
-class Alone:
-    """The model on batches that are ready; the first one has been through it."""
-
-    def __init__(self, model: Potential, structures: list[Structure]) -> None:
-        counts = np.array([len(structure) for structure in structures])
-        chosen = sorted_batches(counts, INFERENCE_LIMITS, MAX_PAIRS)
-        self._batches = [Batch.collate([structures[i] for i in indices]) for indices in chosen]
-        self._model = model
-        with torch.no_grad():
-            model(self._batches[0])
-        self.atoms, self.seconds = 0, 0.0  # so far, the seconds of processor time
-
-    def run(self) -> None:
-        busy = time.process_time()
-        with torch.no_grad():
-            for batch in self._batches:
-                self._model(batch)
-                self.atoms += len(batch.numbers)
-        self.seconds += time.process_time() - busy
+def prepared_batches(structures: list[Structure]) -> list[Batch]:
+    """The batches in which `transip predict` would take the structures."""
+    counts = np.array([len(structure) for structure in structures])
+    return [
+        Batch.collate([structures[i] for i in chosen]) for chosen in sorted_batches(counts, INFERENCE_LIMITS, MAX_PAIRS)
+    ]
 
 
-class InterleavedReader(TransIPCalculator):
-    """A calculator whose stream of structures waits for the model alone every `INTERVAL` molecules."""
-
-    def __init__(self, model: Path, alone: Alone) -> None:
-        super().__init__(model, unseen="ignore")
-        self._alone = alone
-
-    def read_file(self, source: str | Path, keys: KeySettings) -> Iterator[Structure]:
-        for number, structure in enumerate(super().read_file(source, keys)):
-            if number % INTERVAL == 0:
-                self._alone.run()
-            yield structure
+@torch.no_grad()
+def rate_of(model: Potential, batches: list[Batch], repeats: int = 3) -> float:
+    """Atoms per second of CPU time of the model alone; the first batch has been through it before."""
+    model(batches[0])
+    busy = time.process_time()
+    for batch in repeats * batches:
+        model(batch)
+    return repeats * sum(batch.num_atoms for batch in batches) / (time.process_time() - busy)
 
 
 class Memory(threading.Thread):

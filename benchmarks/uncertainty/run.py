@@ -5,27 +5,24 @@
 Without --data, on what the recipe of the first run held out; all models must have held out the same. The maps from
 spread to uncertainty are fitted on one half of the compositions and tested on the other, for many splits. What maps
 fitted to all of them are worth on molecules of another kind is measured with --elsewhere. The record
-`uncertainty` goes into benchmarks/uncertainty/results.jsonl, the figure into docs/results/uncertainty.png.
+`uncertainty` goes into benchmarks/uncertainty/results.jsonl.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from benchmarks.common.records import ROOT, argument_parser, provenance, results_file, save_results
+from benchmarks.common.records import argument_parser, provenance, results_file, save_results
 from transip.data.dataset import Dataset
 from transip.evaluation.calibrate import CalibrationData, collect, uncalibrated
 from transip.evaluation.saved import batch_limits_for, load_validation_set
-from transip.files import atomic_path
 from transip.model.calibration import LEVELS, SpreadToError
 
-FIGURE = ROOT / "docs" / "results" / "uncertainty.png"
-KINDS = {"forces": "forces, eV/Å", "energy": "energies, eV"}
+KINDS = ("forces", "energy")
 
 
 def main() -> None:
@@ -45,14 +42,14 @@ def main() -> None:
         f"{len(models)} models": (models, None),
         f"{len(models)} models × {average} rotations": (models, average),
     }
-    found, rows = {}, []
+    rows = []
     for name, (members, rotations) in track(ways.items(), "uncertainty", len(ways)):
         predictor = uncalibrated(members, rotations, arguments.device)
-        found[name] = collect(predictor, data, batch_limits_for(data))
+        found = collect(predictor, data, batch_limits_for(data))
         passes = len(members) * (rotations or 1)
-        rows.append({"spread": name, "forward_passes": passes, **summary(found[name], arguments.splits)})
+        rows.append({"spread": name, "forward_passes": passes, **summary(found, arguments.splits)})
         if elsewhere is not None:
-            rows[-1]["elsewhere"] = transferred(found[name], collect(predictor, elsewhere, batch_limits_for(elsewhere)))
+            rows[-1]["elsewhere"] = transferred(found, collect(predictor, elsewhere, batch_limits_for(elsewhere)))
     result = {
         "name": "uncertainty",
         "models": [str(model) for model in models],
@@ -65,7 +62,6 @@ def main() -> None:
         **provenance("scipy", device=arguments.device),
     }
     save_results(results_file(__file__), [result])
-    plot(found, rows, FIGURE)
     print(json.dumps(rows, indent=1))
 
 
@@ -137,40 +133,6 @@ def first_atoms(found: CalibrationData) -> np.ndarray:
 
 def correlation(spread: np.ndarray, error: np.ndarray) -> float:
     return float(spearmanr(spread, error).statistic)
-
-
-def plot(found: dict[str, CalibrationData], rows: list[dict[str, Any]], target: Path) -> None:
-    """For each spread: force error against uncertainty, energy error against uncertainty, reliability."""
-    figure, panels = plt.subplots(len(found), 3, figsize=(12, 3.7 * len(found)), layout="constrained", squeeze=False)
-    for (name, spreads), row, line in zip(found.items(), rows, panels, strict=True):
-        fitted, other = spreads.halves(0)
-        for axes, (kind, label) in zip(line, KINDS.items(), strict=False):
-            uncertainty, error = SpreadToError.fit(*pair(fitted, kind))(pair(other, kind)[0]), pair(other, kind)[1]
-            limits = [float(np.quantile(np.concatenate([uncertainty, error]), q)) for q in (0.005, 0.999)]
-            inside = (error > limits[0]) & (uncertainty > limits[0])
-            axes.hexbin(
-                uncertainty[inside], error[inside], xscale="log", yscale="log", gridsize=40, mincnt=1, bins="log"
-            )
-            axes.plot(limits, limits, color="red", lw=1)
-            axes.set(xlim=limits, ylim=limits, xlabel=f"uncertainty (68 %) of {label}", ylabel="error")
-        line[0].set_title(f"{name}: Spearman {row['spearman_forces_per_atom']:.2f}")
-        line[1].set_title(f"Spearman {row['spearman_energy']:.2f}")
-        for kind in KINDS:
-            coverage = row["coverage"][kind]
-            line[2].errorbar(
-                LEVELS,
-                [coverage[str(level)]["mean"] for level in LEVELS],
-                [coverage[str(level)]["std_over_splits"] for level in LEVELS],
-                fmt="o-",
-                capsize=3,
-                label=kind,
-            )
-        line[2].plot([40, 100], [40, 100], color="red", lw=1)
-        line[2].set(xlabel="nominal coverage, %", ylabel="found on other compositions, %", title="reliability")
-        line[2].legend()
-    with atomic_path(target) as partial:
-        figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ import yaml
 from toy import toy_structure, write_toy_pack
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
-from transip.data.pack import pack_files, summarize
+from transip.data.info import summarize
+from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack
 from transip.errors import InputError
