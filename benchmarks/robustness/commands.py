@@ -116,16 +116,24 @@ def commands(size: int) -> dict[str, Command]:
             overwrites=True,
         ),
         "train": Command(lambda at: ["train", f"{at}/train.yaml"], "run", _whole_run, resume=("--resume",)),
-        "predict": Command(lambda at: ["predict", f"{at}/model", f"{at}/structures.extxyz"], "out.extxyz", _whole_file),
+        "predict": Command(
+            lambda at: ["predict", f"{at}/model", f"{at}/structures.extxyz"],
+            "out.extxyz",
+            _whole_file,
+            resume=("--overwrite",),
+        ),
         "relax": Command(
             lambda at: ["relax", f"{at}/model", f"{at}/structures.extxyz", "--fmax", "1e-4", "--steps", "20"],
             "out.extxyz",
             _whole_file,
+            resume=("--resume", "--overwrite"),
+            unfinished=("out.partial.xyz",),
         ),
         "md": Command(
             lambda at: ["md", f"{at}/model", f"{at}/structures.extxyz", "--steps", steps, "--interval", "1"],
             "out.extxyz",
             _whole_file,
+            resume=("--overwrite",),  # begins anew, hence to the same frames
             unfinished=("out.partial.xyz",),
         ),
     }

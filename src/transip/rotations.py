@@ -79,27 +79,6 @@ def quaternions_to_matrices(quaternions: Float[Tensor, "structures 4"]) -> Rotat
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def matrices_to_quaternions(rotations: Rotations) -> Float[Tensor, "structures 4"]:
-    """Unit quaternions (w, x, y, z) with w ≥ 0 of rotation matrices.
-
-    All four textbook formulas are evaluated and the best conditioned one is taken, so half turns are safe.
-    """
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rotations.unbind(-2))
-    candidates = torch.stack(
-        [
-            torch.stack([1 + a + e + i, h - f, c - g, d - b], -1),
-            torch.stack([h - f, 1 + a - e - i, b + d, c + g], -1),
-            torch.stack([c - g, b + d, 1 - a + e - i, f + h], -1),
-            torch.stack([d - b, c + g, f + h, 1 - a - e + i], -1),
-        ],
-        -2,
-    )
-    best = candidates.norm(dim=-1).argmax(-1)
-    chosen = candidates[torch.arange(len(best), device=best.device), best]
-    chosen = chosen / chosen.norm(dim=-1, keepdim=True)
-    return torch.where(chosen[:, :1] < 0, -chosen, chosen)
-
-
 def rotate_vectors(vectors: Float[Tensor, "atoms 3"], rotations: Rotations, batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Turn one vector per atom by the rotation of the atom's structure."""
     return torch.einsum("aij,aj->ai", rotations[batch.structure_index].to(vectors.dtype), vectors)

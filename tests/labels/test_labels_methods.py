@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from transip.labels.methods import GFN2, SCF_FAILED, gfn2_xtb, level_of_theory, wb97m_v
+from transip.labels.methods import GFN2, METHODS, SCF_FAILED, gfn2_xtb, wb97m_v
 from transip.labels.molecules import LabelingError
 from transip.structure import Structure
 
@@ -115,5 +115,5 @@ def test_wb97m_v_forces_are_minus_the_derivative_of_the_energy():
 
 
 def test_levels_of_theory_are_told_apart():
-    assert "GFN2" in level_of_theory("gfn2-xtb")
-    assert "def2-TZVPD" in level_of_theory("wb97m-v")
+    assert "GFN2" in METHODS["gfn2-xtb"].level_of_theory
+    assert "def2-TZVPD" in METHODS["wb97m-v"].level_of_theory

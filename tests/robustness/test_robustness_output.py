@@ -45,9 +45,12 @@ def verb(request, inputs, toy_packs):
         "data build": (labelling, 600),
         "data pack": (lambda output: pack_files([source], output, level_of_theory="toy"), 150),
         "train": (lambda output: train(toy_recipe(toy_packs), output, resume=True, progress=False), 20_000),
-        "predict": (lambda output: predict_file(calculator, source, output, progress=False), 500),
-        "relax": (lambda output: relax_file(calculator, source, output, steps=2, progress=False), 500),
-        "md": (lambda output: run_md(calculator, source, output, steps=20, interval=1, progress=False), 3000),
+        "predict": (lambda output: predict_file(calculator, source, output, overwrite=True, progress=False), 500),
+        "relax": (lambda output: relax_file(calculator, source, output, steps=2, overwrite=True, progress=False), 500),
+        "md": (
+            lambda output: run_md(calculator, source, output, steps=20, interval=1, overwrite=True, progress=False),
+            3000,
+        ),
     }[request.param]
 
 

@@ -85,8 +85,8 @@ class Dataset:
         names = [np.array(pack.domains, dtype=np.str_) for pack in self._packs]
         widest = max(array.dtype for array in names)
         domains = np.empty(len(self), dtype=widest)
-        for code, rows, slots in self._by_pack():
-            domains[slots] = names[code][self._packs[code].domain_codes[rows]]
+        for code, rows, targets in self._by_pack():
+            domains[targets] = names[code][self._packs[code].domain_codes[rows]]
         return domains
 
     def charges(self) -> Int64[np.ndarray, "structures"]:
@@ -150,7 +150,9 @@ class Dataset:
         by_pack = list(self.select(chosen)._by_pack())
         batch = reduce(Batch.concatenate, [self._packs[code].get_batch(rows) for code, rows, _ in by_pack])
         if len(by_pack) > 1:
-            batch = batch.index_select(torch.from_numpy(np.argsort(np.concatenate([slots for *_, slots in by_pack]))))
+            batch = batch.index_select(
+                torch.from_numpy(np.argsort(np.concatenate([targets for *_, targets in by_pack])))
+            )
         return replace(batch, index=torch.from_numpy(chosen.copy()))
 
     def iter_batches(self, structures: int = SCAN_CHUNK) -> Iterator[Batch]:
@@ -161,21 +163,21 @@ class Dataset:
     def _by_pack(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each pack that occurs: its number, the rows taken from it, and their places here."""
         for code in np.unique(self._pack_index):
-            slots = np.flatnonzero(self._pack_index == code)
-            yield int(code), self._row_index[slots], slots
+            targets = np.flatnonzero(self._pack_index == code)
+            yield int(code), self._row_index[targets], targets
 
     def _per_structure(self, columns: Sequence[np.ndarray]) -> Int64[np.ndarray, "structures"]:
         values = np.empty(len(self), dtype=np.int64)
-        for code, rows, slots in self._by_pack():
-            values[slots] = columns[code][rows]
+        for code, rows, targets in self._by_pack():
+            values[targets] = columns[code][rows]
         return values
 
 
-def _check_compatible(first: Pack, other: Pack) -> None:
+def _check_compatible(reference: Pack, other: Pack) -> None:
     for key, name in (("level_of_theory", "levels of theory"), ("labelled", "labelled and unlabelled data")):
-        if first.meta[key] != other.meta[key]:
+        if reference.meta[key] != other.meta[key]:
             raise InputError(
-                f"{name} cannot be mixed: {first.meta[key]!r} in {first.path.name}, {other.meta[key]!r} here",
+                f"{name} cannot be mixed: {reference.meta[key]!r} in {reference.path.name}, {other.meta[key]!r} here",
                 where=str(other.path),
                 remedy="train on packs of one kind",
             )

@@ -91,13 +91,15 @@ def inspect_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str
         InputError: as `read_structures`.
     """
     _, frame = next(read_frames(Path(path)))
-    wanted = {label: [name for name, _ in frame.lookup(*_names(getattr(keys, label), label))] for label in USUAL_KEYS}
-    wanted |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
-    entry = {label: [key for key in dict.fromkeys(names) if key in frame.keys] for label, names in wanted.items()}
-    if not entry["stress"]:  # which most files have no place for
-        del entry["stress"]
-    used = set(chain.from_iterable(entry.values()))
-    return entry | {"unused": [key for key in frame.keys if key not in used]}
+    candidates = {
+        label: [name for name, _ in frame.lookup(*_names(getattr(keys, label), label))] for label in USUAL_KEYS
+    }
+    candidates |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
+    present = {label: [key for key in dict.fromkeys(names) if key in frame.keys] for label, names in candidates.items()}
+    if not present["stress"]:  # which most files have no place for
+        del present["stress"]
+    used = set(chain.from_iterable(present.values()))
+    return present | {"unused": [key for key in frame.keys if key not in used]}
 
 
 def is_pack(path: str | Path) -> bool:
@@ -177,14 +179,14 @@ def _integer(frame: RawFrame, name: str, keys: tuple[str, ...], when_missing: st
 def _label(
     frame: RawFrame, key: str | None, label: str, shape: tuple[int, ...], labels: Labels, where: str
 ) -> np.ndarray | None:
-    entry = _value(frame, key, label, labels == "optional", where)
-    if entry is None:
+    stored = _value(frame, key, label, labels == "optional", where)
+    if stored is None:
         return None
     try:
-        return np.array(entry[1], dtype=np.float64).reshape(shape)
+        return np.array(stored[1], dtype=np.float64).reshape(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{label} ({entry[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
+            f"{label} ({stored[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
             where=where,
             remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(frame)}",
         ) from None
@@ -212,15 +214,15 @@ def _value(frame: RawFrame, key: str | None, label: str, optional: bool, where: 
 
 def _stress(frame: RawFrame, keys: KeySettings, units: UnitSettings, where: str) -> np.ndarray | None:
     """As a matrix in eV/Å³, from six (xx, yy, zz, yz, xz, xy) or nine numbers; None if there is none."""
-    entry = _value(frame, keys.stress, "stress", True, where)
-    if entry is None:
+    stored = _value(frame, keys.stress, "stress", True, where)
+    if stored is None:
         return None
     try:
-        values = np.array(entry[1], dtype=np.float64).ravel()
+        values = np.array(stored[1], dtype=np.float64).ravel()
         matrix = voigt_6_to_full_3x3_stress(values) if values.size == 6 else values.reshape(3, 3)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"stress ({entry[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
+            f"stress ({stored[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
         ) from None
     return (matrix + matrix.T) / 2 * ENERGY[units.energy] / LENGTH[units.length] ** 3
 

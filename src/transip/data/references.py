@@ -42,7 +42,7 @@ class AtomicReferences:
     def fit(
         cls,
         dataset: Dataset,
-        given_energies: Float64[np.ndarray, "structures"] | None = None,
+        baseline: Float64[np.ndarray, "structures"] | None = None,
         elements: Sequence[int] | None = None,
     ) -> AtomicReferences:
         """Least-squares fit of the energies by the numbers of atoms, in float64.
@@ -67,8 +67,8 @@ class AtomicReferences:
             entries = batch.structure_index.numpy() * r.shape[1] + batch.numbers.numpy()
             rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
             rows[:, -1] = batch.energy.numpy()
-            if given_energies is not None:
-                rows[:, -1] -= given_energies[done : done + len(batch)]
+            if baseline is not None:
+                rows[:, -1] -= baseline[done : done + len(batch)]
             done += len(batch)
             r = np.linalg.qr(np.vstack([r, rows])).R
         values = np.zeros(MAX_ATOMIC_NUMBER + 1)
@@ -80,28 +80,28 @@ class AtomicReferences:
 
     @classmethod
     def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> AtomicReferences:
-        """AtomicReferences from element symbol → eV; every element of `dataset` must be given.
+        """References from element symbol → eV; every element of `dataset` must be given.
 
         Raises:
             InputError: a symbol is unknown, a value is not finite, or an element is missing; says `remedy`.
         """
-        symbols = {symbol: z for z, symbol in enumerate(ELEMENTS[: MAX_ATOMIC_NUMBER + 1]) if z}
+        numbers_by_symbol = {symbol: z for z, symbol in enumerate(ELEMENTS[: MAX_ATOMIC_NUMBER + 1]) if z}
         table = np.zeros(MAX_ATOMIC_NUMBER + 1)
         for symbol, value in values.items():
-            if symbol not in symbols or not np.isfinite(value):
+            if symbol not in numbers_by_symbol or not np.isfinite(value):
                 raise InputError(
                     f"{symbol}: {value} is not the energy of an element",
                     where="references.values",
                     remedy="write element symbols H to Rn with energies in eV, e.g. {H: -13.6}",
                 )
-            table[symbols[symbol]] = value
+            table[numbers_by_symbol[symbol]] = value
         if missing := [ELEMENTS[z] for z in dataset.elements() if ELEMENTS[z] not in values]:
             raise InputError(f"no reference energy for {', '.join(missing)}", where="references", remedy=remedy)
         return cls(table)
 
     @classmethod
     def from_settings(cls, settings: ReferenceSettings, dataset: Dataset) -> AtomicReferences:
-        """AtomicReferences as a recipe asks for them.
+        """References as a recipe asks for them.
 
         Raises:
             InputError: values do not fit `settings.kind`, or an element of `dataset` has no value.
@@ -116,11 +116,8 @@ class AtomicReferences:
             return cls.fit(dataset)
         if settings.kind == "given":
             return cls.from_symbols(settings.values, dataset, remedy="add them to references.values")
-        return cls.from_symbols(
-            OMOL25,
-            dataset,
-            remedy="set references.kind: given and list all elements in values",
-        )
+        remedy = "set references.kind: given and list all elements in values"
+        return cls.from_symbols(OMOL25, dataset, remedy=remedy)
 
 
 def statistics(dataset: Dataset, references: AtomicReferences) -> dict[str, float]:

@@ -58,8 +58,8 @@ def load_unlabelled(settings: DataSettings) -> Dataset:
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    unlabelled = Dataset.open(settings.unlabelled, require_compatible=False)
-    return _without_compositions(unlabelled, _split(settings)[1], settings.unlabelled)
+    pool = Dataset.open(settings.unlabelled, require_compatible=False)
+    return _without_compositions(pool, _split(settings)[1], settings.unlabelled)
 
 
 def load_replay(settings: DataSettings) -> Dataset:
@@ -87,9 +87,7 @@ def changed_packs(settings: DataSettings, run: Path) -> list[str]:
     if not (run / PACKS).is_file():  # of before it was written
         return []
     recorded = read_json(run / PACKS)
-    return [
-        name for name, fingerprint in fingerprints(settings).items() if recorded.get(name, fingerprint) != fingerprint
-    ]
+    return [name for name, current in fingerprints(settings).items() if recorded.get(name, current) != current]
 
 
 def _without_compositions(data: Dataset, held_out: Dataset, packs: Sequence[str]) -> Dataset:
@@ -159,8 +157,7 @@ def split_by_composition(
     if 0 < fraction < 1 and len(ids) < 2:
         raise InputError(
             f"{len(dataset)} structures of one composition cannot be split by composition",
-            remedy="pack some of them, such as the last tenth of a trajectory, into a pack of their own instead, and "
-            "name it in the recipe: data.validation: [held-out.pack]",
+            remedy="give validation data of its own (data.validation)",
         )
     present = _elements_present(dataset.select(examples))
     held_out = (

@@ -289,8 +289,8 @@ def _domain_code(name: str, codes: dict[str, int], where: str) -> int:
 
 
 def _check_labels(structure: Structure, labelled: bool, where: str) -> None:
-    has = [structure.energy is not None, structure.forces is not None]
-    if has != [labelled, labelled]:
+    is_labelled = [structure.energy is not None, structure.forces is not None]
+    if is_labelled != [labelled, labelled]:
         raise InputError(
             "only some structures (or only energy or forces) are labelled",
             where=where,

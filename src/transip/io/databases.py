@@ -178,13 +178,13 @@ MAX_ROW_BYTES = 2**26  # bytes of one decompressed row: far above the largest mo
 def lmdb_rows(path: Path) -> Iterator[Row]:
     """Rows of an `.aselmdb` shard, by ascending id."""
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        locations = _lmdb_items(content)
-        numbers = sorted(int(key) for key in locations if key.isdigit())
-        following = _decompress(content[locations[b"nextid"]]) if b"nextid" in locations else 1
-        deleted = _decompress(content[locations[b"deleted_ids"]]) if b"deleted_ids" in locations else []
+        value_slices = _lmdb_items(content)
+        numbers = sorted(int(key) for key in value_slices if key.isdigit())
+        following = _decompress(content[value_slices[b"nextid"]]) if b"nextid" in value_slices else 1
+        deleted = _decompress(content[value_slices[b"deleted_ids"]]) if b"deleted_ids" in value_slices else []
         if len(numbers) != (expected := following - 1 - len(deleted)):
             raise ValueError(f"{len(numbers)} of {expected} rows are there")
-        yield from (_decompress(content[locations[b"%d" % number]]) for number in numbers)
+        yield from (_decompress(content[value_slices[b"%d" % number]]) for number in numbers)
 
 
 def _decompress(packed: bytes) -> Any:

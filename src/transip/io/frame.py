@@ -55,5 +55,7 @@ class RawFrame:
 
     def lookup(self, *names: str) -> list[tuple[str, Any]]:
         """Everything that is stored under one of these names, with its name."""
-        sources = (self.results, self.info, self.arrays)
-        return [(name, place[name]) for name in names for place in sources if place.get(name) is not None]
+        containers = (self.results, self.info, self.arrays)
+        return [
+            (name, container[name]) for name in names for container in containers if container.get(name) is not None
+        ]

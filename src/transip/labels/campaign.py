@@ -6,13 +6,12 @@ output; when every domain has enough, they are written in order as one pack and 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from transip.errors import InputError, InputWarning
 from transip.extras import import_optional
 from transip.files import output_lock, read_json, remove_stale, write_json
 from transip.labels.chunks import Chunk, label_chunk
-from transip.labels.methods import level_of_theory, require
+from transip.labels.methods import METHODS, require
 from transip.structure import Structure
 
 MAX_EMPTY_CHUNKS = 16  # chunks of a domain without a single structure, after which it is given up
@@ -61,19 +60,17 @@ def run_campaign(settings: LabelSettings, output: str | Path, *, progress: bool 
 
 
 def _build(settings: LabelSettings, output: Path, progress: bool) -> Pack:
-    work = CampaignState(settings, output)
-    console = Console(stderr=True, quiet=not progress)
-    started, done_before = time.perf_counter(), sum(map(sum, work.sizes()))
-    with _bar(settings, work, console) as update:
-        while wave := work.missing():
-            for finished in _label_all(settings, wave):
-                work.keep(*finished)
+    state, console = CampaignState(settings, output), Console(stderr=True, quiet=not progress)
+    started, before = time.perf_counter(), state.num_labelled
+    with _bar(state, console) as update:
+        while chunks := state.pending():
+            for finished in _label_all(settings, chunks):
+                state.keep(*finished)
                 update()
-    theory = level_of_theory(settings.method)
-    pack = write_pack(output, work.structures(), level_of_theory=theory, provenance=work.provenance())
-    seconds = time.perf_counter() - started
-    console.print(_table(settings, work, (sum(map(sum, work.sizes())) - done_before) / max(seconds, 1e-3)))
-    work.remove()
+    theory = METHODS[settings.method].level_of_theory
+    pack = write_pack(output, state.structures(), level_of_theory=theory, provenance=state.provenance())
+    console.print(_table(state, (state.num_labelled - before) / max(time.perf_counter() - started, 1e-3)))
+    shutil.rmtree(state.folder)
     return pack
 
 
@@ -86,12 +83,15 @@ class CampaignState:
         self.identity = _identity(settings)
         remove_stale(self.folder / "*")
         # per domain: number of a finished chunk → structures in it, failures by reason
-        self._done: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
-        if self._is_same_campaign():
-            for file in self.folder.glob("*.npz"):
-                self._find(file)
-        else:
+        self._finished: list[dict[int, tuple[int, dict[str, int]]]] = [{} for _ in settings.domains]
+        if not self._is_same_campaign():
             shutil.rmtree(self.folder, ignore_errors=True)
+        for file in self.folder.glob("*.npz"):
+            try:
+                self._note(*map(int, file.stem.split("-")), Chunk.load(file))
+            except InputError as error:
+                warnings.warn(f"{file}: {error.problem}; it is labelled again", InputWarning, stacklevel=2)
+                file.unlink()
         write_json(self.folder / "settings.json", self.identity)
 
     def _is_same_campaign(self) -> bool:
@@ -116,22 +116,29 @@ class CampaignState:
         chunk.save(self._file(entry, number))
         self._note(entry, number, chunk)
 
-    def sizes(self) -> list[list[int]]:
-        """Structures per finished chunk, per domain."""
-        return [[size for size, _ in done.values()] for done in self._done]
+    @property
+    def num_labelled(self) -> int:
+        """Structures in all finished chunks."""
+        return sum(size for chunks in self._finished for size, _ in chunks.values())
 
-    def missing(self) -> list[tuple[int, int]]:
+    @property
+    def num_wanted_labelled(self) -> int:
+        """The same without those of a domain that exceed what is asked for."""
+        domains = zip(self.settings.domains, self._finished, strict=True)
+        return sum(min(domain.structures, sum(size for size, _ in chunks.values())) for domain, chunks in domains)
+
+    def pending(self) -> list[tuple[int, int]]:
         """(domain, chunk) pairs to label next: as many as the yield so far suggests, none when all is there.
 
         Raises:
             InputError: a domain yields nothing.
         """
-        return [(entry, number) for entry in range(len(self._done)) for number in self._missing(entry)]
+        return [(entry, number) for entry in range(len(self._finished)) for number in self._pending(entry)]
 
     def structures(self) -> Iterator[Structure]:
         """All that was asked for, in order."""
-        for entry, wanted in enumerate(self.settings.domains):
-            left = wanted.structures
+        for entry, domain in enumerate(self.settings.domains):
+            left = domain.structures
             for number in self._used(entry):
                 structures = Chunk.load(self._file(entry, number)).structures[:left]
                 left -= len(structures)
@@ -141,7 +148,7 @@ class CampaignState:
         """Failures by reason in the chunks that are used, the most frequent first."""
         total: Counter[str] = Counter()
         for number in self._used(entry):
-            total.update(self._done[entry][number][1])
+            total.update(self._finished[entry][number][1])
         return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
     def provenance(self) -> dict[str, Any]:
@@ -149,61 +156,45 @@ class CampaignState:
         domains = enumerate(self.settings.domains)
         return {
             **self.identity,
-            "failures": [{"domain": wanted.domain, "failures": self.failures(entry)} for entry, wanted in domains],
+            "failures": [{"domain": domain.domain, "failures": self.failures(entry)} for entry, domain in domains],
         }
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder)
-
-    def _find(self, file: Path) -> None:
-        """Take up a chunk that is there; a damaged one is labelled again."""
-        entry, number = map(int, file.stem.split("-"))
-        try:
-            self._note(entry, number, Chunk.load(file))
-        except InputError as error:
-            warnings.warn(f"{file}: {error.problem}; it is labelled again", InputWarning, stacklevel=2)
-            file.unlink()
-
     def _note(self, entry: int, number: int, chunk: Chunk) -> None:
-        self._done[entry][number] = len(chunk.structures), chunk.failures
+        self._finished[entry][number] = len(chunk.structures), chunk.failures
 
     def _file(self, entry: int, number: int) -> Path:
         return self.folder / f"{entry}-{number}.npz"
 
     def _used(self, entry: int) -> range:
         """The leading chunks that hold what is wanted, as far as they are finished."""
-        done, left = self._done[entry], self.settings.domains[entry].structures
+        finished, left = self._finished[entry], self.settings.domains[entry].structures
         number = 0
-        while left > 0 and number in done:
-            left -= done[number][0]
+        while left > 0 and number in finished:
+            left -= finished[number][0]
             number += 1
         return range(number)
 
-    def _missing(self, entry: int) -> list[int]:
-        wanted, done, used = self.settings.domains[entry], self._done[entry], self._used(entry)
-        left = wanted.structures - sum(done[number][0] for number in used)
+    def _pending(self, entry: int) -> list[int]:
+        domain, finished, used = self.settings.domains[entry], self._finished[entry], self._used(entry)
+        left = domain.structures - sum(finished[number][0] for number in used)
         if left <= 0:
             return []
-        per_chunk = sum(size for size, _ in done.values()) / len(done) if done else self.settings.chunk
-        if not per_chunk and len(done) >= MAX_EMPTY_CHUNKS:
+        per_chunk = sum(size for size, _ in finished.values()) / len(finished) if finished else self.settings.chunk
+        if not per_chunk and len(finished) >= MAX_EMPTY_CHUNKS:
             raise InputError(
-                f"{len(done)} chunks gave no structure at all: {self.failures(entry)}",
-                where=wanted.domain,
+                f"{len(finished)} chunks gave no structure at all: {self.failures(entry)}",
+                where=domain.domain,
                 remedy="raise max_force or max_atoms, or lower temperatures or sigmas",
             )
-        more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(done)
-        return [number for number in range(len(used), len(used) + more) if number not in done]
+        more = ceil(left / per_chunk) if per_chunk else MAX_EMPTY_CHUNKS - len(finished)
+        return [number for number in range(len(used), len(used) + more) if number not in finished]
 
 
 def _identity(settings: LabelSettings) -> dict[str, Any]:
     """What decides the result: settings and the versions of what computes it."""
     packages = ["rdkit", "tblite"] + (["pyscf"] if settings.method == "wb97m-v" else [])
     described = settings.model_dump(mode="json", exclude=NOT_RESULT)
-    for domain in described["domains"]:
-        if not domain["smiles"]:  # which campaigns of earlier versions did not know
-            del domain["smiles"]
-    return json.loads(json.dumps({"settings": described, "versions": {name: version(name) for name in packages}}))
+    return {"settings": described, "versions": {name: version(name) for name in packages}}
 
 
 def _chunk_identity(identity: dict[str, Any]) -> dict[str, Any]:
@@ -243,17 +234,19 @@ def _check_backend(backend: str) -> None:
         )
 
 
-def _label_all(settings: LabelSettings, wave: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
+def _label_all(settings: LabelSettings, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, int, Chunk]]:
     """Label chunks in parallel; yields them as they are finished."""
     joblib = import_optional("joblib")
-    form, together = "generator_unordered", len(wave)
+    return_as, group_size = "generator_unordered", len(chunks)
     with _cluster(settings.backend), joblib.parallel_config(settings.backend, n_jobs=settings.workers):
         if settings.backend == "ray":  # from Ray, joblib gets results only when all are there: keep rounds short
-            form, together = "list", 4 * joblib.effective_n_jobs()
-        for first in range(0, len(wave), together):
-            own = os.getpid() if settings.backend == "loky" else None
-            tasks = (joblib.delayed(_label_task)(settings, *task, own) for task in wave[first : first + together])
-            yield from joblib.Parallel(return_as=form, batch_size=1)(tasks)
+            return_as, group_size = "list", 4 * joblib.effective_n_jobs()
+        for start in range(0, len(chunks), group_size):
+            parent = os.getpid() if settings.backend == "loky" else None
+            tasks = (
+                joblib.delayed(_label_task)(settings, *task, parent) for task in chunks[start : start + group_size]
+            )
+            yield from joblib.Parallel(return_as=return_as, batch_size=1)(tasks)
 
 
 @contextmanager
@@ -292,31 +285,27 @@ def _exit_with_parent(parent: int) -> None:
 
 
 @contextmanager
-def _bar(settings: LabelSettings, work: CampaignState, console: Console) -> Iterator[Any]:
+def _bar(state: CampaignState, console: Console) -> Iterator[Callable[[], None]]:
     """A progress bar over labelled structures; yields a function that brings it up to date."""
-    wanted = [domain.structures for domain in settings.domains]
     rate = TextColumn("{task.fields[rate]:.0f}/s")
     columns = ("labelling", BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn())
-
-    def labelled() -> int:
-        return sum(min(sum(sizes), most) for sizes, most in zip(work.sizes(), wanted, strict=True))
-
-    started, before = time.perf_counter(), labelled()
+    started, before = time.perf_counter(), state.num_wanted_labelled
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=sum(wanted), completed=before, rate=0.0)
+        total = sum(domain.structures for domain in state.settings.domains)
+        task = bar.add_task("", total=total, completed=before, rate=0.0)
 
         def update() -> None:
-            done = labelled()
+            done = state.num_wanted_labelled
             seconds = max(time.perf_counter() - started, 1e-3)  # clocks may stand still or go back
             bar.update(task, completed=done, rate=(done - before) / seconds)
 
         yield update
 
 
-def _table(settings: LabelSettings, work: CampaignState, rate: float) -> Table:
+def _table(state: CampaignState, rate: float) -> Table:
     """Structures and failures per domain."""
     table = Table("domain", "structures", "failures", title=f"{rate:.0f} labels/s")
-    for entry, wanted in enumerate(settings.domains):
-        failures = ", ".join(f"{reason} {n}" for reason, n in work.failures(entry).items())
-        table.add_row(wanted.domain, str(wanted.structures), failures or "none")
+    for entry, domain in enumerate(state.settings.domains):
+        failures = ", ".join(f"{reason} {n}" for reason, n in state.failures(entry).items())
+        table.add_row(domain.domain, str(domain.structures), failures or "none")
     return table

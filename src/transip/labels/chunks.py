@@ -34,13 +34,18 @@ class Chunk:
 
     def save(self, path: Path) -> None:
         """Write to `path`, a NumPy archive without pickled objects."""
-        labelled = self.structures
-        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in labelled] for name in TEXTS}
-        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in labelled]) for name in PER_STRUCTURE}
+        structures = self.structures
+        texts = {"failures": self.failures} | {name: [getattr(s, name) for s in structures] for name in TEXTS}
+        arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in structures]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
-            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in labelled)])
-        arrays |= {name: np.array([s.matrix_or_fill(name) for s in labelled]).reshape(-1, 3, 3) for name in FILL_VALUES}
-        arrays |= {"counts": np.array([len(s) for s in labelled], dtype=np.int64), "texts": np.array(json.dumps(texts))}
+            arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in structures)])
+        arrays |= {
+            name: np.array([s.matrix_or_fill(name) for s in structures]).reshape(-1, 3, 3) for name in FILL_VALUES
+        }
+        arrays |= {
+            "counts": np.array([len(s) for s in structures], dtype=np.int64),
+            "texts": np.array(json.dumps(texts)),
+        }
         with atomic_path(path) as partial, partial.open("wb") as handle:
             np.savez(handle, **arrays)
 
@@ -60,9 +65,7 @@ class Chunk:
         ends = np.cumsum(arrays["counts"])
         columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
         columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
-        for name in FILL_VALUES:  # chunks of earlier versions have none
-            matrices = arrays.get(name, np.full((len(ends), 3, 3), FILL_VALUES[name]))
-            columns[name] = [none_if_fill(name, matrix) for matrix in matrices]
+        columns |= {name: [none_if_fill(name, matrix) for matrix in arrays[name]] for name in FILL_VALUES}
         rows = zip(*columns.values(), strict=True)
         structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
         return cls(structures, texts["failures"])
@@ -81,18 +84,18 @@ def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
 
 
 def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
-    wanted = settings.domains[entry]
-    molecules = ceil(settings.chunk / wanted.conformers)
+    domain = settings.domains[entry]
+    molecules = ceil(settings.chunk / domain.conformers)
     structures: list[Structure] = []
     failures: Counter[str] = Counter()
     for index in range(chunk * molecules, (chunk + 1) * molecules):
         seed = (settings.seed, entry)
         try:
-            molecule = sources.sample_molecule(wanted, seed, index)
+            molecule = sources.sample_molecule(domain, seed, index)
             geometry_rng = np.random.default_rng([*seed, 1, index])
-            for number, geometry in enumerate(molecule.geometries(wanted, geometry_rng)):
+            for number, geometry in enumerate(molecule.geometries(domain, geometry_rng)):
                 try:
-                    labelled = _label(geometry, wanted, settings.method)
+                    labelled = _label(geometry, domain, settings.method)
                     source = f"{molecule.source} {entry}.{index}.{number}"  # unique in the campaign
                     structures.append(replace(labelled, source=source))
                 except LabelingError as failed:
@@ -111,7 +114,7 @@ def _label(structure: Structure, settings: DomainSettings, method: str) -> Struc
     if len(neighbor_list("i", structure.to_atoms(), MIN_DISTANCE)):  # images of atoms among them
         raise LabelingError("atoms overlap")
     if structure.energy is None or method != "gfn2-xtb":
-        structure = methods.method(method)(structure)
+        structure = methods.METHODS[method].label(structure)
     assert structure.forces is not None
     if np.linalg.norm(structure.forces, axis=1).max() > settings.max_force:
         raise LabelingError("force above max_force")

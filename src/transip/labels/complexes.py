@@ -56,10 +56,10 @@ def sample_complex(rng: np.random.Generator, max_atoms: int) -> Cluster:
         if abs(charge) <= LARGEST_CHARGE:
             break
     number = atomic_numbers[metal]
-    fragments = [Fragment(np.array([number]), np.zeros((1, 3)), oxidation)]
+    species = [Fragment(np.array([number]), np.zeros((1, 3)), oxidation)]
     for name, direction in zip(names, SHAPES[shape], strict=True):
-        fragments.append(_coordinated(fragment(name), number, direction, rng))
-    whole = merge(fragments)
+        species.append(_coordinated(fragment(name), number, direction, rng))
+    whole = merge(species)
     spin = 1 + int(rng.choice(unpaired(d_electrons, shape, light=number <= 30)))
     source = f"[{metal}+{oxidation}] {shape} " + ".".join(names)
     return Cluster("metal_complexes", source, charge, spin, whole.numbers, whole.positions)

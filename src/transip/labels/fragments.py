@@ -50,12 +50,12 @@ def fragment(smiles: str) -> Fragment:
     return Fragment(atomic_numbers(rdkit_mol), positions - positions[0], chem.GetFormalCharge(rdkit_mol))
 
 
-def merge(fragments: list[Fragment]) -> Fragment:
+def merge(species: list[Fragment]) -> Fragment:
     """Several species as one."""
     return Fragment(
-        np.concatenate([fragment.numbers for fragment in fragments]),
-        np.concatenate([fragment.positions for fragment in fragments]),
-        sum(fragment.charge for fragment in fragments),
+        np.concatenate([member.numbers for member in species]),
+        np.concatenate([member.positions for member in species]),
+        sum(member.charge for member in species),
     )
 
 
@@ -73,8 +73,10 @@ def place_in_contact(cluster: Fragment, species: Fragment, rng: np.random.Genera
     rotation = Rotation.random(rng=rng)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    lower, far = 0.0, 50.0
-    while far - lower > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
-        middle = (lower + far) / 2
-        lower, far = (lower, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, far)
-    return species.moved(rotation, far * direction)
+    lower, upper = 0.0, 50.0
+    while upper - lower > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
+        middle = (lower + upper) / 2
+        lower, upper = (
+            (lower, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, upper)
+        )
+    return species.moved(rotation, upper * direction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -156,23 +156,35 @@ def mean_field(structure: Structure, basis: str = "def2-tzvpd", density_fitting:
     return field
 
 
+@dataclass(frozen=True)
+class Method:
+    """A reference method of the setting `method`.
+
+    Attributes:
+        label: gives a structure energy and forces, raises `LabelingError`.
+        level_of_theory: what a pack says about the labels.
+        package: what `label` needs: a module to import.
+        extra: that brings it.
+    """
+
+    label: Callable[[Structure], Structure]
+    level_of_theory: str
+    package: str
+    extra: str = "labels"
+
+
+METHODS = {
+    "gfn2-xtb": Method(gfn2_xtb, "GFN2-xTB (spin-polarised)", "tblite.interface"),
+    "wb97m-v": Method(wb97m_v, "ωB97M-V/def2-TZVPD", "pyscf.dft", "dft"),
+}
+
+
 def require(name: str) -> None:
-    """Import all that labelling with the setting `method` needs.
+    """Import all that labelling with the method `name` needs; GFN2-xTB makes geometries for all methods.
 
     Raises:
         InputError: something is not installed; the message names the extra that brings it.
     """
     for module in ("rdkit.Chem", "tblite.interface", "joblib", "threadpoolctl"):
         import_optional(module)
-    if name == "wb97m-v":
-        import_optional("pyscf.dft", "dft")
-
-
-def method(name: str) -> Callable[[Structure], Structure]:
-    """The labelling function of the setting `method`."""
-    return {"gfn2-xtb": gfn2_xtb, "wb97m-v": wb97m_v}[name]
-
-
-def level_of_theory(name: str) -> str:
-    """What a pack says about labels of the setting `method`."""
-    return {"gfn2-xtb": "GFN2-xTB (spin-polarised)", "wb97m-v": "ωB97M-V/def2-TZVPD"}[name]
+    import_optional(METHODS[name].package, METHODS[name].extra)

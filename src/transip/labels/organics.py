@@ -42,8 +42,8 @@ def sample_own(
 
 
 def _reshuffled(molecules: list[tuple[str, Any]], seed: tuple[int, ...], index: int) -> tuple[str, Any]:
-    epoch, place = divmod(index, len(molecules))
-    return molecules[np.random.default_rng([*seed, epoch]).permutation(len(molecules))[place]]
+    epoch, position = divmod(index, len(molecules))
+    return molecules[np.random.default_rng([*seed, epoch]).permutation(len(molecules))[position]]
 
 
 @cache

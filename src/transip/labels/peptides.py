@@ -74,10 +74,10 @@ def protonated(rdkit_mol: Any, rng: np.random.Generator) -> Any:
     chem = import_optional("rdkit.Chem")
     changed = chem.RWMol(rdkit_mol)
     for pattern, probability, charge in _sites():
-        for (place,) in rdkit_mol.GetSubstructMatches(pattern):
+        for (atom_index,) in rdkit_mol.GetSubstructMatches(pattern):
             if rng.random() < probability:
-                atom = changed.GetAtomWithIdx(place)
-                atom.SetNumExplicitHs(rdkit_mol.GetAtomWithIdx(place).GetTotalNumHs() + charge)
+                atom = changed.GetAtomWithIdx(atom_index)
+                atom.SetNumExplicitHs(rdkit_mol.GetAtomWithIdx(atom_index).GetTotalNumHs() + charge)
                 atom.SetNoImplicit(True)
                 atom.SetFormalCharge(charge)
     try:
@@ -90,4 +90,4 @@ def protonated(rdkit_mol: Any, rng: np.random.Generator) -> Any:
 @cache
 def _sites() -> list[tuple[Any, float, int]]:
     smarts = import_optional("rdkit.Chem").MolFromSmarts
-    return [(smarts(pattern), fraction, charge) for charge in (1, -1) for pattern, fraction in SITES[charge]]
+    return [(smarts(pattern), probability, charge) for charge in (1, -1) for pattern, probability in SITES[charge]]

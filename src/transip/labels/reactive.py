@@ -49,14 +49,14 @@ def _stretch(rdkit_mol: Any, rng: np.random.Generator) -> GeometryEdit | None:
     if not single:
         return None
     bond = single[rng.integers(len(single))]
-    first, second = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-    pieces = chem.GetMolFrags(chem.FragmentOnBonds(rdkit_mol, [bond.GetIdx()], addDummies=False))
-    moving = list(next(piece for piece in pieces if second in piece))
+    fixed_end, moving_end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+    fragments = chem.GetMolFrags(chem.FragmentOnBonds(rdkit_mol, [bond.GetIdx()], addDummies=False))
+    moved_atoms = list(next(atoms for atoms in fragments if moving_end in atoms))
     factor = rng.uniform(*STRETCH)
 
     def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         positions = positions.copy()
-        positions[moving] += (factor - 1) * (positions[second] - positions[first])
+        positions[moved_atoms] += (factor - 1) * (positions[moving_end] - positions[fixed_end])
         return numbers, positions
 
     return edit
@@ -70,10 +70,10 @@ def _remove_hydrogen(rdkit_mol: Any, rng: np.random.Generator, acidic: bool) -> 
         hydrogens = polar or hydrogens
     if not hydrogens or rdkit_mol.GetNumAtoms() < 3:
         return None
-    gone = hydrogens[rng.integers(len(hydrogens))].GetIdx()
+    removed = hydrogens[rng.integers(len(hydrogens))].GetIdx()
 
     def edit(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.delete(numbers, gone), np.delete(positions, gone, axis=0)
+        return np.delete(numbers, removed), np.delete(positions, removed, axis=0)
 
     return edit
 
@@ -82,7 +82,7 @@ def _protonate(rdkit_mol: Any, rng: np.random.Generator) -> GeometryEdit | None:
     """Put a proton where the lone pair of an N, O or S is: away from the atom's neighbours."""
     chem = import_optional("rdkit.Chem")
     pattern = chem.MolFromSmarts("[#7X1,#7X2,#7X3,#8,#16X2;+0]")
-    sites = [place for (place,) in rdkit_mol.GetSubstructMatches(pattern)]
+    sites = [atom_index for (atom_index,) in rdkit_mol.GetSubstructMatches(pattern)]
     if not sites:
         return None
     site = int(rng.choice(sites))

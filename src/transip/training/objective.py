@@ -25,15 +25,15 @@ from transip.training.training_batch import TrainingBatch, Views
 class LossTerm(Protocol):
     """One term of the loss.
 
-    Attributes:
-        name: identifies the term in the log, as ``NAME_loss``; a Python identifier.
-
-    A term may also have an attribute ``layers``, the blocks after which it reads embeddings (`-1` is the last one).
-    If it is an `nn.Module`, its parameters are trained, checkpointed and restored with those of the potential; each of
-    them must have a gradient at every step.
+    Its attribute ``name``, a Python identifier, names it in the log, as ``NAME_loss``. It may also have an attribute
+    ``layers``, the blocks after which it reads embeddings (`-1` is the last one). The parameters of an `nn.Module` are
+    trained, checkpointed and restored with those of the potential; each must have a gradient at every step.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the term is called in the log."""
+        ...
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """The term's share of the loss, weighted, divided by what `ctx.normalizer` says; a scalar."""

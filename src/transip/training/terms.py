@@ -10,7 +10,6 @@ labelled structures (energy, stress) or atoms (forces) of all views.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,7 +40,7 @@ class Energy:
     """Absolute error of the energy per atom."""
 
     weight: float
-    name: ClassVar[str] = "energy"
+    name: str = "energy"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w |ΔE| / N / s, mean over structures."""
@@ -56,7 +55,7 @@ class Forces:
     """Length of the error of each atom's force."""
 
     weight: float
-    name: ClassVar[str] = "force"
+    name: str = "force"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖ΔF‖₂ / s, mean over atoms."""
@@ -70,7 +69,7 @@ class Stress:
     """Error of the stress, in eV per atom, where there are labels and the model predicts it (periodic structures)."""
 
     weight: float
-    name: ClassVar[str] = "stress"
+    name: str = "stress"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖Δσ‖_F V / N / s, mean over structures, of which those without a label count as 0."""
@@ -103,7 +102,7 @@ class Equigrad:
     """The derivative of the energy by rotations (equigrad, Orb-v3), which vanishes where the energy is invariant."""
 
     weight: float
-    name: ClassVar[str] = "equigrad"
+    name: str = "equigrad"
 
     def __call__(self, ctx: LossContext) -> Tensor:
         """w ‖∂E/∂rotation‖_F / s, mean over structures."""

@@ -337,13 +337,12 @@ class Trainer:
         }
 
     def _train_record(self, result: StepResult) -> Record:
-        loss, *terms = (self._all_reduce(result.losses) / self.num_processes).tolist()
-        names = [f"{term.name}_loss" for term in self.objective.loss_terms]
+        means: list[float] = (self._all_reduce(result.losses) / self.num_processes).tolist()
+        names = ["loss", *(f"{term.name}_loss" for term in self.objective.loss_terms)]
         return {
             "kind": "train",
             **self._cost(),
-            "loss": loss,
-            **dict(zip(names, terms, strict=True)),
+            **dict(zip(names, means, strict=True)),
             "gradient_norm": result.grad_norm,
             "learning_rate": result.learning_rate,
             "atoms_per_second": result.atoms_per_second,
