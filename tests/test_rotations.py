@@ -11,7 +11,6 @@ from transip.rotations import (
     rotate,
     rotate_vectors,
     rotation_group,
-    rotation_quadrature,
 )
 
 F64 = torch.float64
@@ -127,15 +126,6 @@ def check_powers(rotations: torch.Tensor, weights: torch.Tensor, degree: int) ->
 @pytest.mark.parametrize(("order", "exact"), GROUPS.items())
 def test_groups_average_powers_of_matrix_elements(order, exact):
     check_powers(rotation_group(order), torch.full((order,), 1 / order, dtype=F64), exact)
-
-
-@pytest.mark.parametrize("degree", [2, 4, 6])
-def test_quadrature_averages_up_to_its_degree(degree):
-    rotations, weights = rotation_quadrature(degree)
-    assert len(rotations) == len(weights) == (degree + 1) ** 2 * (degree // 2 + 1)
-    assert (weights > 0).all() and abs(float(weights.sum()) - 1) < 1e-12
-    torch.testing.assert_close(torch.linalg.det(rotations), torch.ones(len(rotations), dtype=F64))
-    check_powers(rotations, weights, degree)
 
 
 def test_unlabelled_batches_turn_too(make_structure):

@@ -20,7 +20,6 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
-from transip.data.info import summarize
 
 from benchmarks.common.records import ROOT
 from benchmarks.robustness.mutations import (
@@ -39,6 +38,7 @@ from tests.toy import toy_crystal, toy_structure
 from transip.batch import Batch
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
+from transip.data.info import summarize
 from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.references import AtomicReferences, statistics

@@ -15,9 +15,9 @@ trap 'rm -rf "$work"' EXIT
 pip=("$work/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" wheel --no-deps --wheel-dir "$work/wheel" "$repository"
 if [ $# -lt 2 ]; then
-    "${pip[@]}" install --constraint "$repository/constraints.txt" "$work"/wheel/transip-*.whl
+    "${pip[@]}" install --constraint "$repository/constraints.txt" "$work"/wheel/transip_potentials-*.whl
 else
-    "${pip[@]}" install --no-deps "$work"/wheel/transip-*.whl
+    "${pip[@]}" install --no-deps "$work"/wheel/transip_potentials-*.whl
     realpath "$2" >"$("$work/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
 fi
 
@@ -46,9 +46,9 @@ forces = ase.io.read("out.extxyz").get_forces()
 assert np.isfinite(forces).all() and np.abs(atoms.get_forces() - forces).max() < 1e-4
 for name in ("data/omol25_references.json", "report/assets/viewer.js", "report/assets/report.html"):
     assert files("transip").joinpath(name).is_file(), name
-shipped = [str(path) for path in distribution("transip").files]
+shipped = [str(path) for path in distribution("transip-potentials").files]
 for name in ("LICENSE", "LICENSE-OMol25.txt"):
     assert any(".dist-info/licenses" in path and path.endswith(name) for path in shipped), name
 assert not [path for path in shipped if path.startswith(("tests", "benchmarks", "docs"))]
-print(f"transip {transip.__version__ if hasattr(transip, '__version__') else ''}: {len(shipped)} files, all well")
+print(f"transip {transip.__version__}: {len(shipped)} files, all well")
 PYTHON

@@ -147,7 +147,7 @@ class Observer(Callback):
         symmetry_subset = subsample(trainer.data.validation, SYMMETRY_SAMPLE)
         errors = validation_metrics(potential, train_sample, trainer.settings.batch, symmetry_structures=0)
         batch = symmetry_subset.get_batch(np.arange(len(symmetry_subset)))
-        layers = measure_symmetry(potential, [batch], layers=range(potential.encoder.depth))["layers"]
+        layers = measure_symmetry(potential, [batch], layers=range(potential.backbone.depth))["layers"]
         record["train_force_mae"] = errors["force_mae"]
         record["invariant_share"] = [layer["invariant_share"] for layer in layers]
         self.began += time.process_time() - began

@@ -31,7 +31,7 @@ Distance = Callable[[Embeddings, Embeddings], Float[Tensor, "items"]]
 def latent(**options: Any) -> BuildLossTerms:
     """A variant of the latent loss in its place; see `LatentVariant` for the options."""
     return lambda recipe, potential: _in_place_of_latent(
-        recipe, potential, LatentVariant(recipe.objective.latent, potential.encoder.width, **options)
+        recipe, potential, LatentVariant(recipe.objective.latent, potential.backbone.width, **options)
     )
 
 

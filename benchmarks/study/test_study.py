@@ -50,7 +50,7 @@ def test_no_rotation_symmetry_is_built_in(model, batch):
 
 
 def test_the_latent_loss_falls_along_its_gradient(model, batch):
-    latent = LatentEquivariance(LatentSettings(weight=1), model.encoder.width).double()
+    latent = LatentEquivariance(LatentSettings(weight=1), model.backbone.width).double()
     first, second = random_rotations(6, torch.Generator().manual_seed(0), F64).view(2, 3, 3, 3)
     parameters = [*model.parameters(), *latent.parameters()]
     losses = []

@@ -113,7 +113,7 @@ def data_build(
 ) -> None:
     """Make molecules, displace their atoms, label them with a quantum method; resumes if it was killed."""
     from transip.config import LabelSettings, load
-    from transip.data.pack import summarize
+    from transip.data.info import summarize
     from transip.labels.campaign import run_campaign
 
     run_campaign(load(LabelSettings, recipe, overrides), output)
@@ -164,7 +164,7 @@ def data_info(
     path: Input, verify: Annotated[bool, typer.Option("--verify", help="compare a pack's checksums first")] = False
 ) -> None:
     """Say what a pack or a file of structures holds."""
-    from transip.data.pack import summarize
+    from transip.data.info import summarize
     from transip.data.store import Pack
 
     if verify:

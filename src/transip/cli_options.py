@@ -108,7 +108,7 @@ class InferenceOptions:
         """The calculator that these options describe; `dtype` where they leave it open."""
         from transip.inference.ase import TransIPCalculator
 
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         models = [model, *(given.pop("committee") or [])]
         return TransIPCalculator(models, **given | {"dtype": self.dtype or dtype})
 

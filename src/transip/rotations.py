@@ -1,4 +1,4 @@
-"""Rotations in three dimensions: uniform sampling, finite groups, quadrature, and turning a batch with its labels."""
+"""Rotations in three dimensions: uniform sampling, finite groups, and rotating a batch with its labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -32,40 +31,19 @@ def rotation_group(order: GroupOrder) -> Float64[Tensor, "order 3 3"]:
     second = {12: (2, (0.0, 0.0, 1.0)), 24: (4, (0.0, 0.0, 1.0)), 60: (5, (0.0, 1.0, golden))}
     generators = [_axis_rotation(3, (1.0, 1.0, 1.0)), _axis_rotation(*second[order])]
     group = [torch.eye(3, dtype=torch.float64)]
-    for element in group:  # grows while it is gone through
+    for element in group:  # grows while it is iterated over
         for generator in generators:
             product = element @ generator
-            if min(float((product - member).abs().max()) for member in group) > 1e-6:
+            if min(float((product - other).abs().max()) for other in group) > 1e-6:
                 group.append(product)
     return torch.stack(group)
 
 
-def rotation_quadrature(degree: int) -> tuple[Float64[Tensor, "rotations 3 3"], Float64[Tensor, "rotations"]]:
-    """Rotations, and weights of sum 1, that average polynomials of at most `degree` in the matrix elements exactly.
-
-    Gauss–Legendre in cos β times equal steps in the other two Euler angles (z, y, z): (degree + 1)² (degree // 2 + 1)
-    rotations, more than the groups of `rotation_group` need, but for any degree.
-    """
-    cosines, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(degree // 2 + 1))
-    angles = torch.arange(degree + 1, dtype=torch.float64) * (2 * math.pi / (degree + 1))
-    alpha, beta, gamma = torch.meshgrid(angles, cosines.acos(), angles, indexing="ij")
-    rotations = _rotation_about("z", alpha) @ _rotation_about("y", beta) @ _rotation_about("z", gamma)
-    return rotations.reshape(-1, 3, 3), (weights / 2 / len(angles) ** 2)[None, :, None].expand(beta.shape).reshape(-1)
-
-
 def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> Float64[Tensor, "3 3"]:
-    """One turn in `fold` about `axis`."""
+    """Rotation by a `fold`-th of a full turn about `axis`."""
     unit = torch.tensor(axis, dtype=torch.float64) / math.hypot(*axis)
     half = torch.tensor([math.pi / fold], dtype=torch.float64)
     return quaternions_to_matrices(torch.cat([half.cos(), half.sin() * unit])[None])[0]
-
-
-def _rotation_about(axis: Literal["y", "z"], angles: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape 3 3"]:
-    """Turns by `angles` about a coordinate axis."""
-    half = angles.reshape(-1) / 2
-    zero = torch.zeros_like(half)
-    vector = {"y": [zero, half.sin(), zero], "z": [zero, zero, half.sin()]}[axis]
-    return quaternions_to_matrices(torch.stack([half.cos(), *vector], -1)).reshape(*angles.shape, 3, 3)
 
 
 def quaternions_to_matrices(quaternions: Float[Tensor, "structures 4"]) -> Rotations:
@@ -80,12 +58,12 @@ def quaternions_to_matrices(quaternions: Float[Tensor, "structures 4"]) -> Rotat
 
 
 def rotate_vectors(vectors: Float[Tensor, "atoms 3"], rotations: Rotations, batch: Batch) -> Float[Tensor, "atoms 3"]:
-    """Turn one vector per atom by the rotation of the atom's structure."""
+    """Rotate one vector per atom by the rotation of the atom's structure."""
     return torch.einsum("aij,aj->ai", rotations[batch.structure_index].to(vectors.dtype), vectors)
 
 
 def rotate(batch: Batch, rotations: Rotations) -> Batch:
-    """Turn each structure about the origin: positions, lattice vectors, forces and stress; energies do not change."""
+    """Rotate each structure about the origin: positions, lattice vectors, forces and stress; energies do not change."""
     forces = None if batch.forces is None else rotate_vectors(batch.forces, rotations, batch)
     rotations = rotations.to(batch.positions.dtype)
     return replace(

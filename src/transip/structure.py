@@ -21,9 +21,7 @@ MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
 MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
 FILL_VALUES = {"cell": 0.0, "stress": float("nan")}  # in arrays, for structures that have none
-LINEAR_TOLERANCE = (
-    0.03  # Å; relaxed linear molecules deviate by a hundredth of it, the flattest bent one (HNCS) by 0.08
-)
+LINEAR_TOLERANCE = 0.03  # Å; relaxed linear molecules deviate by a hundredth of it, the flattest bent one by 0.08
 RECENTER_BEYOND = 100.0  # Å from the origin, from where on float32 tells atoms apart less well than forces need
 MAX_ABS_VALUE = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
 ELEMENTS = ase.data.chemical_symbols
@@ -105,8 +103,8 @@ class Structure:
     def to_atoms(self) -> ase.Atoms:
         """Return a new `ase.Atoms` with ``info["charge"]`` and ``info["spin"]``; labels are not attached."""
         names = {"data_id": self.domain, "source": self.source}
-        given = {key: name for key, name in names.items() if name}  # extxyz garbles empty text
-        info = {"charge": self.charge, "spin": self.spin, **given}
+        named = {key: name for key, name in names.items() if name}  # extxyz garbles empty text
+        info = {"charge": self.charge, "spin": self.spin, **named}
         pbc = False if self.cell is None else self.cell.any(1)
         return ase.Atoms(self.numbers, self.positions, cell=self.cell, pbc=pbc, info=info)
 

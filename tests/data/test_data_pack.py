@@ -1,7 +1,6 @@
 """Packing files, and the report of what is in them."""
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import ase.io
@@ -12,7 +11,8 @@ from random_molecules import real
 from rich.console import Console
 
 from transip.config import UnitSettings
-from transip.data.pack import pack_files, summarize
+from transip.data.info import summarize
+from transip.data.pack import pack_files
 from transip.data.store import Pack, write_pack
 from transip.errors import InputError
 
@@ -38,7 +38,8 @@ def test_report_says_what_was_packed(tmp_path):
     assert (report.structures, report.labelled) == (21, 21)
     assert report.atoms == sum(map(len, structures))
     assert (report.smallest, report.largest) == (min(map(len, structures)), max(map(len, structures)))
-    assert report.energy_range == pytest.approx((min(s.energy for s in structures), max(s.energy for s in structures)))
+    energies = [s.energy for s in structures]
+    assert (report.lowest, report.highest) == pytest.approx((min(energies), max(energies)))
     squares = np.concatenate([(s.forces**2).sum(1) for s in structures])
     assert report.force_rms == pytest.approx(np.sqrt(squares.mean()), rel=1e-5)
     assert report.force_max == pytest.approx(np.sqrt(squares.max()), rel=1e-5)
@@ -55,14 +56,29 @@ def test_report_says_what_was_packed(tmp_path):
 
 def test_a_file_and_its_pack_are_described_alike(tmp_path):
     path = write_extxyz(tmp_path / "a.extxyz", real(12))
-    packed, file = (
-        pack_files([path], tmp_path / "a.pack", level_of_theory="DFT").to_dict(),
-        summarize(path).to_dict(),
-    )
+    packed = asdict(pack_files([path], tmp_path / "a.pack", level_of_theory="DFT"))
+    file = asdict(summarize(path))
     for key in file.keys() - {"path", "level_of_theory"}:
-        rounded = key in ("energy_range", "force_rms", "force_max")
+        rounded = key in ("lowest", "highest", "force_squares", "force_max")
         assert file[key] == (pytest.approx(packed[key]) if rounded else packed[key]), key
-    json.dumps(packed)
+
+
+def test_a_file_without_charge_and_spin_is_described(tmp_path):
+    """As most people's files are: what is there is shown, and what has to be done before it can be packed."""
+    images = [structure.to_atoms() for structure in real(12)]
+    for atoms in images:
+        del atoms.info["charge"], atoms.info["spin"]
+        atoms.info["REF_energy"] = -1.0
+    ase.io.write(tmp_path / "mine.xyz", images, format="extxyz")
+    summary = summarize(tmp_path / "mine.xyz")
+    assert (summary.structures, summary.labelled, summary.atoms) == (12, 0, sum(map(len, images)))
+    assert summary.elements["O"] == sum((atoms.numbers == 8).sum() for atoms in images)
+    assert summary.keys["energy"] == ["REF_energy"] and summary.keys["charge"] == []
+    console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
+    console.print(summary.table())
+    shown = console.export_text()
+    for expected in ("12", "charge is missing: add it", "--spin-key", "REF_energy"):
+        assert expected in shown
 
 
 def test_files_without_labels_can_be_described_but_not_packed(tmp_path):

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transip.data.info import summarize
 
 from toy import toy_structure, write_toy_pack
 from transip.config import LabelSettings, Recipe, load
 from transip.data.dataset import Dataset
+from transip.data.info import summarize
 from transip.data.pack import pack_files
 from transip.data.read import read_structures
 from transip.data.store import Pack

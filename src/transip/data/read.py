@@ -102,6 +102,17 @@ def inspect_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str
     return present | {"unused": [key for key in frame.keys if key not in used]}
 
 
+def missing_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str, str]:
+    """Which of charge and spin the first structure of a file lacks, with the key under which it was looked for.
+
+    Raises:
+        InputError: as `read_structures`.
+    """
+    _, frame = next(read_frames(Path(path)))
+    accepted = _charge_and_spin(keys).items()
+    return {name: names[0] for name, names in accepted if all(frame.info.get(key) is None for key in names)}
+
+
 def is_pack(path: str | Path) -> bool:
     """Whether `path` is a packed dataset, or claims to be one by its name."""
     return Path(path).suffix == ".pack" or (Path(path) / "meta.json").is_file()
@@ -137,8 +148,8 @@ def _structure(
     return Structure(
         numbers=numbers,
         positions=positions * LENGTH[units.length],
-        charge=_integer(frame, "charge", (keys.charge,), when_missing, where),
-        spin=_integer(frame, "spin", (keys.spin, "spin_multiplicity"), when_missing, where),
+        charge=_integer(frame, "charge", _charge_and_spin(keys)["charge"], when_missing, where),
+        spin=_integer(frame, "spin", _charge_and_spin(keys)["spin"], when_missing, where),
         energy=None if energy is None else float(energy) * ENERGY[units.energy],
         forces=None if forces is None else forces * force_unit(units),
         cell=None if cell is None else cell * LENGTH[units.length],
@@ -167,6 +178,8 @@ def _geometry(frame: RawFrame, where: str) -> tuple[np.ndarray, np.ndarray, np.n
 
 def _integer(frame: RawFrame, name: str, keys: tuple[str, ...], when_missing: str, where: str) -> int:
     value = next((frame.info[key] for key in keys if frame.info.get(key) is not None), None)
+    if isinstance(value, np.ndarray | list) and np.size(value) == 1:  # as SchNetPack's databases hold every number
+        value = np.ravel(value)[0]
     if value is None:
         raise InputError(
             f"{name} is missing: there is no {keys[0]!r}",
@@ -225,6 +238,10 @@ def _stress(frame: RawFrame, keys: KeySettings, units: UnitSettings, where: str)
             f"stress ({stored[0]!r}) is neither six nor nine numbers", where=where, remedy="correct or remove it"
         ) from None
     return (matrix + matrix.T) / 2 * ENERGY[units.energy] / LENGTH[units.length] ** 3
+
+
+def _charge_and_spin(keys: KeySettings) -> dict[str, tuple[str, ...]]:
+    return {"charge": (keys.charge,), "spin": (keys.spin, "spin_multiplicity")}
 
 
 def _names(key: str | None, label: str) -> tuple[str, ...]:

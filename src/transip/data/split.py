@@ -157,7 +157,8 @@ def split_by_composition(
     if 0 < fraction < 1 and len(ids) < 2:
         raise InputError(
             f"{len(dataset)} structures of one composition cannot be split by composition",
-            remedy="give validation data of its own (data.validation)",
+            remedy="pack some of them, such as the last tenth of a trajectory, into a pack of their own instead, and "
+            "name it in the recipe: data.validation: [held-out.pack]",
         )
     present = _elements_present(dataset.select(examples))
     held_out = (

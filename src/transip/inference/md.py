@@ -102,7 +102,7 @@ def run_md(
             if initial_temperature is None:
                 initial_temperature = (2 if at_rest else 1) * temperature
             maxwell_boltzmann_velocities(atoms, initial_temperature, generator)
-            if drawn := _temperature(atoms, atoms.get_kinetic_energy(), "nve"):  # a lone atom rests
+            if drawn := _temperature(atoms, float(atoms.get_kinetic_energy()), "nve"):  # a lone atom rests
                 atoms.set_momenta(atoms.get_momenta() * np.sqrt(initial_temperature / drawn))
         if ensemble == "nve" and not atoms.pbc.any():
             atoms.set_constraint(RemoveNetTorque(atoms.get_masses()))
@@ -151,7 +151,7 @@ class _Simulation:
 
     def record(self) -> None:
         """Take note of a step."""
-        self.energies.append((self.atoms.get_potential_energy(), self.atoms.get_kinetic_energy()))
+        self.energies.append((self.atoms.get_potential_energy(), float(self.atoms.get_kinetic_energy())))
         if self.step % self.interval == 0 and self.step > self._written:
             self.writer.write(self._frame())
             self.frames += 1
@@ -175,8 +175,8 @@ def _continue(atoms: ase.Atoms, writer: FrameWriter, frame_time: float) -> int:
     """
     last = ase.io.read(writer.partial, -1, format="extxyz")
     number = writer.resumed - 1
-    fits = isinstance(last, ase.Atoms) and np.array_equal(last.numbers, atoms.numbers)
-    if not fits or abs(last.info.get("time", -1) - number * frame_time) > 1e-6:
+    assert isinstance(last, ase.Atoms)  # not several
+    if not np.array_equal(last.numbers, atoms.numbers) or abs(last.info.get("time", -1) - number * frame_time) > 1e-6:
         raise InputError(
             "holds another simulation: the structure, the timestep or the interval differs",
             where=str(writer.partial),

@@ -57,9 +57,8 @@ def _frame_ends(handle: io.BufferedReader) -> Iterator[int]:
     while (head := handle.readline()).strip():
         if head.lstrip().startswith(b"VEC"):
             continue
-        for _ in range(int(head) + 1):
-            line = handle.readline()
-        if not line.endswith(b"\n"):
+        lines = [handle.readline() for _ in range(int(head) + 1)]
+        if not lines[-1].endswith(b"\n"):
             return
         yield handle.tell()
 

@@ -174,7 +174,7 @@ def _finished(writer: FrameWriter) -> list[tuple[str, bool]]:
     """Sources of the structures that a stopped run has relaxed, and whether they converged."""
     if not writer.resumed:
         return []
-    frames = ase.io.read(writer.partial, ":", format="extxyz")
+    frames = ase.io.iread(writer.partial, format="extxyz")
     structures = read_structures(writer.partial, labels="ignored")
     return [(s.source, bool(frame.info["converged"])) for s, frame in zip(structures, frames, strict=True)]
 

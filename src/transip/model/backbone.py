@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ class Backbone(Protocol):
             cell: lattice vectors in Å, one per row, likewise; None of molecules.
             layers: of which layers hidden states are wanted, counted from 0 or, if negative, from the end.
         """
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Encoded:
+        """`forward`, as every `nn.Module` calls it."""
         ...
 
     def muon_parameters(self) -> Iterable[nn.Parameter]:

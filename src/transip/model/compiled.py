@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -20,30 +20,14 @@ from transip.model.neighbors import NEIGHBOR_LIST_MIN_ATOMS
 MIN_TORCH = (2, 13)  # 2.10 compiles this network to one of wrong forces; what lies between has not been tested
 
 
-@runtime_checkable
-class Compilable(Protocol):
-    """What `compile_network` and `compilable` need to know of a potential."""
-
-    graph: CompiledGraph | None
-
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
-        """Predict `batch`."""
-        ...
-
-    @property
-    def has_direct_forces(self) -> bool:
-        """Whether forces come from a head; else they are derivatives of the energy."""
-        ...
-
-
 Forward = TypeVar("Forward", bound=Callable[..., Prediction])
 
 
 class CompiledGraph:
     """The compiled `forward` of one potential; copies of the potential are not compiled."""
 
-    def __init__(self, potential: Compilable):
-        eager: Any = inspect.unwrap(type(potential).forward)
+    def __init__(self, potential: Any):
+        eager = inspect.unwrap(type(potential).forward)
         self.run = torch.compile(eager.__get__(potential), dynamic=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,7 +41,7 @@ def compilable(forward: Forward) -> Forward:
     """
 
     @wraps(forward)
-    def run(potential: Compilable, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
+    def run(potential: Any, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
         if torch.is_inference_mode_enabled() and not potential.has_direct_forces:
             with torch.inference_mode(False), torch.no_grad():
                 return run(potential, batch.clone(), layers)
@@ -68,8 +52,8 @@ def compilable(forward: Forward) -> Forward:
     return cast(Forward, run)
 
 
-def can_use_graph(potential: Compilable, batch: Batch) -> bool:
-    """Whether the compiled graph serves `batch`."""
+def can_use_graph(potential: Any, batch: Batch) -> bool:
+    """Whether the compiled graph of a `Potential` serves `batch`."""
     if batch.cell is not None:  # images come in any number
         return False
     if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
@@ -82,8 +66,8 @@ def torch_supported() -> bool:
     return tuple(map(int, torch.__version__.split(".")[:2])) >= MIN_TORCH
 
 
-def compile_network(potential: Compilable, device: torch.device) -> None:
-    """Have `potential` compiled when it is first run; copies of it are not.
+def compile_network(potential: Any, device: torch.device) -> None:
+    """Have a `Potential` compiled when it is first run; copies of it are not.
 
     One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones. Crystals, more
     than 512 atoms, whose pairs are taken in chunks, and more than 64 where conservative forces are trained run as they

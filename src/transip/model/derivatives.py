@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,11 +41,8 @@ class Network(Protocol):
         ...
 
 
-@runtime_checkable
-class _Energy(Protocol):
-    """The total energy as a function of positions and strain, and anything else that is to be kept."""
-
-    def __call__(self, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Any]: ...
+# The total energy as a function of positions and strain, and anything else that is to be kept.
+Energy = Callable[[Tensor, Tensor | None], tuple[Tensor, Any]]
 
 
 def with_conservative_forces(network: Network, batch: Batch, layers: Sequence[int]) -> NetworkOutput:
@@ -75,7 +72,7 @@ def with_conservative_forces(network: Network, batch: Batch, layers: Sequence[in
     return NetworkOutput(energies, -gradient, hidden_states, stress)
 
 
-def _gradient(energy: _Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:
+def _gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:
     """∂E/∂positions, ∂E/∂strain and what `energy` returns besides E."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -90,7 +87,7 @@ def _gradient(energy: _Energy, positions: Tensor, strain: Tensor | None) -> tupl
     return gradient, virial[0] if virial else None, aux
 
 
-def _traced_gradient(energy: _Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, None, Any]:
+def _traced_gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, None, Any]:
     """`_gradient` for a compiler, which takes derivatives of this form alone into a graph that can be differentiated
     again. Molecules only."""
     assert strain is None

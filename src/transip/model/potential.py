@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -32,6 +32,7 @@ class Potential(nn.Module):
         backbone: encodes the atoms, an `nn.Module` with the methods of `Backbone`; None: a `Transformer`.
     """
 
+    backbone: Backbone
     references: Tensor
 
     def __init__(
@@ -46,8 +47,8 @@ class Potential(nn.Module):
         self.settings, self.scale, self.card = settings, scale, dict(card or {})
         self.has_custom_backbone = backbone is not None
         self.graph: CompiledGraph | None = None
-        self.backbone = cast(nn.Module, backbone) if backbone is not None else Transformer(settings)
-        width = self.encoder.width
+        self.backbone = Transformer(settings) if backbone is None else backbone
+        width = self.backbone.width
         self.energy_head = EnergyHead(width)
         num_rbf = settings.num_rbf if settings.has_edge_force_head and backbone is None else None
         self.force_head = ForceHead(width, num_rbf) if settings.forces == "direct" else None
@@ -87,11 +88,6 @@ class Potential(nn.Module):
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
         """Embeddings after `layers`, as `forward` gives them, without energies and forces."""
         return tuple(map(rms_normalize, self.backbone(batch, batch.positions, batch.cell, layers).hidden_states))
-
-    @property
-    def encoder(self) -> Backbone:
-        """The backbone, by what `Backbone` says of it."""
-        return cast(Backbone, self.backbone)
 
     @property
     def has_direct_forces(self) -> bool:

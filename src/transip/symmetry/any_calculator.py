@@ -75,6 +75,8 @@ class RotationAveragedCalculator(Calculator):
     ) -> None:
         """Fill ``results``: everything, whatever was asked for."""
         super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise InputError("there is no molecule to calculate", remedy="set atoms.calc, or pass atoms")
         energy, forces = calculate_rotated(self.calculator, self.atoms, self.rotations)
         self.results: dict[str, Any] = {
             "energy": float(energy.mean()),

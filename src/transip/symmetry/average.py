@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
@@ -77,7 +78,10 @@ class Moments:
     def stack(cls, members: Sequence[Moments], join: Callable[[list[Tensor]], Tensor] = torch.stack) -> Moments:
         """Those of all `members`; a field that one of them lacks is None."""
         columns = {f.name: [getattr(member, f.name) for member in members] for f in fields(cls)}
-        return cls(**{n: None if any(v is None for v in values) else join(values) for n, values in columns.items()})
+        joined: dict[str, Any] = {
+            name: None if any(value is None for value in values) else join(values) for name, values in columns.items()
+        }
+        return cls(**joined)
 
     def mean(self, weights: Float64[Tensor, "members"]) -> EnsemblePrediction:
         """The mean over members; the variance within members adds to that between them.
@@ -89,8 +93,8 @@ class Moments:
         def mean(values: Tensor) -> Tensor:
             return torch.tensordot(weights.to(values), values, 1)
 
-        means = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_variance")}
-        means = {name: None if values is None else mean(values) for name, values in means.items()}
+        averaged = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_variance")}
+        means: dict[str, Any] = {name: None if values is None else mean(values) for name, values in averaged.items()}
         energy_square = (self.energy - means["energy"]).detach().square()
         forces_square = (self.forces - means["forces"]).detach().square().sum(-1)
         unbiased = 1 - float(weights.square().sum())

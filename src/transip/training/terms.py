@@ -29,7 +29,7 @@ def build_loss_terms(recipe: Recipe, potential: Potential) -> list[LossTerm]:
     if settings.stress_weight and potential.settings.forces == "conservative" and potential.settings.cutoff is not None:
         terms.append(Stress(settings.stress_weight))
     if settings.latent.weight:
-        terms.append(Latent(settings.latent, potential.encoder.width))
+        terms.append(Latent(settings.latent, potential.backbone.width))
     if settings.equigrad_weight:
         terms.append(Equigrad(settings.equigrad_weight))
     return terms
