@@ -110,7 +110,8 @@ class InferenceOptions:
 
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         models = [model, *(given.pop("committee") or [])]
-        return TransIPCalculator(models, **given | {"dtype": self.dtype or dtype})
+        given["dtype"] = self.dtype or dtype
+        return TransIPCalculator(models, **given)
 
 
 def with_inference_options(verb: Callable[..., None]) -> Callable[..., None]:

@@ -58,8 +58,8 @@ def load_unlabelled(settings: DataSettings) -> Dataset:
     Raises:
         InputError: a pack cannot be used, or nothing is left.
     """
-    pool = Dataset.open(settings.unlabelled, require_compatible=False)
-    return _without_compositions(pool, _split(settings)[1], settings.unlabelled)
+    unlabelled = Dataset.open(settings.unlabelled, require_compatible=False)
+    return _without_compositions(unlabelled, _split(settings)[1], settings.unlabelled)
 
 
 def load_replay(settings: DataSettings) -> Dataset:

@@ -73,9 +73,8 @@ def _connect(timeout: float, **address: Any) -> SocketClient:
 
 def main() -> None:
     """The command line above."""
-    parser = argparse.ArgumentParser(
-        prog="python -m transip.engines.ipi", description=run_client.__doc__.splitlines()[0]
-    )  # type: ignore[union-attr]
+    description = (run_client.__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m transip.engines.ipi", description=description)
     parser.add_argument("model", help="folder or name of a model")
     parser.add_argument("structure", help="file whose first structure it is, atoms in i-PI's order")
     parser.add_argument("--socket", help="name of i-PI's Unix socket")

@@ -88,7 +88,8 @@ class CampaignState:
             shutil.rmtree(self.folder, ignore_errors=True)
         for file in self.folder.glob("*.npz"):
             try:
-                self._note(*map(int, file.stem.split("-")), Chunk.load(file))
+                domain, number = map(int, file.stem.split("-"))
+                self._note(domain, number, Chunk.load(file))
             except InputError as error:
                 warnings.warn(f"{file}: {error.problem}; it is labelled again", InputWarning, stacklevel=2)
                 file.unlink()
