@@ -2,9 +2,9 @@
 Train a potential from Python
 =============================
 
-Molecules are labelled with GFN2-xTB, a small model is trained on them for half a minute, and then it is compared with
-GFN2-xTB on molecules whose composition it has not seen. The same steps from the shell are ``transip data build``,
-``transip train`` and ``transip evaluate``.
+This example labels molecules with GFN2-xTB, trains a small model on them for half a minute, and compares the model with
+GFN2-xTB on held-out molecules. The same steps from the shell are ``transip data build``, ``transip train`` and
+``transip evaluate``.
 
 It needs the extra ``labels`` (``pip install ".[labels]"``) and takes about a minute on one core. It writes the folder
 ``example-01``.
@@ -30,9 +30,9 @@ FOLDER.mkdir(exist_ok=True)
 # Label
 # -----
 #
-# A labelling campaign draws molecules, displaces their atoms as heat would, and computes energies and forces.
-# Molecules of your own are given as SMILES. If you have labelled structures already, ``transip data pack FILE -o
-# NAME.pack`` reads them from extxyz files and ASE databases.
+# A labelling campaign generates molecules, displaces their atoms by thermal vibrations, and computes energies and
+# forces. You can name your own molecules as SMILES. If you have labelled structures already, ``transip data pack FILE
+# -o NAME.pack`` reads them from extxyz files and ASE databases.
 
 smiles = [
     "CO",
@@ -70,9 +70,9 @@ run_campaign(parse(LabelSettings, campaign, "the campaign"), pack, progress=Fals
 # Train
 # -----
 #
-# A recipe is what a YAML file would hold. Whatever is left out has a default, and a setting that does not exist is an
-# error with a suggestion. Whole compositions are held out for validation, so that conformers of one molecule are
-# never on both sides.
+# A recipe has the same content as a YAML file. Settings that are left out have defaults, and a setting that does not
+# exist is an error with a suggestion. Whole compositions are held out for validation, so that conformers of one
+# molecule are never on both sides of the split.
 
 recipe = {
     "name": "first",
@@ -92,9 +92,9 @@ print(f"The model is in {model}: {', '.join(sorted(path.name for path in model.i
 # Evaluate
 # --------
 #
-# On the held-out compositions: errors of energies and forces, and how far the forces are from turning with the
-# molecule. Rotations are learned here, so that the last number is never zero; it should be well below the force
-# error.
+# The table has the errors of energies and forces on the held-out compositions. The force rotation error below it says
+# how much predicted forces change when a molecule is rotated. Rotational symmetry is learned, so this error is never
+# zero; it should be well below the force error.
 
 rich.print(evaluate_checkpoint(FOLDER / "run").table())
 
@@ -102,8 +102,8 @@ rich.print(evaluate_checkpoint(FOLDER / "run").table())
 # Use
 # ---
 #
-# The folder of the run is a model wherever a model is asked for: in ASE, and in every command (``transip relax``,
-# ``md``, ``vibrations``).
+# The run folder can be used wherever a model is needed: in ASE, and in every command (``transip relax``, ``md``,
+# ``vibrations``).
 
 ethanol = molecule("CH3CH2OH", info={"charge": 0, "spin": 1})
 ethanol.calc = TransIPCalculator(FOLDER / "run")

@@ -4,8 +4,9 @@ Train a network of your own
 
 A potential is a backbone, which encodes atoms, and heads, which read energies and forces from the embeddings. The
 backbone is passed to ``train`` as code; data, losses, budgets, logs, checkpoints, evaluation, the ASE calculator and
-the report work with it as with the built-in Transformer. Here it is a message-passing network that sees distances only,
-in forty lines: its energies are exactly invariant to rotation, its conservative forces exactly equivariant.
+the report work with it as with the built-in Transformer. The backbone of this example is a message-passing network of
+forty lines that uses distances only; its energies are exactly invariant under rotation, and its conservative forces are
+exactly equivariant.
 
 It needs the extra ``labels`` and takes about a minute on one core. It writes the folder ``example-02``.
 """

@@ -3,9 +3,9 @@ Train with a loss of your own
 =============================
 
 The loss of a run is a sum of terms. A term is an object with a name that maps a
-:class:`~transip.training.objective.LossContext` to a scalar: what the potential predicts for the batch is in it, the
-labels are, and what to divide by so that the gradient is the same on one process and on many. Two terms are added here:
-one on the direction of the forces, one that asks the predictions for two orientations of a molecule to agree.
+:class:`~transip.training.objective.LossContext` to a scalar. The context contains the predictions for the batch, the
+labels, and the normalisers that make the gradient the same on one process and on many. This example adds two terms: one
+on the direction of the forces, and one that compares the predicted forces for two orientations of a molecule.
 
 It needs the extra ``labels`` and takes about a minute on one core. It writes the folder ``example-03``.
 """
@@ -32,8 +32,8 @@ FOLDER.mkdir(exist_ok=True)
 # A term on labels
 # ----------------
 #
-# ``ctx.labelled_views`` holds the structures as they are seen at this step, rotated with their labels, and
-# ``ctx.prediction`` what the potential predicts for them; it is computed once, however many terms ask for it.
+# ``ctx.labelled_views`` holds the structures of this step, rotated together with their labels, and ``ctx.prediction``
+# the potential's predictions for them. The predictions are computed once, however many terms use them.
 
 
 class ForceDirection:
@@ -54,8 +54,9 @@ class ForceDirection:
 # A term between two views
 # ------------------------
 #
-# With ``objective.views: 2`` each structure is seen in two orientations, and ``ctx.pairs`` says by which rotation
-# they differ. The paper's loss compares embeddings; this one compares forces, once they have been rotated back.
+# With ``objective.views: 2`` each structure is in the batch in two orientations, and ``ctx.pairs`` holds the rotation
+# between them. The paper's loss compares embeddings; this one compares forces, after the first view's have been
+# rotated.
 
 
 class ForceAgreement:
@@ -77,9 +78,9 @@ class ForceAgreement:
 # Train
 # -----
 #
-# The function that builds the terms is passed to ``train``: a recipe, which is data, never names code. Here the terms
-# of the package stay. A term that is an ``nn.Module`` has its parameters trained and checkpointed with the
-# potential's.
+# The function that builds the terms is passed to ``train``, because a recipe is data and never names code. This
+# function keeps the terms of the package and adds two. If a term is an ``nn.Module``, its parameters are trained and
+# checkpointed together with those of the potential.
 
 
 def loss_terms(recipe: Recipe, potential: Potential) -> list[LossTerm]:

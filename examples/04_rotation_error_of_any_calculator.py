@@ -2,12 +2,12 @@
 How equivariant is a calculator?
 ================================
 
-Some networks learn rotation symmetry instead of having it built in. How far one is from exact can be measured from the
-outside, on any ASE calculator: rotate a molecule, predict, rotate the forces back, and see how much they differ. The
-average over the rotations of a tetrahedron, octahedron or icosahedron removes most of that error, and its spread says
-how large it was.
+Some networks learn rotational symmetry instead of having it built in. Their equivariance error can be measured from the
+outside, for any ASE calculator: rotate a molecule, predict, rotate the forces back, and compare them. Averaging over
+the rotations of a tetrahedron, octahedron or icosahedron removes most of this error, and the spread over these
+rotations measures it.
 
-It needs nothing but this package and takes seconds.
+The example needs nothing but this package and takes seconds.
 """
 
 from ase.build import molecule
@@ -23,8 +23,8 @@ molecules = [molecule(name, info={"charge": 0, "spin": 1}) for name in ("CH3CH2O
 # Measure
 # -------
 #
-# In the place of ``LennardJones``, which is exactly equivariant, put the calculator of any package. The numbers are
-# the spread of the energy over orientations, and the mean absolute deviation of a force component.
+# Replace ``LennardJones``, which is exactly equivariant, by the calculator of any package. The two numbers are the
+# standard deviation of the energy over orientations, and the mean absolute deviation of a force component.
 
 learned = TransIPCalculator("transip-s-gfn2-direct")
 for name, calculator in {"Lennard-Jones": LennardJones(), "transip-s-gfn2-direct": learned}.items():
@@ -36,9 +36,9 @@ for name, calculator in {"Lennard-Jones": LennardJones(), "transip-s-gfn2-direct
 # Average
 # -------
 #
-# ``RotationAveragedCalculator`` wraps any calculator; it costs as many calls as there are rotations. (For a model of
-# this package, ``TransIPCalculator(..., average=12)`` predicts all orientations in one batch.) Forces of an average
-# over a group are the gradient of the averaged energy if they were the gradient of the energy before.
+# ``RotationAveragedCalculator`` wraps any calculator and calls it once for each rotation. (For a model of this package,
+# ``TransIPCalculator(..., average=12)`` predicts all orientations in one batch.) If the forces of the wrapped
+# calculator are conservative, so are the averaged forces.
 
 averaged = RotationAveragedCalculator(learned, rotations=12)
 errors = rotation_error(averaged, molecules, rotations=8)
@@ -48,11 +48,11 @@ molecules[0].get_potential_energy()
 print(f"spread of a force of ethanol: {1000 * averaged.results['forces_std'].mean():.2f} meV/Å")
 
 # %%
-# All that should hold
-# --------------------
+# All physical requirements
+# -------------------------
 #
-# Rotations are not the only symmetry. The conformance kit checks what any potential must obey, and measures how well
-# it obeys rotations. Put ``assert_conforms`` in a test of your own.
+# Rotation is not the only symmetry. ``check_conformance`` checks the requirements that every potential must satisfy,
+# and measures the equivariance error. In your own tests, use ``assert_conforms``.
 
 report = check_conformance(
     from_calculator(LennardJones(rc=5.0, smooth=True)), conservative=True, cutoffs=[5.0], seeds=1

@@ -2,10 +2,10 @@
 Fine-tune a model on molecules of your own
 ==========================================
 
-A trained model is a better start than random weights: with sixty structures of a few molecules it becomes better for
-these, where training from scratch could not begin to learn. The smallest model in the package, which has seen few ions,
-is fine-tuned here to organic ones, with labels of the method that it was trained on. The how-to guide on fine-tuning
-goes to another level of theory.
+Sixty structures of a few molecules are enough to improve a trained model for these molecules, but not to train a model
+from scratch. This example fine-tunes the smallest packaged model, whose training data contain few ions, to organic
+ions. The labels come from the method on which the model was trained; the how-to guide on fine-tuning uses another level
+of theory.
 
 It needs the extra ``labels`` and takes about a minute on one core. It writes the folder ``example-05``.
 """
@@ -44,9 +44,9 @@ test = label("test", 10 if SHORT else 20, seed=1)
 # Fine-tune
 # ---------
 #
-# ``init_from`` names a trained model, whose architecture is taken over. The learning rates are an eighth of those of a
-# new model: larger steps forget more. Low-rank adapters (``fine_tuning.lora_rank``) or frozen blocks train less, and
-# ``data.replay`` mixes in what the model was trained on.
+# ``init_from`` names a trained model, whose architecture is kept. The learning rates are an eighth of those for a new
+# model, because larger steps forget more. Low-rank adapters (``fine_tuning.lora_rank``) or frozen blocks train fewer
+# weights, and ``data.replay`` mixes in earlier training data.
 
 recipe = {
     "name": "fine-tuned",
@@ -61,8 +61,8 @@ recipe = {
 train(parse(Recipe, recipe, "the recipe"), FOLDER / "run", progress=False)
 
 # %%
-# What it was worth
-# -----------------
+# Errors before and after
+# -----------------------
 
 for name, model in {"before": "transip-xs-gfn2", "after": FOLDER / "run"}.items():
     errors = evaluate_checkpoint(model, [test]).overall

@@ -2,9 +2,9 @@
 Screen and relax conformers
 ===========================
 
-A thousand conformers of a flexible molecule are made with RDKit, predicted in batches, and those of lowest energy are
-relaxed, with a number that says how far to trust each. On one core the thousand take some minutes;
-``python 06_screen_and_relax_conformers.py 50`` does it with fifty.
+This example generates a thousand conformers of a flexible molecule with RDKit, predicts their energies in batches,
+relaxes those of lowest energy, and prints a measure of trust for each. On one core a thousand conformers take some
+minutes; ``python 06_screen_and_relax_conformers.py 50`` uses fifty.
 
 It needs the extra ``labels``, which brings RDKit. It writes ``example-06.extxyz``.
 """
@@ -43,8 +43,8 @@ conformers = [
 # Screen
 # ------
 #
-# ``predict`` puts molecules into batches, many times faster than one by one, and returns copies with their energy,
-# forces and, because of ``average``, the spread over orientations.
+# ``predict`` puts molecules into batches, which is many times faster than predicting them one by one. It returns copies
+# with energy, forces and, because of ``average``, the spread over orientations.
 
 model = TransIPCalculator("transip-s-gfn2", average=12)
 screened = sorted(model.predict(conformers), key=lambda atoms: atoms.get_potential_energy())
@@ -55,8 +55,8 @@ print(f"{len(screened)} conformers, {energies[-1] - energies[0]:.2f} eV between 
 # Relax
 # -----
 #
-# The lowest ones, each to a force of 0.05 eV/Å. The averaged forces are the gradient of an averaged energy: the
-# optimiser converges as on any potential.
+# The conformers of lowest energy are relaxed to 0.05 eV/Å. The averaged forces are the exact derivative of the averaged
+# energy, so the optimiser converges as on any potential.
 
 relaxed = []
 for atoms in screened[:KEPT]:
@@ -75,7 +75,7 @@ ase.io.write("example-06.extxyz", relaxed)
 # How far to trust it
 # -------------------
 #
-# Differences smaller than the rotation error of the energy say nothing about which conformer is lower.
+# Energy differences that are smaller than the energy's rotation error do not say which conformer is lower.
 
 errors = rotation_error(TransIPCalculator("transip-s-gfn2"), relaxed, rotations=4)
 print(f"Rotation error of a single orientation: {1000 * errors['energy_rotation_spread']:.1f} meV")
