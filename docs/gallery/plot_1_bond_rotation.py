@@ -1,9 +1,9 @@
 """
-Turning about a bond
-====================
+Rotation about a bond
+=====================
 
-Butane, its middle bond turned in steps of five degrees: 73 geometries, predicted as one batch, and by GFN2-xTB, from
-which the model has learned.
+The middle bond of butane is rotated in steps of five degrees. The model predicts these 73 geometries as one batch, and
+the energies are compared with those of GFN2-xTB, from which the model has learned.
 """
 
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ energies = np.array([atoms.get_potential_energy() for atoms in predicted])
 labels = np.array([gfn2_xtb(Structure.from_atoms(atoms)).energy for atoms in turned])
 
 # %%
-# Bond lengths and angles stay as they are, so barriers are higher than those of relaxed butane.
+# Bond lengths and angles are kept fixed, so barriers are higher than those of relaxed butane.
 
 plt.plot(angles, 1000 * (labels - labels.min()), "k", label="GFN2-xTB")
 plt.plot(angles, 1000 * (energies - energies.min()), "C1.", label="transip-s-gfn2")

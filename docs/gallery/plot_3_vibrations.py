@@ -2,8 +2,8 @@
 Vibrations
 ==========
 
-Harmonic frequencies of ethanol from the Hessian of the model, and from that of GFN2-xTB, each at its own minimum. Both
-are finite differences of forces.
+This example compares the harmonic frequencies of ethanol from the model with those from GFN2-xTB, each at its own
+minimum. Both Hessians are computed by finite differences of forces.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Dynamics that conserves energy
 ==============================
 
-A quarter of a picosecond of three molecules at constant energy. The forces of this model are the exact gradient of its
-energy, so that potential energy loses what kinetic energy gains.
+Three molecules are simulated for a quarter of a picosecond at constant energy. The forces of this model are the exact
+negative gradient of its energy, so the potential energy loses what the kinetic energy gains.
 """
 
 import matplotlib.pyplot as plt
@@ -30,7 +30,7 @@ for name in names:
     total.append(energies[:, 1])
 
 # %%
-# The total energy wavers with the time step, by far less than the energies that it is the sum of.
+# The total energy fluctuates because of the finite time step, but far less than the potential and kinetic energies.
 
 figure, axes = plt.subplots(len(names), sharex=True)
 for axis, below, sum_, name in zip(axes, potential, total, names, strict=True):

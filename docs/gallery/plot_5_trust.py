@@ -2,9 +2,10 @@
 Where not to trust it
 =====================
 
-The O–H bond of ethanol is pulled until it breaks. Predictions from different orientations, which agree where the model
-knows its way, scatter more and more, and the uncertainty calibrated from that grows with the error. Not everywhere: of
-a bond squeezed to 0.8 Å all orientations agree on a force that is far too small.
+The O–H bond of ethanol is pulled until it breaks. Predictions from different orientations agree near the
+training data and differ more and more as the bond is stretched, and the uncertainty calibrated from these differences
+grows with the error. This does not hold everywhere: for a bond compressed to 0.8 Å, all orientations agree on a force
+that is far too small.
 """
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,7 @@ forces = [atoms.get_forces() for atoms in predicted]
 error = np.linalg.norm(np.subtract(forces, labels), axis=2).max(1)
 
 # %%
-# Of the forces, that with the largest uncertainty and that with the largest error are shown. With
+# The picture shows the largest uncertainty and the largest error of the forces. With
 # ``max_uncertainty=…`` and ``uncertain="refuse"``, a calculator stops where this becomes too large.
 
 plt.semilogy(lengths, error, "k", label="largest error")
