@@ -181,7 +181,7 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder  [default: runs/NAME]")] = None,
     overrides: Set = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on from the last checkpoint; begin, if there is none")
+        bool, typer.Option("--resume", help="continue from the last checkpoint; start if there is none")
     ] = False,
 ) -> None:
     """Train a potential. Start with `torchrun --nproc-per-node N -m transip train …` for several processes."""
@@ -257,7 +257,7 @@ def calibrate(
 def symmetry(
     model: Model,
     data: Annotated[list[Path], typer.Argument(help="packs, labelled or not")],
-    structures: Annotated[int, typer.Option(min=1, help="how many structures to turn")] = 64,
+    structures: Annotated[int, typer.Option(min=1, help="number of structures to rotate")] = 64,
     rotations: Annotated[int, typer.Option(min=2, help="orientations of each")] = 8,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file")] = None,
     device: Device = "auto",
@@ -328,7 +328,7 @@ def relax(
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on after the structures that a stopped run has finished")
+        bool, typer.Option("--resume", help="continue after the structures that a stopped run has finished")
     ] = False,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
@@ -372,9 +372,7 @@ def md(
     ] = "nvt",
     interval: Annotated[int, typer.Option(help="steps between frames")] = 10,
     seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on from the last frame that a stopped run has left")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the last frame of a stopped run")] = False,
     overwrite: Overwrite = False,
     *,
     options: InferenceOptions,

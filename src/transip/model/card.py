@@ -49,7 +49,8 @@ def model_card(model: Potential) -> str:
 def models_table() -> Table:
     """The models inside the package, for a terminal of 80 columns: what each is, and its errors, a line per domain."""
     table = Table(
-        title="Shipped models", caption="mean absolute errors on molecules not seen; more: transip info MODEL"
+        title="Shipped models",
+        caption="mean absolute errors on molecules held out of training; more: transip info MODEL",
     )
     table.add_column("model", no_wrap=True)
     table.add_column("domain", no_wrap=True)
