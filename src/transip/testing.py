@@ -178,16 +178,16 @@ def from_calculator(calculator: ase.calculators.calculator.Calculator) -> Potent
 
 
 def random_molecule(
-    num_atoms: int, seed: int, elements: Sequence[int] = (1, 6, 7, 8), *, closed_shell: bool = False
+    num_atoms: int, seed: int, elements: Sequence[int] = (1, 6, 7, 8), *, even_electrons: bool = False
 ) -> Structure:
     """A neutral molecule from a random walk of 1 to 1.5 Å, no two atoms closer than 0.8 Å, in its lowest multiplicity.
 
-    The same seed gives the same molecule. With `closed_shell` the number of electrons is even.
+    The same seed gives the same molecule. With `even_electrons` the number of electrons is even.
 
     Raises:
         InputError: no choice of these elements has an even number of electrons.
     """
-    if closed_shell and num_atoms % 2 and all(number % 2 for number in elements):
+    if even_electrons and num_atoms % 2 and all(number % 2 for number in elements):
         raise InputError(f"{num_atoms} atoms of the elements {elements} always have an odd number of electrons")
     generator = np.random.default_rng((num_atoms, seed))
     positions = [np.zeros(3)]
@@ -198,7 +198,7 @@ def random_molecule(
         if min(np.linalg.norm(candidate - other) for other in positions) > 0.8:
             positions.append(candidate)
     numbers = generator.choice(np.array(elements, dtype=np.int64), size=num_atoms)
-    while closed_shell and numbers.sum() % 2:
+    while even_electrons and numbers.sum() % 2:
         numbers = generator.choice(np.array(elements, dtype=np.int64), size=num_atoms)
     return Structure(numbers, np.array(positions), 0, 1 + int(numbers.sum() % 2))
 
@@ -248,8 +248,8 @@ class _Kit:
     elements: tuple[int, ...]
     cutoffs: tuple[float, ...]
 
-    def molecule(self, num_atoms: int, seed: int, *, closed_shell: bool = False) -> Structure:
-        return random_molecule(num_atoms, seed, self.elements, closed_shell=closed_shell)
+    def molecule(self, num_atoms: int, seed: int, *, even_electrons: bool = False) -> Structure:
+        return random_molecule(num_atoms, seed, self.elements, even_electrons=even_electrons)
 
     def molecules(self, seed: int) -> list[Structure]:
         """Four molecules of 1 to 9 atoms, no two equally large."""
@@ -385,13 +385,13 @@ class _Kit:
 
     def charge_and_spin(self, seed: int) -> Measured:
         """Number of pairs of charges and multiplicities with the same energy."""
-        neutral = self.molecule(6, seed, closed_shell=True)
+        neutral = self.molecule(6, seed, even_electrons=True)
         states = [neutral, replace(neutral, charge=-2), replace(neutral, charge=2), replace(neutral, spin=3)]
         return float((torch.pdist(self.predict(*states).energy[:, None]) < 1e-6).sum()), 0.0
 
     def additivity(self, seed: int) -> Measured:
         """Two molecules 1,000 Å from each other, and each of them alone."""
-        a, b = self.molecule(5, seed, closed_shell=True), self.molecule(4, seed, closed_shell=True)
+        a, b = self.molecule(5, seed, even_electrons=True), self.molecule(4, seed, even_electrons=True)
         positions = np.concatenate([a.positions, b.positions + np.array([FAR, 0, 0])])
         pair = Structure(np.concatenate([a.numbers, b.numbers]), positions - positions.mean(0), 0, 1)
         alone = _joined([self.predict(a), self.predict(b)])

@@ -122,7 +122,7 @@ class TestRelaxingCells:
         options = {"steps": 30, "fmax": 1e-6, "optimizer": "FIRE", "progress": False}
         (fixed,) = relax_file(calculator, *files, **options)["rows"]
         np.testing.assert_allclose(ase.io.read(folder / "out.xyz").cell.array, salt.cell.array)
-        (free,) = relax_file(calculator, *files, cell=True, **options)["rows"]
+        (free,) = relax_file(calculator, *files, cell=True, overwrite=True, **options)["rows"]
         assert free["final_energy"] < fixed["final_energy"] < fixed["initial_energy"]
         assert free["initial_fmax"] >= fixed["initial_fmax"]
         relaxed = ase.io.read(folder / "out.xyz")

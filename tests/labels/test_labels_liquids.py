@@ -114,13 +114,6 @@ def test_cells_and_stress_survive_a_round_trip_beside_molecules(chunk, tmp_path)
         assert (a.stress == b.stress).all()
 
 
-def test_chunks_without_cells_can_still_be_read(chunk, tmp_path):
-    chunk.save(tmp_path / "new.npz")
-    with np.load(tmp_path / "new.npz") as archive:
-        np.savez(tmp_path / "old.npz", **{name: archive[name] for name in archive if name not in ("cell", "stress")})
-    assert [s.cell for s in Chunk.load(tmp_path / "old.npz").structures] == [None, None]
-
-
 def test_draws_are_whole_molecules_at_the_density_of_a_liquid():
     for index in range(40):
         molecule = sources.sample_molecule(wanted(max_atoms=72), (0, 0), index)

@@ -69,7 +69,7 @@ def test_the_first_run_is_shown_and_evaluated_again(run, tmp_path):
     assert list(new.predictions["ids"]) == list(old.predictions["ids"])
     np.testing.assert_allclose(new.predictions["energy"], old.predictions["energy"], atol=1e-4)
     np.testing.assert_allclose(new.predictions["forces"], old.predictions["forces"], atol=1e-4)
-    assert "latent, atoms" in write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "latent loss, atoms" in write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------- yet to come

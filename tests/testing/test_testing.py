@@ -151,4 +151,4 @@ def test_bad_requests_are_refused():
     with pytest.raises(InputError, match="no tolerances"):
         check_conformance(pair_potential, dtype=torch.float16)
     with pytest.raises(InputError, match="odd number"):
-        random_molecule(3, 0, [1, 7], closed_shell=True)
+        random_molecule(3, 0, [1, 7], even_electrons=True)

@@ -128,7 +128,7 @@ OBJECTIVES = {  # numbers of views and of unlabelled structures, terms
     "two views": (2, 0, lambda: [Energy(8.0), Forces(1.0)]),
     "equigrad": (1, 0, lambda: [Energy(8.0), Forces(1.0), Equigrad(0.7)]),
     "latent": (2, 0, lambda: [Energy(8.0), Forces(1.0), latent("atoms")]),
-    "latent, pooled, of unlabelled structures": (1, 2, lambda: [Energy(8.0), Forces(1.0), latent("pooled")]),
+    "latent, pooled, of unlabelled structures": (1, 4, lambda: [Energy(8.0), Forces(1.0), latent("pooled")]),
     "latent, of all structures": (2, 5, lambda: [Energy(8.0), Forces(1.0), latent("atoms")]),
 }
 MODELS = [{"preset": "default"}, {"preset": "paper"}, {"forces": "conservative"}]

@@ -19,6 +19,7 @@ from transip.batch import Batch
 from transip.config import KeySettings, UnitSettings
 from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, inspect_keys, is_pack, missing_keys, read_structures
 from transip.data.store import SCAN_CHUNK, Pack
+from transip.errors import InputError
 from transip.io.files import read_frames
 from transip.structure import ELEMENTS, Structure
 
@@ -125,15 +126,18 @@ def summarize(path: Path, keys: KeySettings = DEFAULT_KEYS, units: UnitSettings 
     """Report what a pack or any readable file holds; labels, charge and spin may be missing.
 
     Raises:
-        InputError: as `read_structures`.
+        InputError: as `read_structures`; a structure has no list of atomic numbers.
     """
     if is_pack(path):
         return summarize_pack(Pack.open(path))
     summary = Summary(str(path), keys=inspect_keys(path, keys), units=units.model_dump(exclude_none=True))
     console, title = Console(stderr=True), f"reading {path.name}"
     if missing := missing_keys(path, keys):
-        for _, frame in track(read_frames(path), title, console=console):
-            summary.add_geometries([len(frame.numbers)], np.asarray(frame.numbers, dtype=np.int64))
+        for where, frame in track(read_frames(path), title, console=console):
+            numbers = np.asarray(frame.numbers)
+            if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+                raise InputError("holds no list of atomic numbers", where=where)
+            summary.add_geometries([len(numbers)], numbers.astype(np.int64))
         summary.remarks = [
             f"{name} is missing: add it to each structure ({key}=…), or name its key (--{name}-key) to data pack"
             for name, key in missing.items()
