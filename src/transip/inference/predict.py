@@ -257,10 +257,11 @@ def predict_file(
     on_bad = skipped.append if skip_bad else None
     structures = calculator.read_file(source, keys, on_bad)
     structures = (warn_of_size(calculator.predictor, structure) for structure in structures)
+    total = count_structures(source) if progress else None
     begin, count, atoms = time.perf_counter(), 0, 0
     results = iter_predictions(calculator.predictor, structures, batch, calculator.domain, on_bad)
     with output_lock(target), atomic_path(target) as partial, partial.open("w", encoding="utf-8") as handle:
-        for result in progress_bar(results, "predict", progress, count_structures(source)):
+        for result in progress_bar(results, "predict", progress, total):
             handle.write(format_frame(result.to_structure(), *result.spreads))
             count, atoms = count + 1, atoms + len(result)
     seconds = time.perf_counter() - begin

@@ -86,7 +86,7 @@ def relax_file(
     with frame_writer(target, resume=resume, overwrite=overwrite) as writer:
         structures = calculator.read_file(source, keys, skipped.append if skip_bad else None)
         finished = _finished(writer)
-        total = count_structures(source)
+        total = count_structures(source) if progress else None
         try:
             for structure in progress_bar(structures, "relax", progress, total):
                 if len(converged) < len(finished) and finished[len(converged)][0] == structure.source:
