@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def _complete_model(incomplete: str) -> list[str]:
     """Names of shipped models, and folders here, for the shell's completion."""
-    from transip.model.released import CONFIG, SHIPPED
+    from transip.model.released import builtin_models
 
-    names = [path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}")]
+    names = list(builtin_models())
     here = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     folders = [f"{path}/" for path in here.glob("*/") if not path.name.startswith(".")]
     return sorted(name for name in names + folders if name.startswith(incomplete))
