@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from charged import ChargedPotential
 from toy import write_toy_pack, write_toy_pool
 from transip.config import ModelSettings
 from transip.model.potential import Potential
@@ -63,6 +64,19 @@ def make_model() -> MakeModel:
         return model.to(dtype).eval().requires_grad_(False)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def charged_model() -> ChargedPotential:
+    """A random model with gradient forces, charges, spin populations and dipoles."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        settings = ModelSettings(size="XS", forces="conservative", cutoff=5.0)
+        model = ChargedPotential(settings, torch.zeros(87, dtype=torch.float64), 0.1)
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.double().eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

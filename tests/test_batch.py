@@ -1,12 +1,14 @@
 from dataclasses import replace
 
+import ase
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transip.batch import Batch, segment_mean, segment_sum
+from transip.batch import Batch, dipole_moment, segment_mean, segment_sum
+from transip.rotations import random_rotations, rotate
 
 F64 = torch.float64
 counts_ = st.lists(st.integers(1, 7), min_size=1, max_size=5)
@@ -116,3 +118,49 @@ def test_to_casts_positions_and_forces_but_never_energies(labelled):
     )
     assert batch.to("meta").positions.device.type == batch.to("meta").charge.device.type == "meta"
     assert batch.to("meta").max_num_atoms == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- dipoles
+
+
+@quick
+@given(counts=counts_, seed=st.integers(0, 1000))
+def test_dipoles_are_those_of_ase_lie_nowhere_and_turn_with_the_molecule(labelled, counts, seed):
+    """For any charges, of neutral molecules and ions."""
+    batch = labelled(counts, seed)
+    generator = torch.Generator().manual_seed(seed)
+    charges = torch.randn(sum(counts), generator=generator, dtype=F64)
+    dipole = dipole_moment(charges, batch)
+    for i in range(len(batch)):
+        own = batch.structure_index == i
+        atoms = ase.Atoms(batch.numbers[own].numpy(), batch.positions[own].numpy())
+        expected = charges[own].numpy() @ (atoms.positions - atoms.get_center_of_mass())
+        np.testing.assert_allclose(dipole[i], expected, atol=1e-10)
+    shift = 50 * torch.randn(len(counts), 3, generator=generator, dtype=F64)
+    moved = replace(batch, positions=batch.positions + shift[batch.structure_index])
+    torch.testing.assert_close(dipole_moment(charges, moved), dipole, rtol=0, atol=1e-10)
+    rotations = random_rotations(len(counts), generator, F64)
+    expected = torch.einsum("sij,sj->si", rotations, dipole)
+    torch.testing.assert_close(dipole_moment(charges, rotate(batch, rotations)), expected, rtol=0, atol=1e-10)
+
+
+def test_the_derivative_of_a_dipole_of_fixed_charges_are_the_charges(labelled):
+    """Of a neutral molecule; what the centre of mass adds is zero there."""
+    batch = labelled([5])
+    charges = torch.tensor([0.3, -0.1, 0.4, -0.9, 0.3], dtype=F64)
+    positions = batch.positions.requires_grad_()
+    (gradient,) = torch.autograd.grad(dipole_moment(charges, batch)[0, 1], positions)
+    torch.testing.assert_close(gradient, charges[:, None] * torch.tensor([0.0, 1.0, 0.0], dtype=F64))
+
+
+def test_a_periodic_structure_has_no_dipole_and_leaves_those_of_molecules_alone(make_structure):
+    molecule = make_structure(3)
+    slab = replace(molecule, cell=np.diag([9.0, 9.0, 0.0]))
+    batch = Batch.collate([molecule, slab], F64)
+    positions = batch.positions.requires_grad_()
+    charges = torch.arange(6, dtype=F64)
+    dipole = dipole_moment(charges, batch)
+    torch.testing.assert_close(dipole[:1], dipole_moment(charges[:3], Batch.collate([molecule], F64)))
+    assert dipole[1].isnan().all()
+    (gradient,) = torch.autograd.grad(dipole[0].sum(), positions)
+    assert gradient.isfinite().all() and not gradient[3:].any()

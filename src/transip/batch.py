@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from ase.data import atomic_masses
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
@@ -189,6 +190,9 @@ class Prediction:
         embeddings: of the atoms after each of the layers that were asked for, (atoms, width).
         stress: ∂E/∂ε / V in eV/Å³, symmetric, (structures, 3, 3), NaN where not all three directions are periodic; None
             from direct forces and if all structures are molecules.
+        charges: partial charges in e, (atoms,); like the two below, None from models that have none.
+        spin_populations: unpaired electrons of each atom, α minus β, (atoms,).
+        dipole: e·Å, (structures, 3), of an ion about its centre of mass; NaN where periodic, see `dipole_moment`.
     """
 
     energy: Float64[Tensor, "structures"]
@@ -196,6 +200,9 @@ class Prediction:
     forces: Float[Tensor, "atoms 3"]
     embeddings: tuple[Float[Tensor, "atoms width"], ...] = ()
     stress: Float[Tensor, "structures 3 3"] | None = None
+    charges: Float[Tensor, "atoms"] | None = None
+    spin_populations: Float[Tensor, "atoms"] | None = None
+    dipole: Float[Tensor, "structures 3"] | None = None
 
 
 def segment_sum(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:
@@ -212,3 +219,17 @@ def segment_mean(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Te
 def centered(positions: Float[Tensor, "atoms 3"], batch: Batch) -> Float[Tensor, "atoms 3"]:
     """Positions relative to the centroid of each structure."""
     return positions - segment_mean(positions, batch)[batch.structure_index]
+
+
+def dipole_moment(charges: Float[Tensor, "atoms"], batch: Batch) -> Float[Tensor, "structures 3"]:
+    """Σ q_i (x_i − centre of mass) in e·Å, as ASE counts dipoles, from partial charges in e.
+
+    NaN, without a trace in derivatives, where a structure is periodic: what the charges of a cell sum to depends on
+    which images of its atoms are taken, and changes by a charge times a lattice vector with each.
+    """
+    masses = torch.from_numpy(atomic_masses).to(batch.positions)[batch.numbers, None]
+    center = segment_sum(masses * batch.positions, batch) / segment_sum(masses, batch)
+    dipole = segment_sum(charges[:, None] * (batch.positions - center[batch.structure_index]), batch)
+    if batch.cell is None:
+        return dipole
+    return dipole.where(~batch.cell.flatten(1).any(1, keepdim=True), torch.nan)

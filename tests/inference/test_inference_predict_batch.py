@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -60,3 +61,19 @@ def test_a_structure_too_large_for_memory_is_named(make_model, make_structure):
 def test_charges_no_model_can_represent_are_refused_before_the_model_is_asked(make_model, make_structure):
     with pytest.raises(InputError, match="cannot be represented"):
         list(iter_predictions(make_model(), [make_structure(5, charge=-12)]))
+
+
+def test_each_structure_gets_its_charges_and_what_is_periodic_no_dipole(charged_model, make_model, make_structure):
+    molecule = make_structure(4, charge=1)
+    structures = [molecule, make_structure(3, cell=np.diag([9.0, 9.0, 9.0])), make_structure(2)]
+    results = predict_batch(charged_model, structures)
+    for result, structure in zip(results, structures, strict=True):
+        assert result.charges.sum() == pytest.approx(structure.charge)
+        assert result.spin_populations.sum() == pytest.approx(structure.spin - 1)
+        assert result.charges.shape == result.spin_populations.shape == (len(structure),)
+    atoms = molecule.to_atoms()
+    expected = results[0].charges @ (atoms.positions - atoms.get_center_of_mass())
+    np.testing.assert_allclose(results[0].dipole, expected, atol=1e-10)
+    assert [result.dipole is None for result in results] == [False, True, False]
+    (bare,) = predict_batch(make_model(), [molecule])
+    assert bare.charges is bare.spin_populations is bare.dipole is None

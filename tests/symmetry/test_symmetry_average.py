@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from transip.batch import Batch, Prediction, centered, segment_sum
+from transip.batch import Batch, Prediction, centered, dipole_moment, segment_sum
 from transip.errors import InputError
 from transip.rotations import random_rotations, rotate, rotate_vectors
 from transip.symmetry.average import RotationEnsemble, rotation_set, with_rotation_average
+from transip.symmetry.committee import Committee
 
 F64 = torch.float64
 
@@ -174,3 +175,24 @@ def test_one_rotation_has_no_spread(make_model):
 def test_embeddings_have_no_average(make_model, make_structure):
     with pytest.raises(InputError, match="no embeddings"):
         with_rotation_average(make_model(), 12)(batch_of(make_structure, 3), (0,))
+
+
+def test_charges_and_dipoles_are_averaged_like_energies_and_forces(charged_model, make_structure):
+    """The mean dipole is that of the mean charges, and turns with the molecule under the group."""
+    batch = batch_of(make_structure, 5, 3)
+    model = with_rotation_average(charged_model, 12)
+    found, raw = model(batch), charged_model(batch)
+    torch.testing.assert_close(found.dipole, dipole_moment(found.charges, batch))
+    torch.testing.assert_close(segment_sum(found.charges, batch), batch.charge.double(), rtol=0, atol=1e-10)
+    moved, each = turned(batch, rotation_set(12)[5])
+    again = model(moved)
+    for name in ("charges", "spin_populations"):
+        torch.testing.assert_close(getattr(again, name), getattr(found, name), rtol=0, atol=1e-8)
+        assert (getattr(raw, name) - getattr(charged_model(moved), name)).abs().max() > 1e-4  # not by itself
+    torch.testing.assert_close(again.dipole, torch.einsum("sij,sj->si", each, found.dipole), rtol=0, atol=1e-8)
+    assert Committee([charged_model, charged_model])(batch).dipole.allclose(raw.dipole)
+
+
+def test_a_mean_has_charges_if_all_members_have(charged_model, make_model, make_structure):
+    prediction = Committee([charged_model, make_model()])(batch_of(make_structure, 3))
+    assert prediction.charges is prediction.spin_populations is prediction.dipole is None

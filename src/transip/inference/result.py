@@ -27,6 +27,9 @@ class Result:
         forces: eV/Å, (atoms, 3).
         atom_energies: contribution of each atom to the energy in eV, (atoms,).
         stress: ∂E/∂ε / V in eV/Å³, (3, 3); None of direct forces and where not all three directions are periodic.
+        charges: partial charges in e, (atoms,); like the two below, None from models that have none.
+        spin_populations: unpaired electrons of each atom, (atoms,).
+        dipole: e·Å, (3,), of an ion about its centre of mass; None of what is periodic.
         energy_std: standard deviation of the energy over models and rotations, eV.
         forces_std: root mean square deviation of each atom's force over models and rotations, eV/Å, (atoms,).
         energy_uncertainty: eV; 68 % of errors were smaller on molecules not seen in training.
@@ -38,6 +41,9 @@ class Result:
     forces: Float64[np.ndarray, "atoms 3"]
     atom_energies: Float64[np.ndarray, "atoms"]
     stress: Float64[np.ndarray, "3 3"] | None = None
+    charges: Float64[np.ndarray, "atoms"] | None = None
+    spin_populations: Float64[np.ndarray, "atoms"] | None = None
+    dipole: Float64[np.ndarray, "3"] | None = None
     energy_std: float | None = None
     forces_std: Float64[np.ndarray, "atoms"] | None = None
     energy_uncertainty: float | None = None
@@ -97,6 +103,6 @@ def _split(values: Tensor, ends: np.ndarray, name: str) -> Sequence[Any]:
     if name.startswith("energy"):
         return values.tolist()
     array = values.double().cpu().numpy()
-    if name == "stress":  # not a number where it is not defined
-        return [None if np.isnan(matrix).any() else matrix for matrix in array]
+    if name in ("stress", "dipole"):  # not a number where it is not defined
+        return [None if np.isnan(value).any() else value for value in array]
     return np.split(array, ends)

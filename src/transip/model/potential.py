@@ -95,6 +95,16 @@ class Potential(nn.Module):
         return self.force_head is not None
 
     @property
+    def has_charges(self) -> bool:
+        """Whether predictions have partial charges and, of molecules, a dipole."""
+        return False
+
+    @property
+    def has_spin_populations(self) -> bool:
+        """Whether predictions have the unpaired electrons of each atom."""
+        return False
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers."""
         return sum(p.numel() for p in self.parameters())

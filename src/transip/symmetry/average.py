@@ -61,6 +61,9 @@ class Moments:
     atom_energies: Tensor
     forces: Tensor
     stress: Tensor | None
+    charges: Tensor | None
+    spin_populations: Tensor | None
+    dipole: Tensor | None
     energy_variance: Tensor
     forces_variance: Tensor
 
@@ -161,8 +164,13 @@ class RotationEnsemble(nn.Module):
 
 def rotate_back(prediction: Prediction, rotations: Rotations, batch: Batch) -> Prediction:
     """`prediction` of a batch that was rotated by `rotations`, in the frame that the batch had before."""
-    stress = None if prediction.stress is None else rotations.mT @ prediction.stress @ rotations
-    return replace(prediction, forces=rotate_vectors(prediction.forces, rotations.mT, batch), stress=stress)
+    back, stress, dipole = rotations.mT, prediction.stress, prediction.dipole
+    return replace(
+        prediction,
+        forces=rotate_vectors(prediction.forces, back, batch),
+        stress=None if stress is None else back @ stress @ rotations,
+        dipole=None if dipole is None else (back.to(dipole) @ dipole[..., None])[..., 0],
+    )
 
 
 def with_rotation_average(model: nn.Module, rotations: int | None) -> nn.Module:
