@@ -26,7 +26,7 @@ from benchmarks.simulation.conservation import SEED, pick_diverse
 from transip.evaluation.saved import load_validation_set
 from transip.inference.ase import TransIPCalculator
 from transip.inference.relax import relax
-from transip.inference.vibrations import asymmetry, finite_difference_hessian, hessian, normal_modes
+from transip.inference.vibrations import asymmetry, derivatives, finite_differences, normal_modes
 from transip.structure import Structure
 
 FMAX, STEPS, STEP = 0.01, 500, 0.005  # eV/Å; of the relaxations; Å
@@ -63,14 +63,14 @@ def compare(structure: Structure, calculator: TransIPCalculator) -> dict[str, An
     optimizer = "FIRE" if calculator.model.settings.forces == "direct" else "LBFGS"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ours, relaxation = relax(structure, calculator, fmax=FMAX, steps=STEPS, optimizer=optimizer)
+        final, relaxation = relax(structure, calculator, fmax=FMAX, steps=STEPS, optimizer=optimizer)
         begin = time.perf_counter()
-        second = hessian(calculator.model, ours, STEP)
+        second = derivatives(calculator.model, final.structure, STEP).hessian
         seconds = time.perf_counter() - begin
-        modes = normal_modes(second, ours.positions, masses)
+        modes = normal_modes(second, final.structure.positions, masses)
     theirs, reference_fmax = relaxed_with_gfn2(structure)
     begin = time.perf_counter()
-    reference = normal_modes(finite_difference_hessian(gfn2_forces, theirs, STEP), theirs.positions, masses)
+    reference = normal_modes(-finite_differences(gfn2_forces, theirs, STEP), theirs.positions, masses)
     reference_seconds = time.perf_counter() - begin
     return {
         "source": structure.source,

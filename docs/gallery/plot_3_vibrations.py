@@ -14,7 +14,7 @@ from ase.optimize import LBFGS
 from tblite.ase import TBLite
 
 from transip import TransIPCalculator
-from transip.inference.vibrations import finite_difference_hessian, normal_modes
+from transip.inference.vibrations import finite_differences, normal_modes
 
 calculators = {
     "GFN2-xTB": TBLite(method="GFN2-xTB", verbosity=0),
@@ -29,7 +29,7 @@ for name, calculator in calculators.items():
     def forces(displaced, calculator=calculator):
         return [calculator.get_forces(one.to_atoms()) for one in displaced]
 
-    hessian = finite_difference_hessian(forces, structure)
+    hessian = -finite_differences(forces, structure)
     found[name] = normal_modes(hessian, atoms.positions, atomic_masses[atoms.numbers]).frequencies
 
 # %%

@@ -406,14 +406,25 @@ def vibrations(
     structures: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON: frequencies, modes, Hessians")],
     step: Annotated[float, typer.Option(help="displacement of the finite differences, Å")] = 0.005,
+    spectrum: Annotated[
+        Path | None, typer.Option(help="picture of the infrared spectra: PNG, SVG or PDF; needs a model with charges")
+    ] = None,
+    width: Annotated[float, typer.Option(help="of its Lorentzian lines, full at half maximum, cm⁻¹")] = 15.0,
     overwrite: Overwrite = False,
     *,
     options: InferenceOptions,
 ) -> None:
-    """Vibrational frequencies and zero-point energies of relaxed structures; best with conservative forces."""
-    from transip.inference.vibrations import vibrations_file
+    """Vibrational frequencies, infrared intensities and zero-point energies of relaxed structures.
 
-    rows = vibrations_file(options.calculator(model, "float64"), structures, output, step=step, overwrite=overwrite)
+    Best with conservative forces; intensities need a model with charges.
+    """
+    from transip.inference.predict import has_charges
+    from transip.inference.vibrations import NO_CHARGES, intensities_table, vibrations_file
+
+    calculator = options.calculator(model, "float64")
+    rows = vibrations_file(
+        calculator, structures, output, step=step, spectrum=spectrum, width=width, overwrite=overwrite
+    )
     for row in rows:
         imaginary = sum(frequency < 0 for frequency in row["frequencies"])
         shown = " ".join(f"{frequency:.0f}" for frequency in row["frequencies"])
@@ -422,7 +433,11 @@ def vibrations(
             f"{imaginary} imaginary of {len(row['frequencies'])} frequencies (cm⁻¹): {shown}",
             highlight=False,
         )
-    console.print(f"{len(rows)} structures: {output}")
+        if "infrared_intensities" in row:
+            console.print(intensities_table(row))
+    if not has_charges(calculator.model):
+        console.print(f"No infrared intensities: {NO_CHARGES}.")
+    console.print(f"{len(rows)} structures: {output}" + (f", {spectrum}" if spectrum else ""))
 
 
 @app.command(epilog="Example: transip models")

@@ -17,6 +17,7 @@ from transip.batch import Batch
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
+from transip.inference.predict import predict_batch
 from transip.structure import Structure
 from transip.symmetry.average import rotation_set, with_rotation_average
 
@@ -124,6 +125,55 @@ def test_beyond_what_models_can_represent(calculator, charge, spin):
     sulphur = ase.Atoms("S4", [[0, 0, 2 * i] for i in range(4)], info={"charge": charge, "spin": spin})
     with pytest.raises(InputError, match="cannot be represented"):
         energy_of(calculator, sulphur)
+
+
+# ------------------------------------------------------------------------------------------ charges and dipoles
+
+
+@pytest.mark.parametrize(("charge", "spin"), [(0, 1), (1, 2), (-2, 3)])
+def test_charges_spin_populations_and_dipole_have_ases_names(charged_model, water, charge, spin):
+    water.calc = TransIPCalculator(charged_model, dtype="float64", charge=charge, spin=spin)
+    with torch.no_grad():
+        (expected,) = predict_batch(charged_model, [Structure.from_atoms(water, charge=charge, spin=spin)])
+    np.testing.assert_allclose(water.get_charges(), expected.charges)
+    np.testing.assert_allclose(water.get_magnetic_moments(), expected.spin_populations)
+    np.testing.assert_allclose(water.get_dipole_moment(), expected.dipole)
+    arms = water.positions - water.get_center_of_mass()
+    np.testing.assert_allclose(water.get_dipole_moment(), water.get_charges() @ arms, atol=1e-9)
+    assert {"charges", "magmoms", "dipole"} <= set(water.calc.implemented_properties)
+    assert {"charges", "magmoms", "dipole"} <= set(water.calc.export_properties())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("charges", "without charges"), ("dipole", "without charges"), ("magmoms", "without spin populations")],
+)
+def test_a_model_without_charges_says_so(calculator, water, name, reason):
+    water.calc = calculator
+    assert name not in calculator.implemented_properties and name in TransIPCalculator.implemented_properties
+    with pytest.raises(PropertyNotImplementedError, match=f"{reason}: it has no {name}"):
+        calculator.get_property(name, water)
+
+
+def test_what_is_periodic_has_charges_but_no_dipole(charged_model, water):
+    water.set_cell([9, 9, 9])
+    water.pbc = [True, True, False]
+    water.calc = TransIPCalculator(charged_model, dtype="float64")
+    assert water.get_charges().sum() == pytest.approx(0, abs=1e-9)
+    with pytest.raises(PropertyNotImplementedError, match="dipole is not defined for what is periodic"):
+        water.get_dipole_moment()
+
+
+@pytest.mark.parametrize("name", ["x.extxyz", "x.traj", "x.json"])
+@pytest.mark.parametrize("atoms", [1, 4])
+def test_files_of_ase_keep_what_was_predicted(charged_model, make_structure, tmp_path, name, atoms):
+    calculator = TransIPCalculator(charged_model, dtype="float64")
+    (predicted,) = calculator.predict([make_structure(atoms, charge=1).to_atoms()])
+    write(tmp_path / name, predicted)
+    found = read(tmp_path / name)
+    for get in ("get_charges", "get_magnetic_moments", "get_dipole_moment", "get_forces"):
+        np.testing.assert_allclose(getattr(found, get)(), getattr(predicted, get)(), atol=1e-7)
+        np.testing.assert_allclose(getattr(found, get)(), getattr(calculator, get)(predicted), atol=1e-7)
 
 
 # ------------------------------------------------------------------------------------------ refusals and warnings

@@ -24,7 +24,9 @@ from transip.inference.predict import (
     as_list,
     build_predictor,
     forward_structures,
+    has_charges,
     has_direct_forces,
+    has_spin_populations,
     iter_predictions,
     load_for_inference,
 )
@@ -60,6 +62,8 @@ class TransIPCalculator(Calculator):
             them, fewer seconds in later processes. Needs a C++ compiler on CPUs.
 
     Models with conservative forces also give the ``stress`` (eV/Å³) of cells that are periodic in three directions.
+    Models with charges give ``charges`` (e) and, of molecules, the ``dipole`` (e·Å; of an ion about its centre of
+    mass); models with spin populations give these as ``magmoms``.
 
     With `average` or several models, ``results`` also holds the spreads ``energy_std`` (eV) and ``forces_std`` (eV/Å,
     per atom). If this way to predict has been calibrated (``transip calibrate``), it holds what the spreads stand for:
@@ -73,7 +77,9 @@ class TransIPCalculator(Calculator):
             refused.
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
+    implemented_properties = [  # noqa: RUF012 (of an instance: those that its model has)
+        "energy", "free_energy", "energies", "forces", "stress", "charges", "magmoms", "dipole",
+    ]  # fmt: skip
     default_parameters = {"charge": None, "spin": None}  # noqa: RUF012
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
     discard_results_on_any_change = True  # calculator.set(charge=1)
@@ -99,6 +105,9 @@ class TransIPCalculator(Calculator):
         self.model = load_for_inference(model, device, dtype, compile=compile)
         self.predictor = build_predictor(self.model, average)
         self.domain = ApplicabilityDomain(self.predictor, unseen, max_uncertainty, uncertain)
+        missing = {"charges", "dipole"} if not has_charges(self.model) else set()
+        missing |= {"magmoms"} if not has_spin_populations(self.model) else set()
+        self.implemented_properties = [name for name in self.implemented_properties if name not in missing]
         self._result: Result | None = None
 
     def calculate(
@@ -114,11 +123,8 @@ class TransIPCalculator(Calculator):
         structure = self.structure(self.atoms)
         (result,) = unbatch([structure], forward_structures(self.predictor, [structure]))
         self._result = self.domain.check_result(result.check_finite(), structure.formula)
-        stress = {} if result.stress is None else {"stress": full_3x3_to_voigt_6_stress(result.stress)}
-        energy = {name: result.energy for name in ("energy", "free_energy")}
         spreads, atom_spreads = result.spreads
-        self.results = energy | {"energies": result.atom_energies, "forces": result.forces} | stress
-        self.results |= spreads | atom_spreads
+        self.results = _ase_properties(result) | {"energies": result.atom_energies} | spreads | atom_spreads
 
     def export_properties(self) -> Properties:
         """As in ASE, which knows neither standard deviations nor uncertainties."""
@@ -135,13 +141,18 @@ class TransIPCalculator(Calculator):
         return changes
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """As in ASE; asking for a stress says why there is none."""
+        """As in ASE; asking for what there is none of says why."""
+        asked = self.atoms if atoms is None else atoms
         if name == "stress":
-            asked = self.atoms if atoms is None else atoms
             if asked is None or not asked.pbc.all():
                 raise PropertyNotImplementedError("stress is not defined for molecules: there is no cell")
             if not self.has_stress:
                 raise PropertyNotImplementedError("only models with conservative forces have a stress")
+        elif name in ("charges", "dipole", "magmoms") and name not in self.implemented_properties:
+            kind = "spin populations" if name == "magmoms" else "charges"
+            raise PropertyNotImplementedError(f"this model was trained without {kind}: it has no {name}")
+        elif name == "dipole" and asked is not None and asked.pbc.any():
+            raise PropertyNotImplementedError("a dipole is not defined for what is periodic: it depends on the images")
         return super().get_property(name, atoms, allow_calculation)
 
     @property
@@ -185,8 +196,8 @@ class TransIPCalculator(Calculator):
 
         Returns:
             Copies of `structures`, in their order, each with charge and spin in its ``info`` and a calculator that
-            holds energy (eV) and forces (eV/Å). Spreads and uncertainties, if there are any, are in ``info`` and
-            ``arrays``, under the names that they have in ``results``.
+            holds energy (eV), forces (eV/Å) and what else the model has. Spreads and uncertainties, if there are any,
+            are in ``info`` and ``arrays``, under the names that they have in ``results``.
         """
         read = (self.structure(atoms, f"structure {i}") for i, atoms in enumerate(structures))
         results = iter_predictions(self.predictor, read, batch, self.domain)
@@ -195,13 +206,24 @@ class TransIPCalculator(Calculator):
 
 
 def attach_results(atoms: ase.Atoms, result: Result) -> ase.Atoms:
-    """Give `atoms` (changed in place, returned) charge, spin, energy, forces, spreads, uncertainties of `result`."""
+    """Give `atoms` (changed in place, returned) charge and spin of `result` and all that was predicted."""
     spreads, atom_spreads = result.spreads
     atoms.info |= {"charge": result.structure.charge, "spin": result.structure.spin} | spreads
     for name, values in atom_spreads.items():
         atoms.set_array(name, values)
-    predictions = {"energy": result.energy, "free_energy": result.energy, "forces": result.forces}
-    if result.stress is not None:
-        predictions["stress"] = full_3x3_to_voigt_6_stress(result.stress)
-    atoms.calc = SinglePointCalculator(atoms, **predictions)
+    atoms.calc = SinglePointCalculator(atoms, **_ase_properties(result))
     return atoms
+
+
+def _ase_properties(result: Result) -> dict[str, Any]:
+    """What was predicted, under ASE's names and in its order of components."""
+    values = {
+        "energy": result.energy,
+        "free_energy": result.energy,
+        "forces": result.forces,
+        "stress": None if result.stress is None else full_3x3_to_voigt_6_stress(result.stress),
+        "dipole": result.dipole,
+        "charges": result.charges,
+        "magmoms": result.spin_populations,
+    }
+    return {name: value for name, value in values.items() if value is not None}

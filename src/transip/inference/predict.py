@@ -188,6 +188,16 @@ def has_direct_forces(model: nn.Module) -> bool:
     return any(member.settings.forces == "direct" for member in members(model))
 
 
+def has_charges(model: nn.Module) -> bool:
+    """Whether predictions of `model` have partial charges and, of molecules, a dipole."""
+    return all(member.has_charges for member in members(model))
+
+
+def has_spin_populations(model: nn.Module) -> bool:
+    """Whether predictions of `model` have the unpaired electrons of each atom."""
+    return all(member.has_spin_populations for member in members(model))
+
+
 def warn_of_direct_forces(model: nn.Module) -> None:
     """Warn that forces of a direct model only approximate the derivative of its energy."""
     if has_direct_forces(model):
