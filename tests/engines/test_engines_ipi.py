@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.socketio import SocketClosed, SocketServer
-from ase.units import Hartree
+from ase.units import Bohr, Hartree
 
 from transip.engines.ipi import run_client
 from transip.errors import InputError
@@ -61,6 +62,21 @@ def test_of_cells_the_virial_is_sent(periodic_model, crystal, tmp_path):
     np.testing.assert_allclose(found["forces"], crystal.get_forces(), rtol=0, atol=1e-5)
     stress = -found["virial"] / crystal.get_volume()
     np.testing.assert_allclose(stress, crystal.get_stress(voigt=False), rtol=0, atol=1e-7)
+
+
+def test_of_molecules_the_dipole_is_sent(charged_model):
+    """In i-PI's extras, as JSON, in atomic units; ASE's server hands them on as bytes."""
+    water = molecule("H2O")
+    calculator = TransIPCalculator(charged_model, charge=0, spin=1, dtype="float64", unseen="ignore")
+    name = f"transip-test-{os.getpid()}"
+    with SocketServer(unixsocket=name, timeout=120) as server:
+        thread = threading.Thread(target=run_client, args=(water, calculator), kwargs={"socket": name})
+        thread.start()
+        for shift in (0.0, 0.1):
+            water.positions[0] += shift
+            extras = json.loads(server.calculate(water)["morebytes"].tobytes())
+            np.testing.assert_allclose(np.array(extras["dipole"]) * Bohr, calculator.get_dipole_moment(water))
+    thread.join(60)
 
 
 def test_a_cell_that_changes_needs_a_stress(make_model, crystal):

@@ -57,6 +57,17 @@ def test_crystals_are_what_ase_says_of_them(make_model):
     np.testing.assert_allclose(found["forces"], np.concatenate([a.get_forces() for a in crystals]), atol=1e-8)
 
 
+def test_charges_and_dipoles_are_what_ase_says(charged_model, molecules):
+    options = {"charge": 1, "spin": 2, "unseen": "ignore"}
+    model = TransIPModel(charged_model, network="float64", **options)
+    found, calculator = model(state_of(molecules)), TransIPCalculator(charged_model, dtype="float64", **options)
+    np.testing.assert_allclose(found["charges"], np.concatenate([calculator.get_charges(a) for a in molecules]))
+    magmoms = np.concatenate([calculator.get_magnetic_moments(a) for a in molecules])
+    np.testing.assert_allclose(found["spin_populations"], magmoms)
+    dipoles = [calculator.get_dipole_moment(a) for a in molecules]
+    np.testing.assert_allclose(found["dipole"], dipoles, atol=1e-9)
+
+
 @pytest.mark.parametrize("periodic", [False, True], ids=["molecule", "crystal"])
 def test_far_from_the_origin_float32_says_the_same(make_model, periodic):
     atoms = bulk("Si", "diamond", a=5.43, cubic=True)

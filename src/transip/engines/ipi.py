@@ -6,12 +6,15 @@ python -m transip.engines.ipi MODEL molecule.xyz --socket NAME --charge 0 --spin
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ase
 import numpy as np
 from ase.calculators.socketio import SocketClient
+from ase.units import Bohr
 
 from transip.errors import InputError
 from transip.inference.ase import TransIPCalculator
@@ -30,6 +33,8 @@ def run_client(
 ) -> None:
     """Compute what i-PI asks for until it ends; of periodic cells also the virial, if the model has a stress.
 
+    Of molecules from models with charges, the dipole is among i-PI's extras, as ``{"dipole": [x, y, z]}`` in e·a₀.
+
     Args:
         atoms: what i-PI simulates, atoms in the same order, with ``pbc`` if its cell repeats; not changed.
         calculator: with charge and multiplicity, unless ``atoms.info`` has them.
@@ -46,7 +51,10 @@ def run_client(
     calculator.structure(atoms)  # what cannot be used is said before i-PI waits for it
     use_stress = bool(atoms.pbc.all()) and calculator.has_stress
     first = None
-    for _ in _connect(timeout, unixsocket=socket, host=host, port=port).irun(atoms, use_stress=use_stress):
+    client = _connect(timeout, unixsocket=socket, host=host, port=port)
+    if not atoms.pbc.any() and "dipole" in calculator.implemented_properties:
+        client.protocol.sendforce = _with_dipole(client.protocol.sendforce, atoms)
+    for _ in client.irun(atoms, use_stress=use_stress):
         first = atoms.cell.array.copy() if first is None else first
         if not use_stress and atoms.pbc.any() and not np.allclose(atoms.cell.array, first, rtol=0, atol=1e-6):
             raise InputError(
@@ -54,6 +62,16 @@ def run_client(
                 where="i-PI",
                 remedy="use a model with conservative forces and a cell with three periodic directions, or keep it",
             )
+
+
+def _with_dipole(send: Callable[..., None], atoms: ase.Atoms) -> Callable[..., None]:
+    """`send` of ASE's protocol, with the dipole of `atoms`; all that i-PI reads is in atomic units."""
+
+    def send_with_dipole(*energy_forces_virial: Any) -> None:
+        extras = json.dumps({"dipole": (atoms.get_dipole_moment() / Bohr).tolist()})
+        send(*energy_forces_virial, np.frombuffer(extras.encode(), dtype=np.byte))
+
+    return send_with_dipole
 
 
 def _connect(timeout: float, **address: Any) -> SocketClient:

@@ -78,7 +78,9 @@ class TransIPModel(ModelInterface):
 
         Returns:
             ``energy`` in eV, (systems,), ``forces`` in eV/Å, (atoms, 3), and, if the model has one, ``stress`` in
-            eV/Å³, (systems, 3, 3), zero unless all directions are periodic; all in the state's precision.
+            eV/Å³, (systems, 3, 3), zero unless all directions are periodic; if it has them, ``charges`` (e) and
+            ``spin_populations``, (atoms,), and ``dipole`` in e·Å, (systems, 3), NaN where periodic; all in the state's
+            precision. TorchSim has no names of its own for the last three.
 
         Raises:
             InputError: the state is periodic and the model has no cutoff; charge or spin is missing or impossible;
@@ -100,7 +102,8 @@ class TransIPModel(ModelInterface):
         if self._compute_stress:
             none = results["energy"].new_zeros(len(batch), 3, 3)
             results["stress"] = none if prediction.stress is None else prediction.stress.nan_to_num(nan=0.0).to(none)
-        return results
+        more = {name: getattr(prediction, name) for name in ("charges", "spin_populations", "dipole")}
+        return results | {name: value.to(self._dtype) for name, value in more.items() if value is not None}
 
     def _batch(self, state: Any) -> Batch:
         counts = torch.bincount(state.system_idx)
