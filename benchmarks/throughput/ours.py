@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from benchmarks.common.hardware import measure
-from benchmarks.throughput.cases import structures_of
+from benchmarks.common.hardware import measure, measure_moving
+from benchmarks.throughput.cases import LIQUIDS, structures_of
 from transip.batch import Batch
 from transip.config import ModelSettings, ObjectiveSettings, OptimizerSettings
 from transip.inference.ase import TransIPCalculator
@@ -24,18 +24,25 @@ MODELS: dict[str, dict[str, Any]] = {
     "transip-XS": {"size": "XS"},  # organics.yaml
     "transip-S": {},
 }
+CUTOFF = 6.0  # Å, of attention in liquids
+WAYS = {"calculator": 2.0, "dynamics": 0.01}  # Å that atoms move: too far for a list of neighbours, and hardly
 Call = Callable[[], object]
 
 
-def measure_ours(
-    entry: str, case: str, forces: str, compiled: bool, atoms: int, repeats: int, seconds: float
-) -> dict[str, Any]:
+def measure_ours(entry: str, case: str, forces: str, compiled: bool, repeats: int, seconds: float) -> dict[str, Any]:
     """One row; see run.py for what is in it."""
-    structures = structures_of(case, atoms)
+    structures = structures_of(case)
     batch = Batch.collate(structures)
-    run, useful = prepared(case, model_of(entry, forces), structures, batch, compiled)
+    model = model_of(entry, forces, CUTOFF if case in LIQUIDS else None)
+    run, useful = prepared(case, model, structures, batch, compiled)
     found = measure(run, repeats, seconds)
-    flops = None if case == "growth" else flops_of(useful)
+    if case in LIQUIDS:
+        atoms = structures[0].to_atoms()
+        atoms.calc = TransIPCalculator(model, unseen="ignore", compile=compiled)
+        for way, distance in WAYS.items():
+            measured = measure_moving(atoms, distance, repeats=repeats, seconds=seconds)
+            found |= {f"{way}_{key}": value for key, value in measured.items()}
+    flops = None if case in LIQUIDS else flops_of(useful)
     peak = 2 * 1024**3 / measure(product_of(1024), repeats=10)["milliseconds"]
     return {
         "entry": entry,
@@ -52,10 +59,16 @@ def measure_ours(
     }
 
 
-def model_of(entry: str, forces: str) -> Potential:
+def model_of(entry: str, forces: str, cutoff: float | None = None) -> Potential:
+    """A model of random weights, also where training begins with zeros."""
     torch.manual_seed(0)
-    settings = ModelSettings.model_validate({"forces": forces, **MODELS[entry]})
-    return Potential(settings, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), 1.0)
+    given = {} if cutoff is None else {"cutoff": cutoff}
+    settings = ModelSettings.model_validate({"forces": forces, **MODELS[entry], **given})
+    model = Potential(settings, torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64), 1.0)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 def prepared(

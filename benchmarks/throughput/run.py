@@ -1,7 +1,8 @@
 """Speed of energies and forces, and of training, on one core: ours, the peers and GFN2-xTB, on the same structures.
 
     python -m benchmarks.throughput.run ours import growth reference painn esen allscaip mace nequip
-    python -m benchmarks.throughput.run ours --quick --cases batch64x20 --results OUT/results.jsonl
+    python -m benchmarks.throughput.run growth nequip --cases liquid1000 droplet1000
+    python -m benchmarks.throughput.run ours --cases batch64x20 --seconds 10 --results OUT/results.jsonl
 
 Weights are random: speed does not depend on them. Times are processor time of one thread, the shortest of up to 30
 repeats after a first call that does not count, so that other work on the machine counts little; wall time (median) is
@@ -11,6 +12,13 @@ TransIPCalculator. Every row of ours is measured in a fresh process; of those th
 virtual machine can differ by a factor of two between processes, the fastest of three counts (`processes_milliseconds`
 has all). Compiled rows are left out where there is no compilation, and for large molecules, which take minutes to
 compile.
+
+`growth` is transip S with conservative forces and attention within 6 Å in water of 1,000 to 20,000 atoms, periodic
+(`liquid…`) and a ball in vacuum (`droplet…`); NequIP compiled ahead of time is its peer. Besides the model on a
+prepared batch or, of NequIP, a prepared list of neighbours, their calculators are timed after all atoms have moved by
+2 Å (`calculator_…`: neighbours are searched anew) and by 0.01 Å (`dynamics_…`). Memory is what the process holds at
+most during calls of the model (`peak_memory_mb`) beyond what it held before the first (`memory_before_mb`).
+`python -m benchmarks.throughput.growth` compares the rows and fits exponents.
 
 The records ENTRY/CASE/FORCES[/compiled] go into benchmarks/throughput/results.jsonl. The matrix-product peak is that of
 float32 products of 1,024 × 1,024 matrices on the same core; operations are those of the model's matrix products,
@@ -36,18 +44,17 @@ import torch
 from benchmarks.common.hardware import measure
 from benchmarks.common.records import ROOT, Record, argument_parser, provenance, results_file, save_results
 from benchmarks.peers.environments import run_in_environment_of
-from benchmarks.throughput.cases import CASES, FILE, export, structures_of
+from benchmarks.throughput.cases import CASES, FILE, LIQUIDS, export, structures_of
 from benchmarks.throughput.ours import MODELS, measure_ours, model_of
 from transip.labels.methods import GFN2
 from transip.memory import KEEP, LARGEST
 from transip.model.files import save_model
 
-GROWTH = (10, 30, 100, 300, 1000, 3000, 10000, 20000)
 COMPILED = ("batch64x20", "single20", "calculator20", *(case for case in CASES if case.startswith("train")))
 SHORT = ("single20", "calculator20")  # cases measured in several processes
 PROCESSES = 3
-FIT_FROM = 1000  # atoms from which on exponents are fitted
 IMPORTS = 5  # fresh processes
+DEPLOYED = ("nequip",)  # peers that compile ahead of time, without Python, for large systems
 # What measures, ours and peers, keeps the memory that a call frees for the next one, as the commands of `transip` do.
 KEEPING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_THRESHOLD_": str(KEEP)}
 
@@ -55,18 +62,19 @@ KEEPING = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_TH
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("entries", nargs="+", help="ours, import, growth, reference (GFN2-xTB), or a peer")
-    parser.add_argument("--cases", nargs="+", default=[*CASES, "calculator20"], help="of ours and the reference")
+    parser.add_argument("--cases", nargs="+", default=[*CASES, "calculator20", *LIQUIDS])
     parser.add_argument(
         "--models", nargs="+", default=[*MODELS], choices=MODELS, help="of ours; others keep their rows"
     )
-    parser.add_argument("--quick", action="store_true", help="few repeats, growth to 3,000 atoms: does it work at all?")
+    parser.add_argument("--repeats", type=int, default=30, help="at most so many, of each row")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the repeats of each row")
     parser.add_argument("--results", type=Path, default=results_file(__file__))
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    effort = {"repeats": 3, "seconds": 10.0} if arguments.quick else {"repeats": 30, "seconds": 60.0}
+    effort = {"repeats": arguments.repeats, "seconds": arguments.seconds}
     if arguments.one:
-        print(json.dumps(measure_ours(**arguments.one, **effort)))
+        print(json.dumps(measure_ours(**arguments.one)))
         return
     if not FILE.exists():
         export()
@@ -78,14 +86,14 @@ def main() -> None:
 
 def wanted(arguments: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
     """Entry, case, forces and compilation of the rows of ours that are to be measured."""
-    found = itertools.product(arguments.models, arguments.cases, ("direct", "conservative"), (False, True))
+    cases = [case for case in arguments.cases if case not in LIQUIDS]
+    found = itertools.product(arguments.models, cases, ("direct", "conservative"), (False, True))
     return [one for one in found if not one[3] or one[1] in COMPILED]
 
 
 def name_of(row: Record) -> str:
-    """ENTRY/CASE/FORCES, of growth with the number of atoms, and whether it was compiled."""
-    growth = (f"{row['atoms']}-atoms",) if row["case"] == "growth" else ()
-    return "/".join((row["entry"], row["case"], row["forces"], *growth, *(("compiled",) if row["compiled"] else ())))
+    """ENTRY/CASE/FORCES, and whether it was compiled."""
+    return "/".join((row["entry"], row["case"], row["forces"], *(("compiled",) if row["compiled"] else ())))
 
 
 def summary(row: Record) -> str:
@@ -95,59 +103,42 @@ def summary(row: Record) -> str:
 
 
 def rows_of(entry: str, arguments: argparse.Namespace, effort: dict[str, Any]) -> Iterable[Record]:
+    liquids = [case for case in LIQUIDS if case in arguments.cases]
     if entry == "ours":
-        rows = (fastest(*one, quick=arguments.quick) for one in wanted(arguments))
+        rows = (fastest(*one, effort) for one in wanted(arguments))
         return (row for row in rows if row)
     if entry == "growth":
-        return growth(arguments.quick)
+        rows = (in_fresh_process("transip-S", case, "conservative", False, effort) for case in liquids)
+        return (row for row in rows if row)
     if entry == "reference":
         return (reference(case, effort) for case in arguments.cases if case in ("single20", "single200"))
     if entry == "import":
         return imports()
-    return peer(entry, arguments.quick)
+    return peer(entry, liquids, len(liquids) < len(arguments.cases), effort)
 
 
 # ------------------------------------------------------------------------------------------ ours
 
 
-def fastest(entry: str, case: str, forces: str, compiled: bool, *, quick: bool) -> Record | None:
+def fastest(entry: str, case: str, forces: str, compiled: bool, effort: dict[str, Any]) -> Record | None:
     """One row; of a short case the best of several processes, of which one alone says little."""
-    times = PROCESSES if case in SHORT and not quick else 1
-    rows = [in_fresh_process(entry, case, forces, compiled, quick=quick) for _ in range(times)]
+    times = PROCESSES if case in SHORT else 1
+    rows = [in_fresh_process(entry, case, forces, compiled, effort) for _ in range(times)]
     found = sorted((row for row in rows if row), key=lambda row: row["milliseconds"])
     if not found:
         return None
     return found[0] | ({"processes_milliseconds": [row["milliseconds"] for row in found]} if times > 1 else {})
 
 
-def in_fresh_process(
-    entry: str, case: str, forces: str, compiled: bool, atoms: int = 0, *, quick: bool
-) -> Record | None:
+def in_fresh_process(entry: str, case: str, forces: str, compiled: bool, effort: dict[str, Any]) -> Record | None:
     """Measure one row where nothing else has used memory; None, with a message, if that cannot be done."""
-    one = {"entry": entry, "case": case, "forces": forces, "compiled": compiled, "atoms": atoms}
-    flags = ["--quick"] if quick else []
-    command = [sys.executable, "-m", "benchmarks.throughput.run", "ours", "--one", json.dumps(one), *flags]
+    one = {"entry": entry, "case": case, "forces": forces, "compiled": compiled, **effort}
+    command = [sys.executable, "-m", "benchmarks.throughput.run", "ours", "--one", json.dumps(one)]
     done = subprocess.run(command, env=KEEPING, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         print(f"{one} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def growth(quick: bool) -> Iterable[Record]:
-    """One cluster of each size, and how time and memory over that of the empty process grow among the large ones."""
-    for forces, most in (("direct", 20000), ("conservative", 10000)):
-        rows: list[Record] = []
-        for atoms in (size for size in GROWTH if size <= (3000 if quick else most)):
-            if row := in_fresh_process("transip-S", "growth", forces, False, atoms, quick=quick):
-                rows.append(row | {"memory_over_before_mb": row["peak_memory_mb"] - row["memory_before_mb"]})
-        large = [row for row in rows if row["atoms"] >= FIT_FROM]
-        sizes = np.log([row["atoms"] for row in large])
-        fits = {"time_exponent": "milliseconds", "memory_exponent": "memory_over_before_mb"}
-        found = {
-            name: float(np.polyfit(sizes, np.log([row[key] for row in large]), 1)[0]) for name, key in fits.items()
-        }
-        yield from (row | found if row["atoms"] >= FIT_FROM else row for row in rows)
 
 
 IMPORT = """
@@ -216,13 +207,18 @@ def reference(case: str, effort: dict[str, Any]) -> Record:
     }
 
 
-def peer(entry: str, quick: bool) -> list[Record]:
-    """A peer, measured inside its own environment as it comes and, where its package has that, compiled."""
-    options = {"structures": FILE.resolve(), "quick": quick}
-    rows: list[Record] = run_in_environment_of(entry, "speed", options, KEEPING)
-    with suppress(subprocess.CalledProcessError):
-        rows += run_in_environment_of(entry, "speed", options | {"compile": True}, KEEPING)
-    return rows
+def peer(entry: str, liquids: list[str], molecules: bool, effort: dict[str, Any]) -> Iterable[Record]:
+    """A peer, measured inside its own environment as it comes and, where its package has that, compiled.
+
+    Liquids are for those whose package compiles ahead of time, each in a fresh process.
+    """
+    options = {"structures": FILE.resolve(), **effort}
+    if molecules:
+        yield from run_in_environment_of(entry, "speed", options, KEEPING)
+        with suppress(subprocess.CalledProcessError):
+            yield from run_in_environment_of(entry, "speed", options | {"compile": True}, KEEPING)
+    for liquid in liquids if entry in DEPLOYED else ():
+        yield from run_in_environment_of(entry, "speed", options | {"liquid": liquid}, KEEPING)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ def sample_water_box(rng: np.random.Generator, max_atoms: int) -> WaterBox:
     density = rng.uniform(*DENSITIES) * kg / m**3  # u/Å³
     strain = rng.uniform(-STRAIN, STRAIN, size=(3, 3))
     shape = np.eye(3) + (strain + strain.T) / 2
-    cell = shape * np.cbrt(number * MOLECULE_MASS / density / np.linalg.det(shape))
+    return water_box(number, shape * np.cbrt(number * MOLECULE_MASS / density / np.linalg.det(shape)), rng)
+
+
+def water_box(number: int, cell: Float64[np.ndarray, "3 3"], rng: np.random.Generator) -> WaterBox:
+    """`number` water molecules in `cell` (Å), spread out and turned at random: not a liquid yet."""
     centres = _place_centres(number, cell, rng)
     positions = (centres[:, None] + _molecules(number, rng)).reshape(-1, 3)
     return WaterBox("liquids", f"{number} H2O", 0, 1, positions, cell)
