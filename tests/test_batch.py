@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from transip.batch import Batch, dipole_moment, segment_mean, segment_sum
 from transip.rotations import random_rotations, rotate
+from transip.structure import Structure
 
 F64 = torch.float64
 counts_ = st.lists(st.integers(1, 7), min_size=1, max_size=5)
@@ -98,6 +99,40 @@ def test_another_order_moves_everything(labelled, counts, data):
     assert found.atom_counts.tolist() == [counts[i] for i in order] and torch.equal(found.forces, torch.cat(parts))
     assert torch.equal(found.energy, batch.energy[order]) and found.max_num_atoms == batch.max_num_atoms
     same(found.index_select(torch.tensor(order).argsort()), batch)
+
+
+LABELS_OF_SOME = ("charges", "spin_populations", "dipole", "stress")
+
+
+@quick
+@given(counts=counts_, other=counts_, data=st.data())
+def test_labels_of_some_follow_their_structures(make_structure, counts, other, data):
+    """Every operation on batches is the same as on lists of structures, whoever of them has a label."""
+
+    def draw(count: int, seed: int) -> Structure:
+        shapes = {"charges": count, "spin_populations": count, "dipole": 3, "stress": (3, 3)}
+        has = data.draw(st.sets(st.sampled_from(LABELS_OF_SOME)))
+        return make_structure(
+            count, seed, **{name: np.random.default_rng(seed).normal(size=shapes[name]) for name in has}
+        )
+
+    first = [draw(count, i) for i, count in enumerate(counts)]
+    second = [draw(count, i + 10) for i, count in enumerate(other)]
+    order = data.draw(st.permutations(range(len(first))))
+    a, b = Batch.collate(first, F64), Batch.collate(second, F64)
+    for found, expected in (
+        (a.concatenate(b), [*first, *second]),
+        (a.index_select(torch.tensor(order)), [first[i] for i in order]),
+        (a.head(1), first[:1]),
+        (a.to(dtype=torch.float32).to(dtype=F64), first),
+    ):
+        wanted = Batch.collate(expected, F64)
+        for name in LABELS_OF_SOME:
+            x, y = getattr(found, name), getattr(wanted, name)
+            assert x is None or x.dtype == F64
+            assert y is not None or x is None or x.isnan().all(), name
+            if y is not None:
+                torch.testing.assert_close(x, y, equal_nan=True, rtol=1e-6, atol=0)
 
 
 def test_the_index_follows_its_structures(labelled):

@@ -55,7 +55,10 @@ def test_quaternions_of_half_turns(axis):
 @given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 1000))
 def test_each_structure_turns_by_its_own_rotation(make_structure, counts, seed):
     structures = [
-        make_structure(c, seed, energy=1.0, forces=np.random.default_rng(c).normal(size=(c, 3))) for c in counts
+        make_structure(
+            c, seed, energy=1.0, forces=np.random.default_rng(c).normal(size=(c, 3)), dipole=np.arange(3.0) + c
+        )
+        for c in counts
     ]
     batch = Batch.collate(structures, F64)
     r = draw(len(counts), seed)
@@ -66,6 +69,8 @@ def test_each_structure_turns_by_its_own_rotation(make_structure, counts, seed):
         np.testing.assert_allclose(turned.positions[mine].numpy(), batch.positions[mine].numpy() @ matrix.T)
         np.testing.assert_allclose(turned.forces[mine].numpy(), batch.forces[mine].numpy() @ matrix.T)
         first += count
+    expected = np.einsum("sij,sj->si", r.numpy(), batch.dipole.numpy())
+    np.testing.assert_allclose(turned.dipole.numpy(), expected)
     assert torch.equal(turned.energy, batch.energy)
     back = rotate(turned, r.mT)
     torch.testing.assert_close(back.positions, batch.positions)

@@ -177,3 +177,9 @@ def test_forces_far_away_are_those_near_by(make_model, make_structure, cutoff):
     far = replace(near, positions=near.positions + 9.0 * 10**5)
     found, expected = (model(Batch.collate([one])).forces for one in (far, near))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_centre_of_mass_is_that_of_ase():
+    atoms = water(charge=0, spin=1)
+    atoms.positions += 5
+    np.testing.assert_allclose(Structure.from_atoms(atoms).center_of_mass, atoms.get_center_of_mass())

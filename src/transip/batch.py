@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from ase.data import atomic_masses
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from transip.structure import FILL_VALUES, RECENTER_BEYOND, Structure
+from transip.structure import ATOMIC_MASSES, OPTIONAL_FIELDS, RECENTER_BEYOND, Structure
 
-PER_ATOM = ("numbers", "positions", "structure_index", "forces")  # fields of a batch; the others are per structure
+PER_ATOM = {"numbers", "positions", "structure_index", "forces"}  # fields of a batch; the others are per structure
+PER_ATOM |= {name for name, field in OPTIONAL_FIELDS.items() if field.per_atom}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,9 @@ class Batch:
         energy: total energies in eV, float64, (structures,); None if unlabelled.
         forces: eV/Å, (atoms, 3); None if unlabelled.
         stress: ∂E/∂ε / V in eV/Å³, (structures, 3, 3), NaN where unlabelled; None if all are.
+        charges: partial charges in e, (atoms,), NaN where unlabelled; None if all are.
+        spin_populations: unpaired electrons of each atom, (atoms,), NaN where unlabelled; None if all are.
+        dipole: about the centre of mass in e·Å, (structures, 3), NaN where unlabelled; None if all are.
         index: position of each structure in its dataset, (structures,), by which messages name it; None if it has none.
     """
 
@@ -46,6 +49,9 @@ class Batch:
     energy: Float64[Tensor, "structures"] | None = None
     forces: Float[Tensor, "atoms 3"] | None = None
     stress: Float[Tensor, "structures 3 3"] | None = None
+    charges: Float[Tensor, "atoms"] | None = None
+    spin_populations: Float[Tensor, "atoms"] | None = None
+    dipole: Float[Tensor, "structures 3"] | None = None
     index: Int64[Tensor, "structures"] | None = None
 
     def __len__(self) -> int:
@@ -92,7 +98,7 @@ class Batch:
         def moved(name: str, value: object) -> object:
             if not isinstance(value, Tensor):
                 return value
-            return value.to(device, dtype if name in ("positions", "cell", "forces", "stress") else None)
+            return value.to(device, dtype if value.is_floating_point() and name != "energy" else None)
 
         return replace(self, **{f.name: moved(f.name, getattr(self, f.name)) for f in fields(self)})
 
@@ -122,8 +128,7 @@ class Batch:
             charge=torch.tensor([s.charge for s in structures]),
             spin=torch.tensor([s.spin for s in structures]),
             max_num_atoms=int(counts.max()),
-            cell=_matrices(structures, "cell", dtype),
-            stress=_matrices(structures, "stress", dtype),
+            **{name: _optional(structures, name, dtype) for name in OPTIONAL_FIELDS},
             energy=torch.tensor(energies, dtype=torch.float64) if labelled else None,
             forces=torch.from_numpy(np.concatenate([f for f in forces if f is not None])).to(dtype)
             if all(f is not None for f in forces)
@@ -154,15 +159,12 @@ class Batch:
         }
 
     def concatenate(self, other: Batch) -> Batch:
-        """This batch and then `other`'s structures, as one; both must carry the same fields, but for `FILL_VALUES`."""
+        """This batch and then `other`'s structures, as one; both must carry the same fields, but for optional ones."""
 
         def joined(name: str) -> Tensor | None:
             a, b = getattr(self, name), getattr(other, name)
-            if name in FILL_VALUES and (a is None) != (b is None):
-                a, b = (
-                    batch.positions.new_full((len(batch), 3, 3), FILL_VALUES[name]) if value is None else value
-                    for batch, value in ((self, a), (other, b))
-                )
+            if name in OPTIONAL_FIELDS and (a is None) != (b is None):
+                a, b = (self._filled(name) if a is None else a), (other._filled(name) if b is None else b)
             if a is None or b is None:
                 return None
             return torch.cat([a, b + len(self) if name == "structure_index" else b])
@@ -171,12 +173,17 @@ class Batch:
         values = {name: joined(name) for name in names}
         return replace(self, **values, max_num_atoms=max(self.max_num_atoms, other.max_num_atoms))
 
+    def _filled(self, name: str) -> Float[Tensor, "entries *shape"]:
+        """The optional field `name` as if no structure had it."""
+        field = OPTIONAL_FIELDS[name]
+        return self.positions.new_full((self.num_atoms if field.per_atom else len(self), *field.shape), field.fill)
 
-def _matrices(structures: Sequence[Structure], name: str, dtype: torch.dtype) -> Float[Tensor, "structures 3 3"] | None:
-    """Cells or stresses (`name`) of structures of which some may have none; None if none has."""
+
+def _optional(structures: Sequence[Structure], name: str, dtype: torch.dtype) -> Float[Tensor, "entries *shape"] | None:
+    """The optional field `name` of structures of which some may not have it; None if none has."""
     if all(getattr(structure, name) is None for structure in structures):
         return None
-    return torch.from_numpy(np.stack([structure.matrix_or_fill(name) for structure in structures])).to(dtype)
+    return torch.from_numpy(np.concatenate([structure.optional_entries(name) for structure in structures])).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +234,7 @@ def dipole_moment(charges: Float[Tensor, "atoms"], batch: Batch) -> Float[Tensor
     NaN, without a trace in derivatives, where a structure is periodic: what the charges of a cell sum to depends on
     which images of its atoms are taken, and changes by a charge times a lattice vector with each.
     """
-    masses = torch.from_numpy(atomic_masses).to(batch.positions)[batch.numbers, None]
+    masses = torch.from_numpy(ATOMIC_MASSES).to(batch.positions)[batch.numbers, None]
     center = segment_sum(masses * batch.positions, batch) / segment_sum(masses, batch)
     dipole = segment_sum(charges[:, None] * (batch.positions - center[batch.structure_index]), batch)
     if batch.cell is None:

@@ -63,7 +63,7 @@ def rotate_vectors(vectors: Float[Tensor, "atoms 3"], rotations: Rotations, batc
 
 
 def rotate(batch: Batch, rotations: Rotations) -> Batch:
-    """Rotate each structure about the origin: positions, lattice vectors, forces and stress; energies do not change."""
+    """Rotate each structure about the origin: positions, lattice vectors and labels; scalars do not change."""
     forces = None if batch.forces is None else rotate_vectors(batch.forces, rotations, batch)
     rotations = rotations.to(batch.positions.dtype)
     return replace(
@@ -72,4 +72,5 @@ def rotate(batch: Batch, rotations: Rotations) -> Batch:
         cell=None if batch.cell is None else batch.cell @ rotations.mT,
         forces=forces,
         stress=None if batch.stress is None else rotations @ batch.stress @ rotations.mT,
+        dipole=None if batch.dipole is None else (rotations @ batch.dipole[..., None])[..., 0],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,39 @@ MAX_CHARGE = 10  # e; OMol25 spans −10 … +10
 MAX_SPIN = 11  # multiplicity; OMol25 spans 1 … 11
 MIN_DISTANCE = 0.4  # Å; below it two atoms are the same atom written twice
 MIN_SPAN = 0.5  # Å; flatter cells hold no atoms
-FILL_VALUES = {"cell": 0.0, "stress": float("nan")}  # in arrays, for structures that have none
 LINEAR_TOLERANCE = 0.03  # Å; relaxed linear molecules deviate by a hundredth of it, the flattest bent one by 0.08
 RECENTER_BEYOND = 100.0  # Å from the origin, from where on float32 tells atoms apart less well than forces need
 MAX_ABS_VALUE = 1e9  # Å or eV/Å: products of several of them still are numbers in float32
-ELEMENTS = ase.data.chemical_symbols
+ELEMENTS, ATOMIC_MASSES = ase.data.chemical_symbols, ase.data.atomic_masses
+LABELS = ("energy", "forces", "stress", "charges", "spin_populations", "dipole")
+
+
+@dataclass(frozen=True)
+class OptionalField:
+    """A field that only some structures of a batch or a pack have.
+
+    Attributes:
+        fill: what arrays hold for structures without it.
+        shape: of one entry.
+        per_atom: whether there is one entry per atom, or one per structure.
+    """
+
+    fill: float
+    shape: tuple[int, ...]
+    per_atom: bool = False
+
+    def fill_entries(self, count: int) -> Float64[np.ndarray, "entries *shape"]:
+        """So many entries of structures without it."""
+        return np.full((count, *self.shape), self.fill)
+
+
+OPTIONAL_FIELDS = {
+    "cell": OptionalField(0.0, (3, 3)),
+    "stress": OptionalField(math.nan, (3, 3)),
+    "charges": OptionalField(math.nan, (), per_atom=True),
+    "spin_populations": OptionalField(math.nan, (), per_atom=True),
+    "dipole": OptionalField(math.nan, (3,)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +70,10 @@ class Structure:
         cell: lattice vectors in Å, one per row, (3, 3), along which everything repeats; zeros where nothing does; None
             for a molecule.
         stress: ∂E/∂ε / V in eV/Å³, symmetric, (3, 3); None if unlabelled.
+        charges: partial charges in e, which sum to `charge`, (atoms,); None if unlabelled.
+        spin_populations: unpaired electrons of each atom, spin up less spin down, (atoms,); None if unlabelled.
+        dipole: electric dipole moment in e·Å, from − to +, (3,); None if unlabelled. That of an ion depends on the
+            origin: here it is about the centre of mass.
         domain: chemical domain, e.g. ``"neutral_organics"``; free text, may be empty.
         source: an identifier that names the structure in messages and submissions.
     """
@@ -53,6 +86,9 @@ class Structure:
     forces: Float64[np.ndarray, "atoms 3"] | None = None
     cell: Float64[np.ndarray, "3 3"] | None = None
     stress: Float64[np.ndarray, "3 3"] | None = None
+    charges: Float64[np.ndarray, "atoms"] | None = None
+    spin_populations: Float64[np.ndarray, "atoms"] | None = None
+    dipole: Float64[np.ndarray, "3"] | None = None
     domain: str = ""
     source: str = ""
 
@@ -64,10 +100,16 @@ class Structure:
         """Hill formula, e.g. ``"C2H6O"``: the composition by which data are split."""
         return ase.formula.Formula.from_list([ELEMENTS[z] for z in self.numbers]).format("hill")
 
-    def matrix_or_fill(self, name: str) -> Float64[np.ndarray, "3 3"]:
-        """The cell or the stress (`name`), or its fill value where there is none."""
-        value = getattr(self, name)
-        return np.full((3, 3), FILL_VALUES[name]) if value is None else value
+    @property
+    def center_of_mass(self) -> Float64[np.ndarray, "3"]:
+        """Å; with the standard atomic masses of ASE."""
+        return np.average(self.positions, axis=0, weights=ATOMIC_MASSES[self.numbers])
+
+    def optional_entries(self, name: str) -> Float64[np.ndarray, "entries *shape"]:
+        """What arrays hold of the optional field `name`: one entry, or one per atom."""
+        field, value = OPTIONAL_FIELDS[name], getattr(self, name)
+        count = len(self) if field.per_atom else 1
+        return field.fill_entries(count) if value is None else value.reshape(count, *field.shape)
 
     def recentered_positions(self) -> Float64[np.ndarray, "atoms 3"]:
         """Positions in Å that float32 can hold.
@@ -133,9 +175,14 @@ class Structure:
         ).check(where)
 
 
-def none_if_fill(name: str, matrix: Float64[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"] | None:
-    """`matrix`, or None if it is the fill value of the cell or stress (`name`)."""
-    return None if np.array_equal(matrix, np.full((3, 3), FILL_VALUES[name]), equal_nan=True) else matrix
+def from_optional_entries(
+    name: str, entries: Float64[np.ndarray, "entries *shape"]
+) -> Float64[np.ndarray, "..."] | None:
+    """Inverse of `Structure.optional_entries`: the field `name` of a structure, None if it has none."""
+    field = OPTIONAL_FIELDS[name]
+    if np.array_equal(entries, field.fill_entries(len(entries)), equal_nan=True):
+        return None
+    return entries if field.per_atom else entries[0]
 
 
 def periodic_cell(cell: np.ndarray, pbc: Any, where: str) -> Float64[np.ndarray, "3 3"] | None:
@@ -251,16 +298,16 @@ def _check_numbers(numbers: np.ndarray, where: str) -> None:
 
 
 def _check_finite(structure: Structure, where: str) -> None:
-    values = {"positions": structure.positions, "energy": structure.energy, "forces": structure.forces}
-    values["stress"] = structure.stress
-    for name, value in values.items():
+    for name in ("positions", *LABELS):
+        value = getattr(structure, name)
         if value is not None and not np.isfinite(value).all():
             raise InputError(f"{name} hold NaN or infinite numbers", where=where, remedy="remove or relabel it")
 
 
 def _check_range(structure: Structure, where: str) -> None:
-    """Positions and forces are stored in float32."""
-    for name, values in {"positions": structure.positions, "forces": structure.forces}.items():
+    """What is stored in float32."""
+    for name in ("positions", "forces", "charges", "spin_populations", "dipole"):
+        values = getattr(structure, name)
         if values is not None and np.abs(values).max() > MAX_ABS_VALUE:
             raise InputError(
                 f"{name} are as large as {np.abs(values).max():.3g}", where=where, remedy="correct or remove it"

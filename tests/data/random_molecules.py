@@ -44,10 +44,15 @@ def random_structures(draw, *, labelled: bool = True, max_atoms: int = 9) -> Str
     parity = (int(numbers.sum()) - charge) % 2
     finite = st.floats(-1e6, 1e6, width=32)
     forces = np.array(draw(st.lists(finite, min_size=3 * count, max_size=3 * count))).reshape(count, 3)
+    values = st.floats(-10, 10, width=32)
+    per_atom = st.none() | st.lists(values, min_size=count, max_size=count).map(np.array)
     return Structure(
         numbers=numbers,
         positions=positions,
         charge=charge,
+        charges=draw(per_atom),
+        spin_populations=draw(per_atom),
+        dipole=draw(st.none() | st.lists(values, min_size=3, max_size=3).map(np.array)),
         spin=1 + parity,
         energy=draw(st.floats(-1e8, 1e8)) if labelled else None,
         forces=forces if labelled else None,

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from random_molecules import random_structures, real
 
 from transip.batch import Batch
 from transip.data.columns import NpyWriter
+from transip.data.dataset import Dataset
 from transip.data.store import MAX_DOMAINS, Pack, write_pack
 from transip.errors import InputError
+from transip.structure import OPTIONAL_FIELDS
 
 ARRAYS = ("positions", "forces", "numbers", "offsets", "energy", "charge", "spin", "domain", "source_ends")
 
@@ -34,9 +36,10 @@ def assert_same(found, expected):
     assert np.array_equal(found.positions, expected.positions.astype(np.float32))
     fields = ("charge", "spin", "energy", "domain", "source")
     assert [getattr(found, f) for f in fields] == [getattr(expected, f) for f in fields]
-    assert (found.forces is None) == (expected.forces is None)
-    if expected.forces is not None:
-        assert np.array_equal(found.forces, expected.forces.astype(np.float32))
+    for name in ("forces", "charges", "spin_populations", "dipole"):
+        a, b = getattr(found, name), getattr(expected, name)
+        assert (a is None) == (b is None), name
+        assert a is None or np.array_equal(a, b.astype(np.float32)), name
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,9 +59,37 @@ def test_round_trip(structures, data):
         found, expected = pack.get_batch(indices), Batch.collate([structures[i] for i in indices])
         assert found.index.tolist() == indices
         assert found.max_num_atoms == expected.max_num_atoms
-        for name in ("numbers", "positions", "structure_index", "atom_counts", "charge", "spin", "energy", "forces"):
+        for name in (field.name for field in fields(Batch)):
             a, b = getattr(found, name), getattr(expected, name)
-            assert (a is None and b is None) or (a.dtype == b.dtype and torch.equal(a, b)), name
+            if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+                assert a.dtype == b.dtype and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)), name
+            else:  # a column exists if any structure of the pack has it
+                assert name == "index" or a == b or a.isnan().all(), name
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(random_structures(), min_size=1, max_size=4),
+    st.lists(random_structures(), min_size=1, max_size=4),
+    st.data(),
+)
+def test_datasets_mix_packs_with_and_without_optional_columns(first, second, data):
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / "a.pack", Path(folder) / "b.pack"]
+        for path, structures in zip(paths, (first, second), strict=True):
+            write_pack(path, structures, level_of_theory="any")
+        dataset, everything = Dataset.open(paths), [*first, *second]
+        order = data.draw(st.permutations(range(len(everything))))
+        found, expected = dataset.get_batch(order), Batch.collate([everything[i] for i in order])
+        for name in ("charges", "spin_populations", "dipole"):
+            a, b = getattr(found, name), getattr(expected, name)
+            assert (a is None) == (b is None), name
+            assert a is None or torch.equal(a.nan_to_num(99), b.nan_to_num(99)), name
+
+
+def test_columns_that_no_structure_has_are_absent(pack):
+    assert not {f"{name}.npy" for name in OPTIONAL_FIELDS} & set(os.listdir(pack.path))
+    assert pack.meta["optional"] == []
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,20 +1,24 @@
 """The arrays of a packed dataset: their types, writing them as they grow, and mapping them.
 
-=================  =========  ===================================================================
-`positions.npy`    float32    Å, (atoms, 3); structures more than 100 Å from the origin are moved there
-`forces.npy`       float32    eV/Å, (atoms, 3); absent if the pack is unlabelled
-`numbers.npy`      uint8      atomic numbers, (atoms,)
-`offsets.npy`      int64      first atom of each structure, then the number of atoms, (structures + 1,)
-`cell.npy`         float32    lattice vectors in Å, one per row, zeros where nothing repeats, (structures, 3, 3);
-                              absent if all structures are molecules
-`stress.npy`       float32    ∂E/∂ε / V in eV/Å³, (structures, 3, 3), NaN where unlabelled; absent if all are
-`energy.npy`       float64    total energies in eV, (structures,); absent if the pack is unlabelled
-`charge.npy`       int16      e, (structures,)
-`spin.npy`         int16      multiplicity 2S + 1, (structures,)
-`domain.npy`       int16      index into `domains` of `meta.json`, (structures,)
-`source.npy`       uint8      identifiers in UTF-8, one after another
-`source_ends.npy`  int64      where each identifier ends, (structures,)
-=================  =========  ===================================================================
+======================  =======  =====================================================================
+`positions.npy`         float32  Å, (atoms, 3); structures more than 100 Å from the origin are moved there
+`forces.npy`            float32  eV/Å, (atoms, 3); absent if the pack is unlabelled
+`numbers.npy`           uint8    atomic numbers, (atoms,)
+`offsets.npy`           int64    first atom of each structure, then the number of atoms, (structures + 1,)
+`cell.npy`              float32  lattice vectors in Å, one per row, zeros where nothing repeats, (structures, 3, 3);
+                                 absent if all structures are molecules
+`stress.npy`            float32  ∂E/∂ε / V in eV/Å³, (structures, 3, 3), NaN where unlabelled; absent if all are
+`charges.npy`           float32  partial charges in e, (atoms,), NaN where unlabelled; absent if all are
+`spin_populations.npy`  float32  unpaired electrons, (atoms,), NaN where unlabelled; absent if all are
+`dipole.npy`            float32  e·Å about the centre of mass, (structures, 3), NaN where unlabelled; absent if all
+                                 are
+`energy.npy`            float64  total energies in eV, (structures,); absent if the pack is unlabelled
+`charge.npy`            int16    e, (structures,)
+`spin.npy`              int16    multiplicity 2S + 1, (structures,)
+`domain.npy`            int16    index into `domains` of `meta.json`, (structures,)
+`source.npy`            uint8    identifiers in UTF-8, one after another
+`source_ends.npy`       int64    where each identifier ends, (structures,)
+======================  =======  =====================================================================
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from transip.errors import InputError
-from transip.structure import FILL_VALUES
+from transip.structure import OPTIONAL_FIELDS
 
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of one entry
     "positions": ("<f4", (3,)),
@@ -36,6 +40,9 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of 
     "offsets": ("<i8", ()),
     "cell": ("<f4", (3, 3)),
     "stress": ("<f4", (3, 3)),
+    "charges": ("<f4", ()),
+    "spin_populations": ("<f4", ()),
+    "dipole": ("<f4", (3,)),
     "energy": ("<f8", ()),
     "charge": ("<i2", ()),
     "spin": ("<i2", ()),
@@ -43,13 +50,12 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # name → dtype, shape of 
     "source": ("|u1", ()),
     "source_ends": ("<i8", ()),
 }
-LABELS = ("energy", "forces")
 
 
 def column_names(labelled: bool, optional: Collection[str] = ()) -> list[str]:
-    """Names of the arrays of a pack, those that are `FILL_VALUES` if they are among `optional`."""
-    needed = [name for name in COLUMNS if labelled or name not in LABELS]
-    return [name for name in needed if name not in FILL_VALUES or name in optional]
+    """Names of the arrays of a pack, its optional fields if they are among `optional`."""
+    needed = [name for name in COLUMNS if labelled or name not in ("energy", "forces")]
+    return [name for name in needed if name not in OPTIONAL_FIELDS or name in optional]
 
 
 class NpyWriter:

@@ -21,7 +21,7 @@ from transip.data.units import ENERGY, LENGTH, check_lengths, check_units, force
 from transip.errors import InputError, printable
 from transip.io.files import read_frames
 from transip.io.frame import RawFrame
-from transip.structure import Structure, parse_int, periodic_cell
+from transip.structure import LABELS, Structure, parse_int, periodic_cell
 
 Labels = Literal["required", "optional", "ignored"]
 OnBad = Callable[[InputError], None]
@@ -258,6 +258,6 @@ def _read_pack(pack: Pack, path: Path, labels: Labels, given: dict[str, int]) ->
         raise InputError("has no energies and forces", where=str(path), remedy="give a labelled pack")
     for i in range(len(pack)):
         structure = pack[i]
-        without = {"energy": None, "forces": None, "stress": None} if labels == "ignored" else {}
+        without = dict.fromkeys(LABELS) if labels == "ignored" else {}
         changed = replace(structure, source=printable(structure.source), **given, **without)
         yield changed.check(f"{path}, structure {i}")

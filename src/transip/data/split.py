@@ -15,9 +15,9 @@ from transip.data.dataset import Dataset
 from transip.data.store import columns_checksum
 from transip.errors import InputError, InputWarning
 from transip.files import PACKS, read_json
-from transip.structure import MAX_ATOMIC_NUMBER
+from transip.structure import LABELS, MAX_ATOMIC_NUMBER
 
-ATOMS, LABELS = ("numbers", "offsets"), ("energy", "forces", "stress")  # columns of a pack
+ATOMS = ("numbers", "offsets")  # columns of a pack
 Present = Bool[np.ndarray, "compositions elements"]
 
 

@@ -25,11 +25,12 @@ from transip.config import Settings, parse
 from transip.data.columns import NpyWriter, column_names, load_column
 from transip.errors import InputError, printable
 from transip.files import read_json, write_json
-from transip.structure import ELEMENTS, FILL_VALUES, MAX_ATOMIC_NUMBER, Structure, none_if_fill
+from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, OPTIONAL_FIELDS, Structure, from_optional_entries
 
 FORMAT = "transip-pack"
 VERSION = 1
 UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "stress": "eV/Å³", "charge": "e", "spin": "multiplicity 2S+1"}
+UNITS |= {"charges": "e", "spin_populations": "unpaired electrons", "dipole": "e·Å"}
 COPY_AGAIN = "the pack is corrupt; copy it again or pack the data again"
 UNKNOWN = "unknown"  # level of theory of labels about which nobody said it
 MAX_DOMAINS = 1000  # more are identifiers taken for domains
@@ -104,15 +105,15 @@ class Pack:
             spin=int(arrays["spin"][i]),
             energy=float(arrays["energy"][i]) if self.labelled else None,
             forces=arrays["forces"][atoms].astype(np.float64) if self.labelled else None,
-            **self._matrices(i),
+            **{name: self._optional(name, i, atoms) for name in self.meta["optional"]},
             domain=self.domains[arrays["domain"][i]],
             source=self.source(i),
         )
 
-    def _matrices(self, i: int) -> dict[str, np.ndarray | None]:
-        """Lattice vectors and stress of structure `i`, where it has them."""
-        matrices = ((name, self._arrays[name][i].astype(np.float64)) for name in self.meta["optional"])
-        return {name: none_if_fill(name, matrix) for name, matrix in matrices}
+    def _optional(self, name: str, i: int, atoms: slice) -> np.ndarray | None:
+        """The optional field `name` of structure `i`, which has these atoms; None if it has none."""
+        rows = atoms if OPTIONAL_FIELDS[name].per_atom else slice(i, i + 1)
+        return from_optional_entries(name, self._arrays[name][rows].astype(np.float64))
 
     def source(self, i: int) -> str:
         """Identifier of structure `i`, from the end if negative."""
@@ -135,7 +136,10 @@ class Pack:
             charge=torch.from_numpy(arrays["charge"][chosen].astype(np.int64)),
             spin=torch.from_numpy(arrays["spin"][chosen].astype(np.int64)),
             max_num_atoms=int(counts.max(initial=0)),
-            **{name: torch.from_numpy(arrays[name][chosen]) for name in self.meta["optional"]},
+            **{
+                name: torch.from_numpy(arrays[name][atoms if OPTIONAL_FIELDS[name].per_atom else chosen])
+                for name in self.meta["optional"]
+            },
             energy=torch.from_numpy(arrays["energy"][chosen]) if self.labelled else None,
             forces=torch.from_numpy(arrays["forces"][atoms]) if self.labelled else None,
             index=torch.from_numpy(chosen.copy()),
@@ -258,11 +262,12 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
                 "energy": [structure.energy],
                 "forces": structure.forces,
             }
-            for optional, missing in FILL_VALUES.items():
+            for optional, field in OPTIONAL_FIELDS.items():
                 if getattr(structure, optional) is not None and optional not in columns:
                     columns[optional] = stack.enter_context(NpyWriter(folder, optional))
-                    columns[optional].extend(np.full((number - 1, 3, 3), missing))
-                entries[optional] = structure.matrix_or_fill(optional)[None]
+                    before = atoms - len(structure) if field.per_atom else number - 1
+                    columns[optional].extend(field.fill_entries(before))
+                entries[optional] = structure.optional_entries(optional)
             for column in columns:
                 columns[column].extend(entries[column])
     if not number:
@@ -271,7 +276,7 @@ def _write_columns(folder: Path, structures: Iterable[Structure], name: str) -> 
         "structures": number,
         "atoms": atoms,
         "labelled": labelled,
-        "optional": [column for column in FILL_VALUES if column in columns],
+        "optional": [column for column in OPTIONAL_FIELDS if column in columns],
         "elements": {ELEMENTS[z]: int(elements[z]) for z in np.flatnonzero(elements)},
         "domains": list(domains),
     }
@@ -351,7 +356,7 @@ class _Meta(Settings):
     structures: int = Field(gt=0, lt=2**62)
     atoms: int = Field(gt=0, lt=2**62)
     labelled: bool
-    optional: list[Literal["cell", "stress"]] = Field(default=[])
+    optional: list[Literal["cell", "stress", "charges", "spin_populations", "dipole"]] = Field(default=[])
     domains: list[str] = Field(min_length=1)
     level_of_theory: str
     elements: dict[str, int]
@@ -400,6 +405,7 @@ def _check_sizes(path: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]
     ends = arrays["source_ends"]
     expected = {"offsets": structures + 1, "source": int(ends[-1]) if len(ends) else 0}
     expected |= dict.fromkeys(("positions", "forces", "numbers"), atoms)
+    expected |= {name: atoms for name, field in OPTIONAL_FIELDS.items() if field.per_atom}
     for name, array in arrays.items():
         if len(array) != expected.get(name, structures):
             raise InputError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transip.batch import Prediction
 from transip.errors import InputError
-from transip.structure import Structure
+from transip.structure import LABELS, Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Result:
 
     def to_structure(self) -> Structure:
         """The structure with the predictions in the place of its labels."""
-        return replace(self.structure, energy=self.energy, forces=self.forces, stress=self.stress)
+        return replace(self.structure, **{name: getattr(self, name) for name in LABELS})
 
     def check_finite(self) -> Result:
         """Return self if energy and forces are numbers.

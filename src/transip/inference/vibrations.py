@@ -25,7 +25,7 @@ from transip.inference.predict import INFERENCE_LIMITS, has_charges, iter_predic
 from transip.inference.progress import check_output, count_structures, progress_bar
 from transip.inference.result import Result
 from transip.inference.spectrum import Spectrum, check_picture, draw_spectra
-from transip.structure import Structure, rigid_body_modes
+from transip.structure import LABELS, Structure, rigid_body_modes
 
 Hessian = Float64[np.ndarray, "coordinates coordinates"]
 FMAX = 0.05  # eV/Å; with larger forces a geometry is not a minimum
@@ -104,7 +104,7 @@ def displaced(structure: Structure, step: float) -> Iterator[Structure]:
         for change in (step, -step):
             positions = structure.positions.copy()
             positions.flat[coordinate] += change
-            yield replace(structure, positions=positions, energy=None, forces=None)
+            yield replace(structure, positions=positions, **dict.fromkeys(LABELS))
 
 
 def derivatives(

@@ -18,7 +18,7 @@ from transip.extras import import_optional
 from transip.files import atomic_path
 from transip.labels import methods, sources
 from transip.labels.molecules import LabelingError
-from transip.structure import FILL_VALUES, MIN_DISTANCE, Structure, none_if_fill
+from transip.structure import MIN_DISTANCE, OPTIONAL_FIELDS, Structure, from_optional_entries
 
 # fields of a `Structure` as they are stored
 PER_ATOM = {"numbers": np.empty(0, dtype=np.int64), "positions": np.empty((0, 3)), "forces": np.empty((0, 3))}
@@ -39,9 +39,8 @@ class Chunk:
         arrays: dict[str, Any] = {name: np.array([getattr(s, name) for s in structures]) for name in PER_STRUCTURE}
         for name, nothing in PER_ATOM.items():
             arrays[name] = np.concatenate([nothing, *(getattr(s, name) for s in structures)])
-        arrays |= {
-            name: np.array([s.matrix_or_fill(name) for s in structures]).reshape(-1, 3, 3) for name in FILL_VALUES
-        }
+        for name, field in OPTIONAL_FIELDS.items():
+            arrays[name] = np.concatenate([field.fill_entries(0), *(s.optional_entries(name) for s in structures)])
         arrays |= {
             "counts": np.array([len(s) for s in structures], dtype=np.int64),
             "texts": np.array(json.dumps(texts)),
@@ -60,15 +59,19 @@ class Chunk:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)  # checked against the archive's checksums
             texts = json.loads(str(arrays["texts"]))
+            return cls(_unpack(arrays, texts), texts["failures"])
         except Exception as error:  # a damaged archive raises nearly anything
             raise InputError(f"is damaged ({error})", where=str(path), remedy="remove it: it is made again") from error
-        ends = np.cumsum(arrays["counts"])
-        columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
-        columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
-        columns |= {name: [none_if_fill(name, matrix) for matrix in arrays[name]] for name in FILL_VALUES}
-        rows = zip(*columns.values(), strict=True)
-        structures = [Structure(**dict(zip(columns, row, strict=True))) for row in rows]
-        return cls(structures, texts["failures"])
+
+
+def _unpack(arrays: dict[str, np.ndarray], texts: dict[str, Any]) -> list[Structure]:
+    ends = np.cumsum(arrays["counts"])
+    columns: dict[str, list[Any]] = {name: np.split(arrays[name], ends)[:-1] for name in PER_ATOM}
+    columns |= {name: arrays[name].tolist() for name in PER_STRUCTURE} | {name: texts[name] for name in TEXTS}
+    for name, field in OPTIONAL_FIELDS.items():
+        entries = np.split(arrays[name], ends)[:-1] if field.per_atom else arrays[name][:, None]
+        columns[name] = [from_optional_entries(name, e) for e in entries]
+    return [Structure(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
 def label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
