@@ -102,8 +102,8 @@ class Structure:
 
     @property
     def center_of_mass(self) -> Float64[np.ndarray, "3"]:
-        """Å; with the standard atomic masses of ASE."""
-        return np.average(self.positions, axis=0, weights=ATOMIC_MASSES[self.numbers])
+        """As of the function of this name."""
+        return center_of_mass(self.numbers, self.positions)
 
     def optional_entries(self, name: str) -> Float64[np.ndarray, "entries *shape"]:
         """What arrays hold of the optional field `name`: one entry, or one per atom."""
@@ -173,6 +173,13 @@ class Structure:
             domain=str(info.get("data_id", info.get("domain", ""))),
             source=str(info.get("source", "")),
         ).check(where)
+
+
+def center_of_mass(
+    numbers: Int64[np.ndarray, "atoms"], positions: Float64[np.ndarray, "atoms 3"]
+) -> Float64[np.ndarray, "3"]:
+    """In Å, with the standard atomic masses of ASE."""
+    return np.average(positions, axis=0, weights=ATOMIC_MASSES[numbers])
 
 
 def from_optional_entries(

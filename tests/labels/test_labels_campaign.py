@@ -54,6 +54,10 @@ def test_domains_have_exactly_what_was_asked_for(uninterrupted):
     assert "GFN2" in pack.meta["level_of_theory"]
     assert [entry["domain"] for entry in pack.meta["provenance"]["failures"]] == pack.domains
     assert not list(uninterrupted.parent.glob(".*"))  # no work folder is left
+    for i in range(len(pack)):  # frames of molecular dynamics, too
+        structure = pack[i]
+        assert structure.charges.sum() == pytest.approx(structure.charge, abs=1e-5)
+        assert structure.dipole is not None and structure.spin_populations is not None
 
 
 def test_the_number_of_workers_changes_nothing(uninterrupted, tmp_path):
@@ -274,5 +278,5 @@ def test_chunks_survive_a_round_trip(number, tmp_path):
             b.domain,
             b.source,
         )
-        for name in ("numbers", "positions", "forces"):
+        for name in ("numbers", "positions", "forces", "charges", "spin_populations", "dipole"):
             assert (getattr(a, name) == getattr(b, name)).all()

@@ -98,8 +98,9 @@ def test_a_chunk_is_a_function_of_settings_and_number(chunk):
     assert len(chunk.structures) == 2 and not chunk.failures
     for a, b in zip(chunk.structures, again.structures, strict=True):
         assert a.source == b.source
-        for name in ("numbers", "positions", "forces", "cell", "stress"):
+        for name in ("numbers", "positions", "forces", "cell", "stress", "charges"):
             assert (getattr(a, name) == getattr(b, name)).all()
+        assert a.dipole is None
     one, other = chunk.structures
     assert np.linalg.norm(one.positions - other.positions, axis=1).mean() > 0.3  # frames differ
 

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import ase.data
 import numpy as np
 import pytest
+from ase.units import Bohr, Hartree
 
 from transip.labels.methods import GFN2, METHODS, SCF_FAILED, gfn2_xtb, wb97m_v
 from transip.labels.molecules import LabelingError
@@ -47,8 +49,58 @@ def test_gfn2_forces_are_minus_the_derivative_of_the_energy(name):
     assert CASES[name].energy is None  # the argument is left alone
 
 
+def check_electrons(label, case, *, atol):
+    """Charges sum to the total charge and spins to 2S; nothing depends on the origin."""
+    labelled, moved = label(case), label(replace(case, positions=case.positions + np.array([3.0, -5.0, 8.0])))
+    assert labelled.charges.sum() == pytest.approx(case.charge, abs=1e-6)
+    assert labelled.spin_populations.sum() == pytest.approx(case.spin - 1, abs=1e-6)
+    for name in ("charges", "spin_populations", "dipole"):
+        np.testing.assert_allclose(getattr(moved, name), getattr(labelled, name), atol=atol, err_msg=name)
+    return labelled
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gfn2_charges_spins_and_dipoles(name):
+    case = CASES[name]
+    labelled = check_electrons(gfn2_xtb, case, atol=1e-3)  # as far as the self-consistent field is converged
+    calculator, _ = without_polarisation(case)
+    if case.spin > 1:
+        calculator.add("spin-polarization", 1.0)
+    about_origin = calculator.singlepoint().get("dipole") * Bohr
+    masses = ase.data.atomic_masses[case.numbers]
+    about_centre = about_origin - case.charge * (masses @ case.positions) / masses.sum()
+    np.testing.assert_allclose(labelled.dipole, about_centre, atol=1e-6)
+
+
+def test_a_dipole_is_minus_the_derivative_of_the_energy_in_a_field():
+    """Of an ion about its centre of mass: the potential of the field is zero there."""
+    from tblite.library import ffi
+
+    case, field = CASES["hydronium"], 1e-3
+    energies = []
+    for sign in (1, -1):
+        calculator, _ = without_polarisation(replace(case, positions=case.positions - case.center_of_mass))
+        calculator.set("accuracy", 0.001)
+        calculator.add("electric-field", ffi.new("double[3]", [sign * field, 0, 0]))
+        energies.append(calculator.singlepoint().get("energy"))
+    expected = -(energies[0] - energies[1]) / (2 * field) * Bohr
+    assert gfn2_xtb(case).dipole[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_spin_populations_are_on_the_radical_atom():
+    assert gfn2_xtb(CASES["methyl"]).spin_populations.argmax() == 0
+    np.testing.assert_allclose(gfn2_xtb(CASES["triplet oxygen"]).spin_populations, 1, atol=1e-6)
+    assert not gfn2_xtb(CASES["water"]).spin_populations.any()
+
+
+@pytest.mark.parametrize("name", ["water", "hydronium", "triplet oxygen"])
+def test_wb97m_v_charges_spins_and_dipoles(name):
+    pytest.importorskip("pyscf")
+    labelled = check_electrons(lambda case: wb97m_v(case, basis="sto-3g"), CASES[name], atol=1e-5)
+    assert labelled.charges[0] < labelled.charges[1] + 1e-6  # oxygen is negative
+
+
 def without_polarisation(case):
-    from ase.units import Bohr, Hartree
     from tblite.interface import Calculator
 
     calculator = Calculator("GFN2-xTB", case.numbers, case.positions / Bohr, float(case.charge), case.spin - 1)

@@ -84,7 +84,8 @@ class Cluster(MoleculeSpec):
             return
         temperature = float(rng.choice(settings.temperatures))
         for positions, energy, forces in dynamics.langevin(potential, relaxed, temperature, settings.conformers, rng):
-            yield self.at(self.numbers, positions - positions.mean(0), energy=energy, forces=forces)
+            labels = {"energy": energy, "forces": forces, **potential.more_labels()}
+            yield self.at(self.numbers, positions - positions.mean(0), **labels)
 
 
 def conformers(rdkit_mol: Any, number: int, seed: int) -> Iterator[Any]:

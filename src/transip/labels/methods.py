@@ -1,4 +1,4 @@
-"""Reference methods: energy (eV) and forces (eV/Å) of a structure from quantum chemistry."""
+"""Reference methods: energy, forces and charges of a structure from quantum chemistry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 from transip.errors import InputError
 from transip.extras import import_optional
 from transip.labels.molecules import LabelingError
-from transip.structure import ELEMENTS, Structure
+from transip.structure import ELEMENTS, Structure, center_of_mass
 
 SCF_FAILED = "SCF did not converge"
 
@@ -45,6 +45,7 @@ class GFN2:
     ):
         self._calculator_class = import_optional("tblite.interface").Calculator
         self._numbers, self._charge, self._spin = numbers, charge, spin
+        self._positions = np.empty((0, 3))
         if cell is not None and not cell.any(1).all():  # which tblite takes for something else
             raise InputError(
                 "gfn2-xtb needs a cell that repeats in all three directions, or in none",
@@ -65,6 +66,7 @@ class GFN2:
                 self._calculator = self._start(positions / Bohr)
             else:
                 self._calculator.update(positions / Bohr)
+            self._positions = positions
             self._previous_result = self._calculator.singlepoint(self._previous_result)
         except RuntimeError:
             raise LabelingError(SCF_FAILED) from None
@@ -73,10 +75,28 @@ class GFN2:
             raise LabelingError(SCF_FAILED)
         return energy * Hartree, -gradient * Hartree / Bohr
 
-    def stress(self) -> Float64[np.ndarray, "3 3"]:
-        """∂E/∂ε / V in eV/Å³, of a cell where it was called last."""
-        volume = abs(np.linalg.det(self._repeats["lattice"]))
-        return self._previous_result.get("virial") / volume * Hartree / Bohr**3
+    def more_labels(self) -> dict[str, np.ndarray]:
+        """The other labels of a `Structure` where it was called last: of a cell the stress, of a molecule the dipole.
+
+        Charges and spin populations are Mulliken's in the basis of the method.
+        """
+        result, moments = self._previous_result, {}
+        if self._repeats:
+            volume = abs(np.linalg.det(self._repeats["lattice"]))
+            moments["stress"] = result.get("virial") / volume * Hartree / Bohr**3
+        else:
+            about_origin = result.get("dipole") * Bohr
+            moments["dipole"] = about_origin - self._charge * center_of_mass(self._numbers, self._positions)
+        return {"charges": result.get("charges"), "spin_populations": self._spin_populations(), **moments}
+
+    def _spin_populations(self) -> Float64[np.ndarray, "atoms"]:
+        """Unpaired electrons of each atom; zero of closed shells, which are calculated with all electrons paired."""
+        if self._spin == 1:
+            return np.zeros(len(self._numbers))
+        up, down = self._previous_result.get("density-matrix")
+        populations = ((up - down) * self._previous_result.get("overlap-matrix")).sum(1)
+        atoms = self._calculator.get("shell-map")[self._calculator.get("orbital-map")]
+        return np.bincount(atoms, populations, len(self._numbers))
 
     def _start(self, positions: np.ndarray) -> Any:
         unpaired = self._spin - 1
@@ -86,11 +106,12 @@ class GFN2:
         calculator.set("verbosity", 0)
         if unpaired:
             calculator.add("spin-polarization", 1.0)
+            calculator.set("save-integrals", 1)  # for the spin populations
         return calculator
 
 
 def gfn2_xtb(structure: Structure) -> Structure:
-    """Label `structure` with GFN2-xTB; with stress, if it is a cell.
+    """Label `structure` with GFN2-xTB: energy, forces, charges, spin populations, and stress or dipole.
 
     Raises:
         LabelingError: the self-consistent field did not converge.
@@ -98,15 +119,14 @@ def gfn2_xtb(structure: Structure) -> Structure:
     """
     potential = GFN2(structure.numbers, structure.charge, structure.spin, structure.cell)
     energy, forces = potential(structure.positions)
-    stress = None if structure.cell is None else potential.stress()
-    return replace(structure, energy=energy, forces=forces, stress=stress)
+    return replace(structure, energy=energy, forces=forces, **potential.more_labels())
 
 
 def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bool = True) -> Structure:
     """Label `structure` with ωB97M-V, OMol25's functional, through PySCF.
 
     Forces are the derivative of the energy: the VV10 correlation and the motion of the integration grid with
-    the atoms are part of the gradient.
+    the atoms are part of the gradient. Charges and spin populations are Löwdin's, as OMol25 has them.
 
     Args:
         structure: what to label.
@@ -129,7 +149,25 @@ def wb97m_v(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bo
         raise LabelingError(SCF_FAILED)
     gradient = field.nuc_grad_method()
     gradient.grid_response = True
-    return replace(structure, energy=energy * Hartree, forces=-gradient.kernel() * Hartree / Bohr)
+    forces, dipole = -gradient.kernel() * Hartree / Bohr, field.dip_moment(unit="AU", verbose=0) * Bohr
+    return replace(
+        structure,
+        energy=energy * Hartree,
+        forces=forces,
+        **_lowdin(field),
+        dipole=dipole - structure.charge * structure.center_of_mass,
+    )
+
+
+def _lowdin(field: Any) -> dict[str, Float64[np.ndarray, "atoms"]]:
+    """Löwdin charges and spin populations, from the diagonals of √S P √S (J. Chem. Phys. 18, 365, 1950)."""
+    eigenvalues, modes = np.linalg.eigh(field.get_ovlp())
+    root = (modes * np.sqrt(eigenvalues.clip(min=0))) @ modes.T
+    atoms = np.array([label[0] for label in field.mol.ao_labels(fmt=None)])
+    density = field.make_rdm1()
+    spins = density if density.ndim == 3 else np.stack([density, density]) / 2
+    up, down = (np.bincount(atoms, ((root @ p) * root).sum(1), field.mol.natm) for p in spins)
+    return {"charges": field.mol.atom_charges() - up - down, "spin_populations": up - down}
 
 
 def mean_field(structure: Structure, basis: str = "def2-tzvpd", density_fitting: bool = True) -> Any:
