@@ -36,12 +36,16 @@ class Noisy(torch.nn.Module):
         distance = batch.positions.norm(dim=-1, keepdim=True)
         latents = tuple(torch.cat([batch.positions, (1 + layer) * distance], -1) for layer in layers)
         energy = batch.energy + segment_sum(share, batch)
-        return Prediction(energy, energies, batch.forces + noise, latents)
+        more = {} if batch.charges is None else {"charges": batch.charges + 0.02}
+        more |= {} if batch.dipole is None else {"dipole": batch.dipole + torch.tensor([0.3, 0.0, -0.4])}
+        return Prediction(energy, energies, batch.forces + noise, latents, **more)
 
 
-def make_dataset(path: Path, structures: int) -> Dataset:
-    """`structures` toy structures in three domains."""
+def make_dataset(path: Path, structures: int, charged: str = "") -> Dataset:
+    """`structures` toy structures in three domains, of which `charged` has charges and dipoles."""
     chosen = [replace(toy_structure(i), domain=DOMAINS[i % 3]) for i in range(structures)]
+    labels = {"dipole": np.ones(3)}
+    chosen = [replace(s, charges=np.ones(len(s)), **labels) if s.domain == charged else s for s in chosen]
     write_pack(path, chosen, level_of_theory="toy pairs")
     return Dataset.open([path])
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ase.units import Debye
+
 MISSING = "–"
 
 
@@ -59,6 +61,10 @@ FORCE_COSINE = MetricSpec("force_cosine", "force cosine", digits=3)
 EFWT = MetricSpec("efwt", "EFwT", "%", 100.0, 1)
 ROTATION_ERROR = MetricSpec("force_rotation_error", "force rotation error", "meV/Å", 1e3, 1)
 ROTATION_SPREAD = MetricSpec("energy_rotation_spread_per_atom", "energy rotation spread", "meV/atom", 1e3, 2)
+CHARGE_MAE = MetricSpec("charge_mae", "charge MAE", "10⁻³ e", 1e3, 1)
+SPIN_POPULATION_MAE = MetricSpec("spin_population_mae", "spin population MAE", "10⁻³", 1e3, 1)
+DIPOLE_MAE = MetricSpec("dipole_mae", "dipole MAE", "D", 1 / Debye, 3)  # stored in e·Å
+STRESS_MAE = MetricSpec("stress_mae", "stress MAE", "meV/Å³", 1e3, 2)
 STRUCTURES = MetricSpec("structures", "structures")
 STEPS = MetricSpec("step", "optimiser steps")
 PASSES = MetricSpec("forward_passes", "forward passes", "structures")

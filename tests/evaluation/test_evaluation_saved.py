@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from toy import toy_structure
-from toy_runs import BATCH, Noisy
+from toy_runs import BATCH, Noisy, make_dataset
 from transip.batch import Batch, Prediction
 from transip.config import BatchSettings
 from transip.data.dataset import Dataset
@@ -114,6 +114,18 @@ def test_the_table_names_every_domain_in_milli_electron_volts(evaluation: Evalua
         assert domain in text
     assert f"{1e3 * evaluation.overall['force_mae']:.1f}" in text
     assert "× the force MAE" in text
+
+
+def test_charges_and_dipoles_are_compared_where_labelled(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "charged.pack", 12, charged="elytes")
+    result = evaluate(Noisy(), data, batch=BATCH, symmetry=False, progress=False)
+    assert result.overall["charge_mae"] == pytest.approx(0.02, rel=1e-5)
+    assert result.overall["dipole_mae"] == pytest.approx(0.5, rel=1e-5)
+    assert [domain for domain, metrics in result.domains.items() if "charge_mae" in metrics] == ["elytes"]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(result.table())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Charge MAE (10⁻³ e): 20.0, Dipole MAE (D): 2.402" in text
 
 
 class Broken(Noisy):

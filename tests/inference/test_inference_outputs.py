@@ -75,6 +75,19 @@ def test_what_the_model_cannot_predict_is_left_out_too(calculator, few, tmp_path
     assert done["structures"] == 3 and "not finite" in done["skipped"][0].problem
 
 
+@pytest.mark.parametrize("verb", [predict_file, relax_file, run_md])
+@pytest.mark.parametrize("average", [None, 2])
+def test_files_hold_charges_and_dipoles_as_ases_results(charged_model, few, tmp_path, verb, average):
+    calculator = TransIPCalculator(charged_model, dtype="float64", average=average, unseen="ignore")
+    verb(calculator, few, tmp_path / "o.xyz", progress=False, **VERBS[verb])
+    for frame in ase.io.read(tmp_path / "o.xyz", ":"):
+        assert {"energy", "forces", "charges", "magmoms", "dipole"} <= set(frame.calc.results)
+        assert frame.info["charge"] == 0 and ("energy_std" in frame.info) == (average is not None)
+        for get in ("get_charges", "get_magnetic_moments", "get_dipole_moment"):
+            expected = getattr(calculator, get)(frame)
+            np.testing.assert_allclose(getattr(frame, get)(), expected, atol=1e-5)  # the file has eight decimals
+
+
 # ------------------------------------------------------------------------------------------ stopped and resumed
 
 

@@ -46,6 +46,9 @@ def structures(draw) -> Structure:
         else None,
         cell=cell if periodic.any() else None,
         stress=tensor[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3) if labelled and periodic.all() else None,
+        charges=tensor[0] + np.arange(count) if labelled and draw(st.booleans()) else None,
+        spin_populations=tensor[1] - np.arange(count) if labelled and draw(st.booleans()) else None,
+        dipole=tensor[:3] if labelled and draw(st.booleans()) else None,
         domain=draw(NAMES),
         source=draw(NAMES),
     )
@@ -70,7 +73,8 @@ def test_what_is_written_comes_back(tmp_path_factory, written):
 @settings(max_examples=50, deadline=None)
 @given(structure=structures())
 def test_frames_are_written_as_ase_writes_them(structure):
-    atoms, results = structure.to_atoms(), {"energy": structure.energy, "forces": structure.forces}
+    atoms, results = structure.to_atoms(), {"charges": structure.charges, "magmoms": structure.spin_populations}
+    results |= {"dipole": structure.dipole, "forces": structure.forces, "energy": structure.energy}
     names = structure.source + structure.domain
     assume(structure.energy is not None and not {"\\", "="} & {*names})  # which ASE garbles
     if structure.stress is not None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
 from transip.metrics.errors import METRICS, TERMS, per_structure_errors, reduce_metrics
+from transip.quantities import DIPOLE_MAE
 from transip.structure import Structure
 
 sizes = st.lists(st.integers(1, 7), min_size=1, max_size=9)
@@ -76,6 +79,35 @@ def test_parts_add_up_to_the_whole(counts: list[int], data: st.DataObject) -> No
             sums += per_structure_errors(Batch.collate(whole[own]), share).sum(0)
     expected = reduce_metrics(per_structure_errors(batch, prediction).sum(0))
     assert reduce_metrics(sums) == pytest.approx(expected, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes, st.integers(0, 1000))
+def test_charges_and_dipoles_are_compared_where_there_are_labels(counts: list[int], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labelled = [
+        replace(structure, charges=generator.normal(size=len(structure)), dipole=generator.normal(size=3))
+        if i % 2 == 0
+        else structure
+        for i, structure in enumerate(structures(counts, generator))
+    ]
+    batch = Batch.collate(labelled, dtype=torch.float64)
+    charges, populations = torch.from_numpy(generator.normal(size=(2, batch.num_atoms)))
+    dipole = torch.from_numpy(generator.normal(size=(len(batch), 3)))
+    both = {"charges": charges, "spin_populations": populations, "dipole": dipole}
+    prediction = replace(predicted(batch, 0.1, generator), **both)
+    metrics = reduce_metrics(per_structure_errors(batch, prediction).sum(0))
+    parts = [part.numpy() for part in charges.split(counts)]
+    errors = [part - one.charges for part, one in zip(parts, labelled, strict=True) if one.charges is not None]
+    lengths = [
+        np.linalg.norm(dipole[i].numpy() - one.dipole) for i, one in enumerate(labelled) if one.dipole is not None
+    ]
+    assert metrics["charge_mae"] == pytest.approx(np.abs(np.concatenate(errors)).mean())
+    assert metrics["dipole_mae"] == pytest.approx(np.mean(lengths))
+    assert "spin_population_mae" not in metrics and "stress_mae" not in metrics
+    assert DIPOLE_MAE.value({"dipole_mae": 1.0}) == pytest.approx(4.803, abs=1e-3)
+    bare = reduce_metrics(per_structure_errors(batch, predicted(batch, 0.1, generator)).sum(0))
+    assert tuple(bare) == METRICS
 
 
 def test_a_perfect_prediction_has_no_error_and_cosine_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toy_runs import make_run
+from toy_runs import make_dataset, make_run
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.report.page import write_report
@@ -78,6 +78,14 @@ def test_the_page_shows_runs_side_by_side(runs: list[Path], page: Page) -> None:
     assert f"{1e3 * force_mae:.1f}" in page.text
     assert f"MAE {1e3 * force_mae:.1f} meV/Å" in page.text  # in the parity plot
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_errors_of_charges_and_dipoles_stand_where_there_are_labels(page: Page, tmp_path: Path) -> None:
+    assert "Charge MAE" not in page.text
+    run = make_run(tmp_path / "charged", make_dataset(tmp_path / "c.pack", 12, charged="elytes"), 0.1, {})
+    text = Page(write_report([run], tmp_path / "report.html")).text
+    for label, value in (("Charge MAE (10⁻³ e)", "20.0"), ("Dipole MAE (D)", "2.402")):
+        assert text.count(label) == 2 and text.count(value) == 2  # overall, and of one domain of three
 
 
 def test_caveats_tell_of_the_gain_the_compute_and_what_is_not_evaluated(page: Page) -> None:

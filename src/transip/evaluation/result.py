@@ -16,12 +16,16 @@ from transip.errors import InputError
 from transip.files import atomic_path, read_json, write_json
 from transip.metrics.errors import METRICS, Metrics
 from transip.quantities import (
+    CHARGE_MAE,
+    DIPOLE_MAE,
     EFWT,
     ENERGY_MAE,
     FORCE_COSINE,
     FORCE_MAE,
     ROTATION_ERROR,
     ROTATION_SPREAD,
+    SPIN_POPULATION_MAE,
+    STRESS_MAE,
     STRUCTURES,
 )
 
@@ -31,6 +35,7 @@ SECTIONS = ("overall", "domains", "symmetry", "cost")  # of evaluation.json
 NO_DOMAIN = "(no domain)"
 EFWT_IS = "EFwT: share of structures whose energy is within 20 meV and each force component within 30 meV/Å."
 COLUMNS = (STRUCTURES, ENERGY_MAE, FORCE_MAE, FORCE_COSINE, EFWT)
+CHARGES = (CHARGE_MAE, SPIN_POPULATION_MAE, DIPOLE_MAE)
 ROTATION_ERRORS = ("energy_rotation_spread", "energy_rotation_spread_per_atom", "force_rotation_error")
 
 
@@ -86,8 +91,10 @@ class Evaluation:
         """A table for the terminal: a row per domain in meV/atom and meV/Å, the rotation errors below it."""
         columns = [metric for metric in COLUMNS if metric is not EFWT or self.overall[EFWT.key]]
         caption = [self._symmetry_line(), EFWT_IS if EFWT in columns else ""]
-        if (stress := self.overall.get("stress_mae")) is not None:
-            caption.append(f"Stress MAE {1e3 * stress:.2f} meV/Å³ ({stress / GPa:.3f} GPa).")
+        if (stress := self.overall.get(STRESS_MAE.key)) is not None:
+            caption.append(f"Stress MAE {STRESS_MAE.with_unit(self.overall)} ({stress / GPa:.3f} GPa).")
+        charges = [metric for metric in CHARGES if metric.key in self.overall]
+        caption.append(", ".join(f"{metric.label}: {metric.text(self.overall)}" for metric in charges))
         table = Table(title="Errors", caption="\n".join(filter(None, caption)), caption_justify="left")
         table.add_column("domain", no_wrap=True)
         for metric in columns:

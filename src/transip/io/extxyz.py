@@ -55,7 +55,7 @@ def format_frame(
     """One frame of extxyz, the same as ASE writes of a molecule with a calculator, in a fraction of the time.
 
     Args:
-        structure: what to write, with its labels if it has any: eV, Å, eV/Å, eV/Å³.
+        structure: what to write, with its labels if it has any: eV, Å, eV/Å, eV/Å³, e, e·Å.
         info: more values of the structure, written after its charge, spin, domain and source.
         columns: more values per atom, between positions and forces.
     """
@@ -72,10 +72,14 @@ def format_frame(
         pairs["stress"] = structure.stress
     if structure.energy is not None:
         pairs |= {"energy": structure.energy, "free_energy": structure.energy}
+    if structure.dipole is not None:
+        pairs["dipole"] = structure.dipole
     pairs["pbc"] = " ".join("FT"[p] for p in periodic)
     properties, table = "species:S:1:pos:R:3", [structure.positions]
-    for name, values in (columns or {}).items():
-        properties, table = f"{properties}:{name}:R:1", [*table, values[:, None]]
+    labels = {"charge": structure.charges, "magmoms": structure.spin_populations}  # ASE's names in files
+    for name, values in {**(columns or {}), **labels}.items():
+        if values is not None:
+            properties, table = f"{properties}:{name}:R:1", [*table, values[:, None]]
     if structure.forces is not None:
         properties, table = f"{properties}:forces:R:3", [*table, structure.forces]
     numbers = np.hstack(table)

@@ -9,7 +9,17 @@ from pathlib import Path
 from string import Template
 
 from transip.files import write_text
-from transip.quantities import ENERGY_MAE, FORCE_MAE, MINUTES, PASSES, ROTATION_ERROR, STEPS, MetricSpec
+from transip.quantities import (
+    CHARGE_MAE,
+    DIPOLE_MAE,
+    ENERGY_MAE,
+    FORCE_MAE,
+    MINUTES,
+    PASSES,
+    ROTATION_ERROR,
+    STEPS,
+    MetricSpec,
+)
 from transip.report import plots, tables
 from transip.report.runs import Run, read_runs, with_evaluation
 from transip.report.viewer import safe_json, viewer_data
@@ -106,7 +116,7 @@ def _captioned(run: Run, figure: str) -> str:
 
 def _domains(runs: Sequence[Run]) -> str:
     metrics = (FORCE_MAE, ENERGY_MAE)
-    rows = {metric.label: tables.domain_rows(runs, metric) for metric in metrics}
+    rows = {metric.label: tables.domain_rows(runs, metric) for metric in (*metrics, CHARGE_MAE, DIPOLE_MAE)}
     sizes = _figures((plots.error_by_size(runs, metric) for metric in metrics), "By size")
     return tables.html_table(runs, rows, "Domain") + sizes
 

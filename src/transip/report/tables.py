@@ -18,6 +18,8 @@ from transip.model.card import errors_by_domain
 from transip.model.released import builtin_models
 from transip.quantities import (
     ATOMS_PROCESSED,
+    CHARGE_MAE,
+    DIPOLE_MAE,
     EFWT,
     ENERGY_MAE,
     FORCE_COSINE,
@@ -27,7 +29,9 @@ from transip.quantities import (
     PASSES,
     ROTATION_ERROR,
     ROTATION_SPREAD,
+    SPIN_POPULATION_MAE,
     STEPS,
+    STRESS_MAE,
     MetricSpec,
 )
 from transip.report.plots import colour_of, relative_energies
@@ -40,7 +44,10 @@ ERRORS = (
     ENERGY_MAE,
     MetricSpec("energy_rmse_per_atom", "energy RMSE", "meV/atom", 1e3, 2),
     MetricSpec("energy_mae", "energy MAE, total", "meV", 1e3, 1),
-    MetricSpec("stress_mae", "stress MAE", "meV/Å³", 1e3, 2),
+    STRESS_MAE,
+    CHARGE_MAE,
+    SPIN_POPULATION_MAE,
+    DIPOLE_MAE,
     EFWT,
 )
 SYMMETRY = (
@@ -93,14 +100,14 @@ def summary(runs: Sequence[Run]) -> dict[str, list[Row]]:
 
 
 def domain_rows(runs: Sequence[Run], metric: MetricSpec) -> list[Row]:
-    """A metric of every run in each chemical domain; empty if no run has been evaluated."""
+    """A metric of every run in each chemical domain where one has it; empty if no run has been evaluated."""
     by_run = [run.evaluation.domains if run.evaluation is not None else {} for run in runs]
     rows = []
     for domain in sorted(set().union(*by_run)):
         values = [domains.get(domain, {}) for domains in by_run]
         structures = max(value.get("structures", 0) for value in values)
         rows.append(_compared(metric, values, runs, domain or NO_DOMAIN, f"{structures:,} structures"))
-    return rows
+    return [row for row in rows if set(row.cells) != {MISSING}]
 
 
 def differing_settings(runs: Sequence[Run]) -> list[Row]:
