@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from transip.blocks import Blocks
 from transip.structure import ATOMIC_MASSES, OPTIONAL_FIELDS, RECENTER_BEYOND, Structure
 
 PER_ATOM = {"numbers", "positions", "structure_index", "forces"}  # fields of a batch; the others are per structure
@@ -36,6 +37,7 @@ class Batch:
         spin_populations: unpaired electrons of each atom, (atoms,), NaN where unlabelled; None if all are.
         dipole: about the centre of mass in e·Å, (structures, 3), NaN where unlabelled; None if all are.
         index: position of each structure in its dataset, (structures,), by which messages name it; None if it has none.
+        blocks: what each atom sees, found in advance for a model; None: it is found when it is needed.
     """
 
     numbers: Int64[Tensor, "atoms"]
@@ -53,6 +55,7 @@ class Batch:
     spin_populations: Float[Tensor, "atoms"] | None = None
     dipole: Float[Tensor, "structures 3"] | None = None
     index: Int64[Tensor, "structures"] | None = None
+    blocks: Blocks | None = None
 
     def __len__(self) -> int:
         return len(self.atom_counts)
@@ -96,6 +99,8 @@ class Batch:
         """Move to `device`; cast everything but energies to `dtype`."""
 
         def moved(name: str, value: object) -> object:
+            if isinstance(value, Blocks):
+                return value.to(device, dtype)
             if not isinstance(value, Tensor):
                 return value
             return value.to(device, dtype if value.is_floating_point() and name != "energy" else None)
@@ -149,14 +154,15 @@ class Batch:
         structure = torch.arange(len(self), device=order.device).repeat_interleave(counts)
         return replace(self, **self._select(atoms, order) | {"structure_index": structure})
 
-    def _select(self, atoms: slice | Tensor, structures: slice | Tensor) -> dict[str, Tensor]:
+    def _select(self, atoms: slice | Tensor, structures: slice | Tensor) -> dict[str, Tensor | None]:
         """The fields of some atoms and structures."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "max_num_atoms"}
-        return {
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("max_num_atoms", "blocks")}
+        selected = {
             name: value[atoms if name in PER_ATOM else structures]
             for name, value in values.items()
             if value is not None
         }
+        return selected | {"blocks": None}
 
     def concatenate(self, other: Batch) -> Batch:
         """This batch and then `other`'s structures, as one; both must carry the same fields, but for optional ones."""
@@ -169,8 +175,8 @@ class Batch:
                 return None
             return torch.cat([a, b + len(self) if name == "structure_index" else b])
 
-        names = [f.name for f in fields(self) if f.name != "max_num_atoms"]
-        values = {name: joined(name) for name in names}
+        names = [f.name for f in fields(self) if f.name not in ("max_num_atoms", "blocks")]
+        values = {name: joined(name) for name in names} | {"blocks": None}
         return replace(self, **values, max_num_atoms=max(self.max_num_atoms, other.max_num_atoms))
 
     def _filled(self, name: str) -> Float[Tensor, "entries *shape"]:

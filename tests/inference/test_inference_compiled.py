@@ -16,20 +16,21 @@ from ase.build import molecule
 
 from transip import TransIPCalculator
 from transip.config import ModelSettings
-from transip.model import chunking
+from transip import blocks
 from transip.model.potential import Potential
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-settings = ModelSettings(size="XS", depth=1, num_local_layers=1, forces="conservative")
+settings = ModelSettings(size="XS", depth=1, num_local_layers=1, forces="conservative", cutoff=5.0)
 model = Potential(settings, torch.zeros(87).double(), 1.0)
 for parameter in model.parameters():
     if not parameter.any():
         torch.nn.init.normal_(parameter, std=0.1)
 known = {"charge": 0, "spin": 1, "unseen": "ignore"}
 calculators = [TransIPCalculator(model, **known, compile=compile) for compile in (False, True)]
-# at last, a large molecule
-for name, chunking.MAX_PAIRS_PER_CHUNK in (("CH3OH", 2**18), ("C6H6", 2**18), ("C6H6", 100)):
+# at last, molecules that are cut into blocks
+for name, blocks.MAX_DENSE_ATOMS in (("CH3OH", 64), ("C6H6", 64), ("C6H6", 4), ("C3H9C", 4)):
+    blocks.BLOCK_SIZE = 5
     found = []
     for calculator in calculators:
         atoms = molecule(name)

@@ -1,26 +1,30 @@
 """The local descriptor: the atomic basis of an atom's neighbours, and the angles between them."""
 
+import numpy as np
 import pytest
 import torch
 
+from transip import blocks
+from transip.batch import Batch
+from transip.blocks import find_blocks
 from transip.config import ModelSettings
-from transip.model import neighbors
-from transip.model.geometry import AtomGeometry
+from transip.model.geometry import block_geometry
 from transip.model.local import LocalDescriptor, PowerSpectrum, atomic_basis
 from transip.model.neighbors import LOCAL_CUTOFF, MIN_LENGTH, real_spherical_harmonics
 from transip.model.pair_features import PairEncoder, PairFeatures
 from transip.model.radial import GaussianBasis
 from transip.rotations import random_rotations
+from transip.structure import Structure
 
 ATOMS, CHANNELS, RBF = 12, 8, 12
 F64 = torch.float64
 
 
-@pytest.fixture(params=["dense", "gathered"])
+@pytest.fixture(params=["dense", "listed"])
 def positions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """Atoms of two molecules, some of them farther from each other than the local cutoff; in Å."""
-    if request.param == "gathered":
-        monkeypatch.setattr(neighbors, "NEIGHBOR_LIST_MIN_ATOMS", 4)
+    if request.param == "listed":
+        monkeypatch.setattr(blocks, "MAX_DENSE_ATOMS", 4)
     torch.manual_seed(0)
     return 2.5 * torch.randn(2, ATOMS, 3, dtype=F64)
 
@@ -30,8 +34,11 @@ def settings_of(l_max: int) -> ModelSettings:
 
 
 def features(positions: torch.Tensor, l_max: int = 1) -> PairFeatures:
-    encoder = PairEncoder(None, GaussianBasis(MIN_LENGTH, LOCAL_CUTOFF, RBF).double(), l_max)
-    return PairFeatures(AtomGeometry(positions, positions).pairs(), encoder, keep=False)
+    structures = [Structure(np.ones(ATOMS, np.int64), x.numpy(), 0, 1) for x in positions.detach()]
+    batch = Batch.collate(structures, F64)
+    found = find_blocks(batch, None, LOCAL_CUTOFF)
+    encoder = PairEncoder(None, GaussianBasis(MIN_LENGTH, LOCAL_CUTOFF, RBF).double(), l_max, None)
+    return encoder(block_geometry(positions.flatten(0, 1), None, batch, found), found, [])
 
 
 def test_the_atomic_basis_is_a_sum_over_neighbours(positions):
@@ -64,8 +71,11 @@ def test_the_power_spectrum_is_a_sum_over_angles_and_invariant(positions, l_max)
     rotation = random_rotations(1, torch.Generator().manual_seed(0), F64)[0]
     torch.testing.assert_close(invariants(positions @ rotation.T), found, rtol=0, atol=1e-12)
 
-    near = features(positions, l_max).neighbors
-    strengths = torch.einsum("bimc,bimk->bimck", near.gather(channels).expand(*near.envelope.shape, -1), near.rbf)
+    pairs = features(positions, l_max)
+    near = pairs.neighbors
+    assert near is not None
+    gathered = pairs.blocks.gather_neighbors(channels.flatten(0, 1)).expand(*near.envelope.shape, -1)
+    strengths = torch.einsum("bimc,bimk->bimck", gathered, near.rbf)
     f, g = spectrum.left_proj(strengths.flatten(3)), spectrum.right_proj(strengths.flatten(3))
     cosine = torch.einsum("bixj,bixk->bijk", near.directions, near.directions)
     length = near.directions.square().sum(2)  # hardly less than 1

@@ -11,11 +11,11 @@ from ase.neighborlist import neighbor_list
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from transip import blocks
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.errors import InputError
 from transip.lattice import find_images
-from transip.model import chunking
 from transip.model.geometry import log_envelope
 from transip.model.neighbors import LOCAL_CUTOFF
 from transip.rotations import random_rotations, rotate
@@ -82,15 +82,15 @@ def test_a_batch_of_cells_and_molecules_is_each_alone(make_model, make_structure
         torch.testing.assert_close(together.stress[1], alone[1].stress[0], rtol=0, atol=1e-12)
 
 
-def test_chunks_of_a_cell_give_what_the_whole_gives(make_model, monkeypatch):
+def test_small_blocks_of_a_cell_give_what_the_whole_gives(make_model, monkeypatch):
     for forces in ("direct", "conservative"):
         model = make_model(forces=forces, cutoff=CUTOFF)
         whole = predict(model, crystal())
         with monkeypatch.context() as context:
-            context.setattr(chunking, "MAX_PAIRS_PER_CHUNK", 500)
-            parts = predict(model, crystal())
-        torch.testing.assert_close(parts.energy, whole.energy, rtol=1e-13, atol=0)
-        torch.testing.assert_close(parts.forces, whole.forces, rtol=0, atol=1e-11)
+            context.setattr(blocks, "BLOCK_SIZE", 2)
+            cut = predict(model, crystal())
+        torch.testing.assert_close(cut.energy, whole.energy, rtol=1e-13, atol=0)
+        torch.testing.assert_close(cut.forces, whole.forces, rtol=0, atol=1e-11)
 
 
 def test_a_molecule_in_a_wide_cell_is_a_molecule(make_model, make_structure):

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from transip.config import ModelSettings
 from transip.model.attention_bias import DistanceBias
-from transip.model.chunking import map_query_chunks
-from transip.model.pair_features import AtomPairs, PairFeatures
+from transip.model.pair_features import PairFeatures
 from transip.model.rotary import CosSin, RotaryEmbedding3D, apply_rotary_emb
 
 
@@ -31,29 +30,28 @@ class Attention(nn.Module):
         self.rotary_values = settings.rotary_values
 
     def forward(
-        self, x: Float[Tensor, "B A D"], rotary: CosSin, pairs: AtomPairs, layer: int
-    ) -> Float[Tensor, "B A D"]:
-        """Attention output before it is added to the residual stream; `rotary` holds the angles of the keys."""
-        query = self._qk_norm(self.query_norm, self.query(x))
-        key = pairs.geometry.gather_keys(self._qk_norm(self.key_norm, self.key(x)))
-        value = pairs.geometry.gather_keys(self._split_heads(self.value(x)))
-        query_rotary = rotary.head(x.shape[1])
-        query, key = apply_rotary_emb(query, query_rotary), apply_rotary_emb(key, rotary)
+        self, x: Float[Tensor, "B Q D"], rotary: CosSin, pairs: PairFeatures, layer: int
+    ) -> Float[Tensor, "B Q D"]:
+        """Attention output before it is added to the residual stream; `rotary` holds the angles of the rows."""
+        blocks, num_slots = pairs.blocks, x.shape[0] * x.shape[1]
+        query_rotary = rotary.head(num_slots)
+        query = apply_rotary_emb(self._qk_norm(self.query_norm, self.query(x)).flatten(0, 1), query_rotary)
+        key = apply_rotary_emb(blocks.to_rows(self._qk_norm(self.key_norm, self.key(x))), rotary)
+        value = blocks.to_rows(self._split_heads(self.value(x)))
         if self.rotary_values:
             value = apply_rotary_emb(value, rotary)
-
-        def attend(pairs: PairFeatures, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return scaled_dot_product_attention(query[:, pairs.queries], key, value, pairs.attention_bias(layer))
-
-        output = map_query_chunks(attend, pairs, query, key, value)
+        bias = None if pairs.attention_bias is None else pairs.attention_bias[layer]
+        output = scaled_dot_product_attention(
+            query.unflatten(0, x.shape[:2]), blocks.gather_keys(key), blocks.gather_keys(value), bias
+        ).flatten(0, 1)
         if self.rotary_values:
             output = apply_rotary_emb(output, query_rotary, inverse=True)
-        return self.output(output.flatten(2))
+        return self.output(output.flatten(1)).unflatten(0, x.shape[:2])
 
-    def _qk_norm(self, norm: nn.RMSNorm, x: Float[Tensor, "B A D"]) -> Float[Tensor, "B A H F"]:
+    def _qk_norm(self, norm: nn.RMSNorm, x: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q H F"]:
         return norm(self._split_heads(x).to(norm.weight.dtype))  # float32 under autocast, too
 
-    def _split_heads(self, x: Float[Tensor, "B A D"]) -> Float[Tensor, "B A H F"]:
+    def _split_heads(self, x: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q H F"]:
         return x.unflatten(-1, (self.heads, -1))
 
 

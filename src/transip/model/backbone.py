@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from transip.batch import Batch
 from transip.config import ModelSettings
-from transip.model.pair_features import AtomPairs
+from transip.model.pair_features import PairFeatures
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Encoded:
 
     embeddings: Float[Tensor, "atoms width"]
     hidden_states: tuple[Float[Tensor, "atoms width"], ...] = ()
-    pairs: AtomPairs | None = None
+    pairs: PairFeatures | None = None
 
 
 @runtime_checkable

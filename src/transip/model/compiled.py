@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,8 +13,6 @@ import torch
 
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
-from transip.model.chunking import exceeds_chunk
-from transip.model.neighbors import NEIGHBOR_LIST_MIN_ATOMS
 
 MIN_TORCH = (2, 13)  # 2.10 compiles this network to one of wrong forces; what lies between has not been tested
 
@@ -35,7 +32,7 @@ class CompiledGraph:
 
 
 def compilable(forward: Forward) -> Forward:
-    """Run `forward` as `compile_network` made it, if it was called and the batch is fit for it.
+    """Run `forward` as `compile_network` made it, if it was called; blocks of atoms are found before.
 
     Conservative forces are derivatives, which PyTorch's inference mode excludes, so that mode is left for them.
     """
@@ -45,20 +42,13 @@ def compilable(forward: Forward) -> Forward:
         if torch.is_inference_mode_enabled() and not potential.has_direct_forces:
             with torch.inference_mode(False), torch.no_grad():
                 return run(potential, batch.clone(), layers)
-        if potential.graph is not None and can_use_graph(potential, batch):
+        batch = potential.with_blocks(batch)
+        # Other people's networks may look for images, of which there are any number.
+        if potential.graph is not None and (batch.cell is None or not potential.has_custom_backbone):
             return potential.graph.run(batch, layers)
         return forward(potential, batch, layers)
 
     return cast(Forward, run)
-
-
-def can_use_graph(potential: Any, batch: Batch) -> bool:
-    """Whether the compiled graph of a `Potential` serves `batch`."""
-    if batch.cell is not None:  # images come in any number
-        return False
-    if torch.is_grad_enabled():  # large molecules' neighbours are counted, which interrupts a derivative
-        return potential.has_direct_forces or batch.max_num_atoms <= NEIGHBOR_LIST_MIN_ATOMS
-    return not exceeds_chunk(len(batch) * batch.max_num_atoms**2)  # a compiler would write out each chunk
 
 
 def torch_supported() -> bool:
@@ -69,10 +59,9 @@ def torch_supported() -> bool:
 def compile_network(potential: Any, device: torch.device) -> None:
     """Have a `Potential` compiled when it is first run; copies of it are not.
 
-    One graph serves molecules of up to 64 atoms, whatever the batch's shape, another few larger ones. Crystals, more
-    than 512 atoms, whose pairs are taken in chunks, and more than 64 where conservative forces are trained run as they
-    are. Each graph takes about a minute to compile, several minutes where conservative forces are trained; the compiler
-    keeps what it made for the next process.
+    One graph serves all molecules that are small enough to be one block, whatever the batch's shape, one larger ones,
+    and one cells. Each takes about a minute to compile, several minutes where conservative forces are trained; the
+    compiler keeps what it made for the next process.
 
     Raises:
         InputError: PyTorch is older than `MIN_TORCH`, or there is no C++ compiler, which CPUs need.
@@ -89,6 +78,4 @@ def compile_network(potential: Any, device: torch.device) -> None:
             remedy="install one, name it in the environment variable CXX, or do not compile",
         )
     torch._dynamo.config.optimize_ddp = False  # several processes' graphs would be split, which derivatives cannot be
-    # The graph breaks where neighbours of large molecules are counted, as is meant: no warning of `.item()`.
-    logging.getLogger("torch._dynamo.variables.tensor").setLevel(logging.ERROR)
     potential.graph = CompiledGraph(potential)

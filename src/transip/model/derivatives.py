@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from transip.batch import Batch
-from transip.model.chunking import first_derivatives_only
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,19 @@ def _gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple
     with torch.enable_grad():
         positions = positions if positions.requires_grad else positions.detach().requires_grad_()
         leaves = [positions] if strain is None else [positions, strain.requires_grad_()]
-        if create_graph or torch.compiler.is_compiling():
-            total, aux = energy(positions, strain)
-        else:
-            with first_derivatives_only():
-                total, aux = energy(positions, strain)
+        total, aux = energy(positions, strain)
         gradient, *virial = torch.autograd.grad(total, leaves, create_graph=create_graph)
     return gradient, virial[0] if virial else None, aux
 
 
-def _traced_gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, None, Any]:
+def _traced_gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:
     """`_gradient` for a compiler, which takes derivatives of this form alone into a graph that can be differentiated
-    again. Molecules only."""
-    assert strain is None
-    gradient, aux = torch.func.grad(energy, has_aux=True)(positions, strain)
-    return gradient, None, aux
+    again."""
+    if strain is None:
+        gradient, aux = torch.func.grad(energy, has_aux=True)(positions, strain)
+        return gradient, None, aux
+    (gradient, virial), aux = torch.func.grad(energy, argnums=(0, 1), has_aux=True)(positions, strain)
+    return gradient, virial, aux
 
 
 def _per_volume(virial: Float[Tensor, "structures 3 3"], batch: Batch) -> Float[Tensor, "structures 3 3"]:

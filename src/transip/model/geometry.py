@@ -1,80 +1,61 @@
-"""Geometry of pairs of atoms, query × key. Axes as in `transip.model`."""
+"""Geometry of blocks of atoms: where the keys are and how far from each query. Axes as in `transip.model`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from transip.model.images import PeriodicImages
+from transip.batch import Batch
+from transip.blocks import Blocks
 
 
 @dataclass(frozen=True)
-class PairGeometry:
-    """Blocks of query atoms and what lies between them and their key atoms.
+class BlockGeometry:
+    """Where the atoms of blocks are, and how far from each other.
 
     Attributes:
-        edge_vectors: x_key − x_query, Å, (B, Q, K, 3).
-        edge_lengths: Å, (B, Q, K).
-        attention_mask: added to attention logits: −∞ for keys that are padding, the logarithm of the envelope where
-            there is a cutoff; (B, Q or 1, K); None if all queries attend to all keys alike.
-        is_edge: True for two different atoms of which the key is no padding, (B or 1, Q, K).
-        queries: which atoms of the padded batch the queries are.
+        positions: of the rows of the blocks, Å, (rows, 3).
+        edge_lengths: from query to key, Å, (B, Q, K); of blocks that list their pairs, of these, (pairs,).
     """
 
-    edge_vectors: Float[Tensor, "B Q K 3"]
-    edge_lengths: Float[Tensor, "B Q K"]
-    attention_mask: Float[Tensor, "B #Q K"] | None
-    is_edge: Bool[Tensor, "#B Q K"]
-    queries: slice
+    positions: Float[Tensor, "rows 3"]
+    edge_lengths: Float[Tensor, "B Q K"] | Float[Tensor, "pairs"]
 
 
-@dataclass(frozen=True)
-class AtomGeometry:
-    """Positions of all atoms, from which `pairs` computes the `PairGeometry` of any of them.
+def block_geometry(
+    positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "structures 3 3"] | None, batch: Batch, blocks: Blocks
+) -> BlockGeometry:
+    """Geometry of `blocks` at `positions` and lattice vectors `cell` (Å), through which derivatives flow.
 
-    Attributes:
-        positions: Å, (B, A, 3).
-        key_positions: Å, of the atoms and then of their periodic images, (B, K, 3).
-        key_mask: False for padding, (B, K); None if there is none.
-        cutoff: Å, beyond which atoms do not attend to each other; None: everywhere.
-        images: periodic images; None if all structures are molecules.
+    It is computed in the positions' precision, whatever autocast says.
+
+    Args:
+        positions: relative to the centroid of each structure, once atoms have been wrapped into their cells.
+        cell: None: molecules.
+        batch: to which atoms and cells belong.
+        blocks: of its atoms.
     """
+    with torch.autocast(positions.device.type, enabled=False):
+        rows = blocks.to_rows(blocks.to_blocks(positions))
+        num_slots = blocks.query_index.numel()
+        if cell is not None and blocks.image_slot is not None and blocks.image_shifts is not None:
+            structure = batch.structure_index[blocks.query_index.flatten()[blocks.image_slot]]
+            images = rows[num_slots:] + (blocks.image_shifts[:, None] @ cell[structure])[:, 0]
+            rows = torch.cat([rows[:num_slots], images])
+        if blocks.pair_index is not None and blocks.pair_rows is not None:
+            queries = rows.index_select(0, blocks.pair_index // blocks.key_mask.shape[1])
+            return BlockGeometry(rows, _length(*(rows.index_select(0, blocks.pair_rows) - queries).unbind(1)))
+        keys = rows.unflatten(0, blocks.query_index.shape)
+        # Components come first in memory, so that each is contiguous.
+        return BlockGeometry(rows, _length(*(keys.mT[:, :, None] - keys.mT[..., None]).unbind(1)))
 
-    positions: Float[Tensor, "B A 3"]
-    key_positions: Float[Tensor, "B K 3"]
-    key_mask: Bool[Tensor, "B K"] | None = None
-    cutoff: float | None = None
-    images: PeriodicImages | None = None
 
-    @property
-    def num_pairs(self) -> int:
-        """Query × key pairs of the whole padded batch."""
-        return self.positions.shape[0] * self.positions.shape[1] * self.key_positions.shape[1]
-
-    def gather_keys(self, values: Float[Tensor, "B A *rest"]) -> Float[Tensor, "B K *rest"]:
-        """Values of the key atoms."""
-        return values if self.images is None else self.images.gather(values)
-
-    def pairs(self, queries: slice = slice(None)) -> PairGeometry:
-        """Geometry of the atoms `queries` with all keys, in the positions' precision whatever autocast says."""
-        query_positions = self.positions[:, queries]
-        with torch.autocast(self.positions.device.type, enabled=False):
-            # Components come first in memory, so that each is contiguous.
-            components = self.key_positions.mT[:, :, None] - query_positions.mT[..., None]
-            x, y, z = components.unbind(1)
-            lengths = (x * x + y * y + z * z + 1e-6).sqrt()  # smooth, also where an atom meets itself
-            mask = None if self.cutoff is None else log_envelope(lengths, self.cutoff)
-        index = torch.arange(lengths.shape[2], device=lengths.device)
-        is_edge = (index[: self.positions.shape[1]][queries, None] != index)[None]
-        if self.key_mask is not None:
-            is_edge = is_edge & self.key_mask[:, None]
-            padding = torch.zeros_like(lengths[:, 0]).masked_fill(~self.key_mask, -math.inf)[:, None]
-            mask = padding if mask is None else mask + padding
-        return PairGeometry(components.movedim(1, -1), lengths, mask, is_edge, queries)
+def _length(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Length of vectors, smooth also where an atom meets itself."""
+    return (x * x + y * y + z * z + 1e-6).sqrt()
 
 
 def log_envelope(lengths: Float[Tensor, "*shape"], cutoff: float) -> Float[Tensor, "*shape"]:

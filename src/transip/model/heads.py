@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from transip.batch import Batch, segment_mean
 from transip.model.backbone import Encoded
-from transip.model.chunking import map_query_chunks
-from transip.model.pair_features import PairFeatures
 
 
 def mlp_head(width: int, outputs: int) -> nn.Sequential:
@@ -65,17 +63,11 @@ class EdgeForceHead(nn.Module):
 
     def forward(self, encoded: Encoded, batch: Batch) -> Float[Tensor, "atoms 3"]:
         """Sums over the neighbours of each atom, in units of the model's scale per Å."""
-        assert encoded.pairs is not None
-        embeddings = batch.to_dense(encoded.embeddings)
-        senders = encoded.pairs.geometry.gather_keys(self.sender_proj(embeddings))
-        return batch.from_dense(
-            map_query_chunks(self._edge_forces, encoded.pairs, self.receiver_proj(embeddings), senders)
-        )
-
-    def _edge_forces(
-        self, pairs: PairFeatures, receivers: Float[Tensor, "B A C"], senders: Float[Tensor, "B K C"]
-    ) -> Float[Tensor, "B Q 3"]:
-        neighbors = pairs.neighbors
-        hidden = neighbors.gather(senders) + receivers[:, pairs.queries, None] + self.rbf_proj(neighbors.rbf)
+        pairs = encoded.pairs
+        assert pairs is not None and pairs.neighbors is not None
+        blocks, neighbors = pairs.blocks, pairs.neighbors
+        embeddings = blocks.to_blocks(encoded.embeddings)
+        senders = blocks.gather_neighbors(blocks.to_rows(self.sender_proj(embeddings)))
+        hidden = senders + self.receiver_proj(embeddings)[:, :, None] + self.rbf_proj(neighbors.rbf)
         magnitude = self.magnitude(functional.silu(hidden)).squeeze(-1) * neighbors.envelope
-        return (magnitude[:, :, None] * neighbors.directions).sum(3)
+        return blocks.from_blocks((magnitude[:, :, None] * neighbors.directions).sum(3))

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transip.config import ModelSettings
-from transip.model.chunking import map_query_chunks
-from transip.model.pair_features import AtomPairs, PairFeatures
+from transip.model.pair_features import PairFeatures
 
 CHANNELS = 8
 
@@ -31,10 +30,9 @@ class LocalDescriptor(nn.Module):
         nn.init.zeros_(self.out_proj.weight)
         self.power_spectrum = PowerSpectrum(radial_channels, settings) if settings.angular_channels else None
 
-    def forward(self, x: Float[Tensor, "B A D"], pairs: AtomPairs) -> Float[Tensor, "B A D"]:
+    def forward(self, x: Float[Tensor, "B Q D"], pairs: PairFeatures) -> Float[Tensor, "B Q D"]:
         """Σ_j c_j ⊗ (1, r̂_ij) ⊗ rbf(r_ij) over the neighbours j, projected to the width."""
-        channels = pairs.geometry.gather_keys(self.channel_proj(x))
-        basis = map_query_chunks(atomic_basis, pairs, channels)
+        basis = atomic_basis(pairs, self.channel_proj(x))
         output = self.out_proj(basis[..., :4, :].flatten(2))
         return output if self.power_spectrum is None else output + self.power_spectrum(basis[..., 1:, :])
 
@@ -62,10 +60,13 @@ class PowerSpectrum(nn.Module):
         return self.out_proj(torch.cat([degree.sum(2) for degree in products.split(self.sizes, 2)], -1))
 
 
-def atomic_basis(pairs: PairFeatures, channels: Float[Tensor, "B K C"]) -> Float[Tensor, "B Q C S R"]:
+def atomic_basis(pairs: PairFeatures, channels: Float[Tensor, "B Q C"]) -> Float[Tensor, "B Q C S R"]:
     """Σ_j c_j ⊗ Y(r̂_ij) ⊗ rbf(r_ij), as one product of matrices per query atom."""
     neighbors = pairs.neighbors
+    assert neighbors is not None
     harmonics = neighbors.spherical_harmonics.to(channels.dtype)
-    weights = neighbors.gather(channels).mT[:, :, :, None] * harmonics[:, :, None]  # B Q C S M
+    weights = (
+        pairs.blocks.gather_neighbors(pairs.blocks.to_rows(channels)).mT[:, :, :, None] * harmonics[:, :, None]
+    )  # B Q C S M
     basis = weights.flatten(2, 3) @ neighbors.rbf.to(channels.dtype)
     return basis.unflatten(2, (-1, harmonics.shape[2]))

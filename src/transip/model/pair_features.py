@@ -2,81 +2,79 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from transip.model.attention_bias import DistanceBiasStack
-from transip.model.geometry import AtomGeometry, PairGeometry
+from transip.blocks import Blocks
+from transip.model.attention_bias import DistanceBias, distance_biases
+from transip.model.geometry import BlockGeometry, log_envelope
 from transip.model.neighbors import NeighborList, neighbor_list
 from transip.model.radial import GaussianBasis
 
 
 @dataclass(frozen=True)
-class PairEncoder:
-    """Computes features of pairs, in one forward pass.
+class PairFeatures:
+    """Features of the pairs in blocks, computed once for all layers.
 
     Attributes:
-        biases: distance biases of the layers; None: attention has none.
+        blocks: which atoms are paired.
+        attention_bias: what is added to the attention logits of each layer: distance bias, envelope and mask, each
+            (B, H or 1, Q or 1, K); None if nothing is.
+        neighbors: of the query atoms; None if no layer reads them.
+    """
+
+    blocks: Blocks
+    attention_bias: Sequence[Float[Tensor, "B #H #Q K"]] | None
+    neighbors: NeighborList | None
+
+
+class PairEncoder(nn.Module):
+    """Computes the features of pairs.
+
+    Args:
+        distance_basis: of distance biases; None: attention has none.
         radial_basis: of neighbours; None: no layer reads neighbours.
         l_max: largest degree of the neighbours' spherical harmonics.
+        cutoff: Å, where an envelope has taken all attention between two atoms; None: there is no envelope.
     """
 
-    biases: DistanceBiasStack | None
-    radial_basis: GaussianBasis | None
-    l_max: int
+    def __init__(
+        self,
+        distance_basis: GaussianBasis | None,
+        radial_basis: GaussianBasis | None,
+        l_max: int,
+        cutoff: float | None,
+    ):
+        super().__init__()
+        self.distance_basis, self.radial_basis, self.l_max, self.cutoff = distance_basis, radial_basis, l_max, cutoff
 
+    def forward(self, geometry: BlockGeometry, blocks: Blocks, biases: Sequence[DistanceBias | None]) -> PairFeatures:
+        """Features of pairs for layers with the given distance biases."""
+        neighbors = None
+        if self.radial_basis is not None:
+            neighbors = neighbor_list(geometry, blocks, self.radial_basis, self.l_max)
+        with torch.autocast(geometry.edge_lengths.device.type, enabled=False):
+            return PairFeatures(blocks, self._attention_bias(geometry.edge_lengths, blocks, biases), neighbors)
 
-class PairFeatures:
-    """Features of the pairs in `geometry`, computed now and kept for all layers or, unless `keep`, when asked for."""
-
-    def __init__(self, geometry: PairGeometry, encoder: PairEncoder, *, keep: bool):
-        self.geometry, self.queries, self._encoder = geometry, geometry.queries, encoder
-        self._biases, self._neighbors = None, None
-        if keep and encoder.biases is not None:
-            with torch.autocast(geometry.edge_lengths.device.type, enabled=False):
-                self._biases = self._masked(encoder.biases.all_layers(geometry.edge_lengths))
-        if keep and encoder.radial_basis is not None:
-            self._neighbors = self.neighbors
-
-    def attention_bias(self, layer: int) -> Float[Tensor, "B #H #Q K"] | None:
-        """What is added to the attention logits of a layer: distance bias and mask; None if nothing."""
-        if self._biases is not None:
-            return self._biases[layer]
-        if self._encoder.biases is not None:
-            return self._masked(self._encoder.biases.one_layer(self.geometry.edge_lengths, layer))
-        mask = self.geometry.attention_mask
-        return None if mask is None else mask[:, None]
-
-    @property
-    def neighbors(self) -> NeighborList:
-        """The atoms within the local cutoff, for models that read them."""
-        if self._neighbors is not None:
-            return self._neighbors
-        assert self._encoder.radial_basis is not None
-        return neighbor_list(self.geometry, self._encoder.radial_basis, self._encoder.l_max)
-
-    def _masked(self, bias: Float[Tensor, "*L B H Q K"]) -> Float[Tensor, "*L B H Q K"]:
-        mask = self.geometry.attention_mask
-        return bias if mask is None else bias + mask[:, None]
-
-
-@dataclass(frozen=True)
-class AtomPairs:
-    """All pairs of a padded batch, which layers read through `transip.model.chunking.map_query_chunks`.
-
-    Attributes:
-        geometry: positions of the atoms and their keys.
-        encoder: computes features.
-        dense: features of all pairs; None if there are too many, and chunks are computed where they are needed.
-    """
-
-    geometry: AtomGeometry
-    encoder: PairEncoder
-    dense: PairFeatures | None
-
-    def features(self, queries: slice, geometry: AtomGeometry) -> PairFeatures:
-        """Features of a chunk of query atoms at the positions in `geometry`."""
-        return PairFeatures(geometry.pairs(queries), self.encoder, keep=False)
+    def _attention_bias(
+        self, lengths: Tensor, blocks: Blocks, layers: Sequence[DistanceBias | None]
+    ) -> Sequence[Tensor] | None:
+        envelope = None if self.cutoff is None else log_envelope(lengths, self.cutoff)
+        if self.distance_basis is None:
+            biases = None if envelope is None else envelope.expand(len(layers), 1, *envelope.shape)
+        else:
+            biases = distance_biases([b for b in layers if b is not None], self.distance_basis, lengths)
+            biases = biases if envelope is None else biases + envelope
+        if blocks.pair_index is not None:
+            assert biases is not None
+            return blocks.scatter_pairs(biases, -math.inf).transpose(1, 2).unbind(0)
+        mask = blocks.padding_mask(lengths)
+        if biases is None:
+            return None if mask is None else [mask[:, None, None]] * len(layers)
+        biases = biases.transpose(1, 2)
+        return (biases if mask is None else biases + mask[:, None, None]).unbind(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from transip.batch import Batch, Prediction, segment_sum
+from transip.blocks import VerletBlocks
 from transip.config import ModelSettings
 from transip.model.backbone import Backbone
 from transip.model.compiled import CompiledGraph, compilable
@@ -47,6 +49,7 @@ class Potential(nn.Module):
         self.settings, self.scale, self.card = settings, scale, dict(card or {})
         self.has_custom_backbone = backbone is not None
         self.graph: CompiledGraph | None = None
+        self.verlet_blocks = VerletBlocks()
         self.backbone = Transformer(settings) if backbone is None else backbone
         width = self.backbone.width
         self.energy_head = EnergyHead(width)
@@ -79,6 +82,19 @@ class Potential(nn.Module):
             stress=None if output.stress is None else output.stress * self.scale,
         )
 
+    def with_blocks(self, batch: Batch) -> Batch:
+        """`batch` with what its atoms see, if the backbone compares atoms in blocks.
+
+        Where nothing is trained, blocks are kept with a skin: dynamics finds them again only every few steps.
+        """
+        find = getattr(self.backbone, "find_blocks", None)
+        if batch.blocks is not None or find is None:
+            return batch
+        trained = torch.is_grad_enabled()
+        with torch.inference_mode(False):
+            blocks = find(batch) if trained else self.verlet_blocks(batch, find)
+        return replace(batch, blocks=blocks)
+
     def network(self, batch: Batch, positions: Tensor, cell: Tensor | None, layers: Sequence[int]) -> NetworkOutput:
         """Backbone and heads at the given positions and lattice vectors (Å), in units of the scale."""
         encoded = self.backbone(batch, positions, cell, layers)
@@ -87,7 +103,11 @@ class Potential(nn.Module):
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
         """Embeddings after `layers`, as `forward` gives them, without energies and forces."""
-        return tuple(map(rms_normalize, self.backbone(batch, batch.positions, batch.cell, layers).hidden_states))
+        return tuple(
+            map(
+                rms_normalize, self.backbone(self.with_blocks(batch), batch.positions, batch.cell, layers).hidden_states
+            )
+        )
 
     @property
     def has_direct_forces(self) -> bool:

@@ -23,10 +23,6 @@ class GaussianBasis(nn.Module):
         """Value of each Gaussian at distances in Å."""
         return self._scaled(distance).square().neg().clamp(min=MIN_LOG2).exp2()
 
-    def derivative(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs R"]:
-        """Derivative of each Gaussian with respect to the distance, 1/Å."""
-        return self(distance) * self._scaled(distance) * (-2 * math.log(2) * self._scale)
-
     def _scaled(self, distance: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs R"]:
         return (distance[..., None] - self.centers) * self._scale
 

@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-HeadFeatures = Float[Tensor, "B A H F"]
+HeadFeatures = Float[Tensor, "rows H F"]
 
 
 class CosSin(NamedTuple):
     """Cosines and sines as `apply_rotary_emb` needs them: of every angle, twice, the first time −sin."""
 
-    cos: Float[Tensor, "B A H F"]
-    sin: Float[Tensor, "B A H F"]
+    cos: Float[Tensor, "rows H F"]
+    sin: Float[Tensor, "rows H F"]
 
-    def head(self, num_atoms: int) -> "CosSin":
-        """Those of the first `num_atoms` atoms of each structure."""
-        return CosSin(self.cos[:, :num_atoms], self.sin[:, :num_atoms])
+    def head(self, num_rows: int) -> "CosSin":
+        """Those of the first `num_rows` rows."""
+        return CosSin(self.cos[:num_rows], self.sin[:num_rows])
 
 
 class RotaryEmbedding3D(nn.Module):
@@ -37,7 +37,7 @@ class RotaryEmbedding3D(nn.Module):
         self.frequencies = nn.Parameter(directions * lengths[:, None])
 
 
-def compute_cos_sin(layers: Sequence[RotaryEmbedding3D], positions: Float[Tensor, "B A 3"]) -> list[CosSin]:
+def compute_cos_sin(layers: Sequence[RotaryEmbedding3D], positions: Float[Tensor, "rows 3"]) -> list[CosSin]:
     """Cosines and sines of each layer, computed together.
 
     Angles are in float32 or better whatever autocast says: at 60 rad bfloat16 is off by 0.25 rad.
@@ -46,7 +46,7 @@ def compute_cos_sin(layers: Sequence[RotaryEmbedding3D], positions: Float[Tensor
         frequencies = torch.stack([layer.frequencies for layer in layers]).to(positions.dtype)
         angles = (positions @ frequencies.flatten(0, 2).T).unflatten(-1, frequencies.shape[:3])
         cos, sin = angles.cos(), angles.sin()
-        both = torch.cat([cos, cos], -1).unbind(2), torch.cat([-sin, sin], -1).unbind(2)
+        both = torch.cat([cos, cos], -1).unbind(1), torch.cat([-sin, sin], -1).unbind(1)
     return [CosSin(*layer) for layer in zip(*both, strict=True)]
 
 

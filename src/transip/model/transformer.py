@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transip.batch import Batch, centered
+from transip.blocks import Blocks, find_blocks
 from transip.config import ModelSettings
 from transip.errors import InputError
 from transip.model.attention import Attention
-from transip.model.attention_bias import RBF_RANGE, DistanceBiasStack
+from transip.model.attention_bias import RBF_RANGE
 from transip.model.backbone import Encoded
-from transip.model.chunking import needs_chunking
 from transip.model.embedding import AtomEmbedding
-from transip.model.geometry import AtomGeometry
-from transip.model.images import PeriodicImages, wrap_and_replicate
+from transip.model.geometry import block_geometry
 from transip.model.local import LocalDescriptor
 from transip.model.neighbors import LOCAL_CUTOFF, MIN_LENGTH
-from transip.model.pair_features import AtomPairs, PairEncoder, PairFeatures
+from transip.model.pair_features import PairEncoder, PairFeatures
 from transip.model.radial import GaussianBasis
 from transip.model.rotary import CosSin, compute_cos_sin
 
@@ -38,10 +37,13 @@ class Transformer(nn.Module):
         super().__init__()
         self.width, self.depth, self.cutoff = settings.width, settings.depth, settings.cutoff
         self.embedding = AtomEmbedding(settings)
-        self.distance_basis = GaussianBasis(*RBF_RANGE) if settings.distance_bias else None
         has_neighbors = settings.num_local_layers or settings.has_edge_force_head
-        self.radial_basis = GaussianBasis(MIN_LENGTH, LOCAL_CUTOFF, settings.num_rbf) if has_neighbors else None
-        self.l_max = settings.l_max if settings.angular_channels else 1
+        self.pair_encoder = PairEncoder(
+            GaussianBasis(*RBF_RANGE) if settings.distance_bias else None,
+            GaussianBasis(MIN_LENGTH, LOCAL_CUTOFF, settings.num_rbf) if has_neighbors else None,
+            settings.l_max if settings.angular_channels else 1,
+            settings.cutoff,
+        )
         local_layers = {k * settings.depth // settings.num_local_layers for k in range(settings.num_local_layers)}
         self.blocks = nn.ModuleList(Block(settings, k in local_layers) for k in range(settings.depth))
         self.norm = nn.RMSNorm(settings.width)
@@ -58,21 +60,24 @@ class Transformer(nn.Module):
         Raises:
             InputError: a structure is periodic and the model has no cutoff.
         """
-        images = None
-        if cell is not None:
-            if self.cutoff is None:
-                raise InputError(NO_CUTOFF, remedy=GIVE_CUTOFF)
-            positions, images = wrap_and_replicate(positions, cell, batch, self.cutoff)
-        positions = centered(positions, batch)
-        pairs = self._pairs(batch, batch.to_dense(positions), images)
-        x = batch.to_dense(self.embedding(batch, positions))
-        rotary = compute_cos_sin([block.attention.rotary for block in self._blocks()], pairs.geometry.key_positions)
+        if cell is not None and self.cutoff is None:
+            raise InputError(NO_CUTOFF, remedy=GIVE_CUTOFF)
+        blocks = batch.blocks or self.find_blocks(batch)
+        positions = centered(blocks.wrap(positions, cell, batch), batch)
+        geometry = block_geometry(positions, cell, batch, blocks)
+        pairs = self.pair_encoder(geometry, blocks, [block.attention.bias for block in self._blocks()])
+        x = blocks.to_blocks(self.embedding(batch, positions))
+        rotary = compute_cos_sin([block.attention.rotary for block in self._blocks()], geometry.positions)
         hidden_states = []
         for layer, block in enumerate(self._blocks()):
             x = block(x, rotary[layer], pairs, layer)
             hidden_states.append(x)
-        chosen = tuple(batch.from_dense(hidden_states[layer]) for layer in layers)
-        return Encoded(self.norm(batch.from_dense(x)), chosen, pairs)
+        chosen = tuple(blocks.from_blocks(hidden_states[layer]) for layer in layers)
+        return Encoded(self.norm(blocks.from_blocks(x)), chosen, pairs)
+
+    def find_blocks(self, batch: Batch, skin: float = 0.0) -> Blocks:
+        """What each atom of `batch` sees, found on the host; see `Batch.blocks`."""
+        return find_blocks(batch, self.cutoff, LOCAL_CUTOFF, skin)
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
         """Dense matrices of the blocks, but neither those of distance biases nor factors of low-rank adapters.
@@ -82,18 +87,6 @@ class Transformer(nn.Module):
         for name, parameter in self.blocks.named_parameters():
             if parameter.dim() == 2 and ".bias." not in name and "parametrizations." not in name:
                 yield parameter
-
-    def _pairs(self, batch: Batch, positions: Float[Tensor, "B A 3"], images: PeriodicImages | None) -> AtomPairs:
-        biases = [block.attention.bias for block in self._blocks() if block.attention.bias is not None]
-        stack = None if self.distance_basis is None else DistanceBiasStack(biases, self.distance_basis)
-        encoder = PairEncoder(stack, self.radial_basis, self.l_max)
-        if images is None:
-            mask = None if batch.is_dense else batch.mask
-            geometry = AtomGeometry(positions, positions, mask, self.cutoff)
-        else:
-            geometry = AtomGeometry(positions, images.positions(positions), images.mask, self.cutoff, images)
-        chunked = needs_chunking(geometry.num_pairs)
-        return AtomPairs(geometry, encoder, None if chunked else PairFeatures(geometry.pairs(), encoder, keep=True))
 
     def _blocks(self) -> "Iterator[Block]":
         return (cast(Block, block) for block in self.blocks)
@@ -111,8 +104,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(settings.width)
 
     def forward(
-        self, x: Float[Tensor, "B A D"], rotary: CosSin, pairs: AtomPairs, layer: int
-    ) -> Float[Tensor, "B A D"]:
+        self, x: Float[Tensor, "B Q D"], rotary: CosSin, pairs: PairFeatures, layer: int
+    ) -> Float[Tensor, "B Q D"]:
         """Embeddings after this block, the `layer`-th."""
         normed = self.attention_norm(x)
         x = x + self.attention(normed, rotary, pairs, layer)
@@ -132,6 +125,6 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
         nn.init.zeros_(self.down.weight)
 
-    def forward(self, x: Float[Tensor, "B A D"]) -> Float[Tensor, "B A D"]:
+    def forward(self, x: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q D"]:
         """One gated MLP."""
         return self.down(functional.silu(self.gate(x)) * self.up(x))
