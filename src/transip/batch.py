@@ -206,6 +206,8 @@ class Prediction:
         charges: partial charges in e, (atoms,); like the two below, None from models that have none.
         spin_populations: unpaired electrons of each atom, α minus β, (atoms,).
         dipole: e·Å, (structures, 3), of an ion about its centre of mass; NaN where periodic, see `dipole_moment`.
+        unassigned: what of the total charge (e) and of the unpaired electrons the atoms' surroundings do not say, and
+            all atoms share, (structures, 2); the smaller it is, the better do energies of distant fragments add up.
     """
 
     energy: Float64[Tensor, "structures"]
@@ -216,6 +218,7 @@ class Prediction:
     charges: Float[Tensor, "atoms"] | None = None
     spin_populations: Float[Tensor, "atoms"] | None = None
     dipole: Float[Tensor, "structures 3"] | None = None
+    unassigned: Float[Tensor, "structures 2"] | None = None
 
 
 def segment_sum(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:

@@ -1,5 +1,6 @@
 """Terms of the loss."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transip.batch import Batch
-from transip.config import LatentSettings
+from transip.config import LatentSettings, ModelSettings
 from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.rotations import random_rotations, rotate
 from transip.training.nonfinite import find_nonfinite
 from transip.training.objective import Objective
-from transip.training.terms import Energy, Forces, Latent, Stress, rotational_gradient, safe_norm, warmup_factor
+from transip.training.terms import (
+    Charges,
+    Dipole,
+    Energy,
+    Forces,
+    Latent,
+    Locality,
+    Stress,
+    rotational_gradient,
+    safe_norm,
+    warmup_factor,
+)
 from transip.training.training_batch import Normalizer, TrainingBatch, Views
 
 F64 = torch.float64
@@ -90,6 +102,38 @@ def test_energy_and_forces_are_those_of_the_formula(make_model, make_structure, 
     assert len(force) == 18 and losses.keys() == {"energy", "force"}
     assert losses["energy"].item() == pytest.approx(3.0 * np.mean(energy) / 0.5, rel=1e-9)
     assert losses["force"].item() == pytest.approx(2.0 * np.mean(force) / 0.5, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def charged() -> Potential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Potential(ModelSettings(size="XS", charges="local"), torch.zeros(87, dtype=F64), 1.0).double()
+        torch.nn.init.normal_(model.backbone.charge_head.mlp[-1].weight, std=0.1)
+    return model
+
+
+class TestCharges:
+    """Of structures of 5 and 3 atoms, of which one is labelled."""
+
+    def test_what_is_not_labelled_counts_as_no_error(self, charged, make_structure):
+        batch, generator = labelled(make_structure, 5, 3), torch.Generator().manual_seed(0)
+        charges, dipole = (torch.randn(shape, generator=generator, dtype=F64) for shape in ((8,), (2, 3)))
+        charges[5:], dipole[1] = math.nan, math.nan
+        batch = replace(batch, charges=charges, dipole=dipole)
+        seen = training_batch(batch, 1)
+        objective = Objective(charged, [Charges(2.0), Dipole(3.0), Locality(4.0)])
+        losses, found = objective(seen, 0.0), charged(seen.labelled.rotated)
+        expected_dipole = seen.labelled.rotated.dipole[0] - found.dipole[0]
+        assert losses["charge"].item() == pytest.approx(2.0 * (found.charges - charges)[:5].abs().sum().item() / 8)
+        assert losses["dipole"].item() == pytest.approx(3.0 * expected_dipole.norm().item() / 5 / 2, rel=1e-4)
+        assert losses["locality"].item() == pytest.approx(4.0 * found.unassigned.abs().sum().item() / 2)
+        gradients = torch.autograd.grad(sum(losses.values()), charged.parameters(), allow_unused=True)
+        assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+
+    def test_without_any_label_there_is_no_loss(self, charged, make_structure):
+        losses = Objective(charged, [Charges(1.0), Dipole(1.0)])(training_batch(labelled(make_structure, 5, 3), 1), 0.0)
+        assert losses["charge"].item() == losses["dipole"].item() == 0
 
 
 class TestLatent:

@@ -48,6 +48,11 @@ class ModelSettings(Settings):
     """highest degree of the spherical harmonics of which angular invariants are formed"""
     edge_force_head: bool = True
     """direct forces have a second head, for forces along the edges between atoms within 4 Å"""
+    charges: Literal["none", "output", "local"] = "none"
+    """partial charges and spin populations, which sum to the total charge and to the unpaired electrons. none: no
+    charges; output: predictions have them; local: in addition they are, after the first block, all that the network
+    knows of charge and multiplicity, so that fragments far apart have their own. Without `local`, a learned vector of
+    the total charge and one of the multiplicity are given to every atom"""
     cutoff: Annotated[float, Field(ge=4.0)] | None = None  # not below the cutoff of local layers
     """Å beyond which attention between two atoms is zero, where a smooth envelope takes it; needed for periodic cells;
     None: attention among all atoms of a molecule"""

@@ -10,8 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from transip.batch import Batch
+from transip.model.backbone import AtomicCharges
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class NetworkOutput:
         forces: (atoms, 3); None where they have not been derived yet.
         hidden_states: of the atoms after the layers asked for, (atoms, width).
         stress: ∂E/∂ε / V, (structures, 3, 3); None from direct forces and of molecules.
+        charges: in e and unpaired electrons, whatever the scale; None from models that have none.
     """
 
     atom_energies: Float[Tensor, "atoms"]
     forces: Float[Tensor, "atoms 3"] | None
     hidden_states: tuple[Float[Tensor, "atoms width"], ...]
     stress: Float[Tensor, "structures 3 3"] | None = None
+    charges: AtomicCharges | None = None
 
 
 @runtime_checkable
@@ -51,24 +55,21 @@ def with_conservative_forces(network: Network, batch: Batch, layers: Sequence[in
     """
     create_graph = torch.is_grad_enabled()
 
-    def energy(positions: Tensor, strain: Tensor | None) -> tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
+    def energy(positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Any]:
         cell, positions = batch.cell, positions.view_as(positions)  # a view: FLOP counters hook no leaves
         if cell is not None and strain is not None:
             deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
             positions = (positions[:, None] @ deformation[batch.structure_index])[:, 0]
             cell = cell @ deformation
         output = network(batch, positions, cell, layers)
-        return output.atom_energies.sum(), (output.atom_energies, output.hidden_states)
+        return output.atom_energies.sum(), (output.atom_energies, output.hidden_states, output.charges or ())
 
     strain = None if batch.cell is None else torch.zeros_like(batch.cell)
     traced = create_graph and torch.compiler.is_compiling()
-    gradient, virial, (energies, hidden_states) = (_traced_gradient if traced else _gradient)(
-        energy, batch.positions, strain
-    )
-    if not create_graph:
-        energies, hidden_states = energies.detach(), tuple(hidden.detach() for hidden in hidden_states)
+    gradient, virial, kept = (_traced_gradient if traced else _gradient)(energy, batch.positions, strain)
+    energies, hidden_states, charges = kept if create_graph else tree_map(Tensor.detach, kept)
     stress = None if virial is None else _per_volume(virial, batch)
-    return NetworkOutput(energies, -gradient, hidden_states, stress)
+    return NetworkOutput(energies, -gradient, hidden_states, stress, charges or None)
 
 
 def _gradient(energy: Energy, positions: Tensor, strain: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:

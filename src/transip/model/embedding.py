@@ -1,4 +1,4 @@
-"""Embedding of an atom before it attends to others: element, the structure's charge and multiplicity."""
+"""Embedding of an atom before it attends to others: its element, perhaps the structure's charge and multiplicity."""
 
 import torch
 from jaxtyping import Float
@@ -10,23 +10,30 @@ from transip.structure import MAX_ATOMIC_NUMBER, MAX_CHARGE, MAX_SPIN
 
 
 class AtomEmbedding(nn.Module):
-    """Element + total charge + multiplicity, each a learned vector given to every atom; perhaps + absolute position."""
+    """A learned vector of the element; perhaps + total charge + multiplicity, given to every atom; perhaps + position.
+
+    With ``charges: local`` atoms learn of charge and multiplicity later, from `transip.model.charges`.
+    """
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
         width = settings.width
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
-        self.charge = nn.Embedding(2 * MAX_CHARGE + 1, width)
-        self.spin = nn.Embedding(MAX_SPIN + 1, width)
+        self.charge, self.spin = None, None
+        if settings.charges != "local":
+            self.charge = nn.Embedding(2 * MAX_CHARGE + 1, width)
+            self.spin = nn.Embedding(MAX_SPIN + 1, width)
+            # Charges and multiplicities that training never shows must not disturb: start from (nearly) nothing.
+            nn.init.normal_(self.charge.weight, std=0.02)
+            nn.init.normal_(self.spin.weight, std=0.02)
         self.position = FourierFeatures(settings) if settings.absolute_features else None
-        # Charges and multiplicities that training never shows must not disturb: start from (nearly) nothing.
-        nn.init.normal_(self.charge.weight, std=0.02)
-        nn.init.normal_(self.spin.weight, std=0.02)
 
     def forward(self, batch: Batch, positions: Float[Tensor, "atoms 3"]) -> Float[Tensor, "atoms width"]:
         """Embed the atoms of `batch` at centred `positions` (Å)."""
-        conditioning: Float[Tensor, "structures width"] = self.charge(batch.charge + MAX_CHARGE) + self.spin(batch.spin)
-        embedding = self.element(batch.numbers) + conditioning[batch.structure_index]
+        embedding = self.element(batch.numbers)
+        if self.charge is not None and self.spin is not None:
+            conditioning = self.charge(batch.charge + MAX_CHARGE) + self.spin(batch.spin)
+            embedding = embedding + conditioning[batch.structure_index]
         return embedding if self.position is None else embedding + self.position(positions)
 
 

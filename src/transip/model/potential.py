@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, segment_sum
+from transip.batch import Batch, Prediction, dipole_moment, segment_sum
 from transip.blocks import VerletBlocks
 from transip.config import ModelSettings
 from transip.model.backbone import Backbone
+from transip.model.charges import ChargeEnergy, ChargeHead
 from transip.model.compiled import CompiledGraph, compilable
 from transip.model.derivatives import NetworkOutput, with_conservative_forces
 from transip.model.heads import EnergyHead, ForceHead
@@ -55,6 +56,9 @@ class Potential(nn.Module):
         self.energy_head = EnergyHead(width)
         num_rbf = settings.num_rbf if settings.has_edge_force_head and backbone is None else None
         self.force_head = ForceHead(width, num_rbf) if settings.forces == "direct" else None
+        self.charge_head = ChargeHead(width) if settings.charges == "output" else None
+        is_local = settings.charges == "local" and backbone is None
+        self.charge_energy = ChargeEnergy() if is_local else None
         self.register_buffer("references", references.to(torch.float64))
 
     @compilable
@@ -74,12 +78,17 @@ class Potential(nn.Module):
             output = with_conservative_forces(self.network, batch, layers)
         assert output.forces is not None
         energies = output.atom_energies.double() * self.scale + self.references[batch.numbers]
+        charges = output.charges
         return Prediction(
             energy=segment_sum(energies, batch),
             atom_energies=energies,
             forces=output.forces * self.scale,
             embeddings=tuple(map(rms_normalize, output.hidden_states)),
             stress=None if output.stress is None else output.stress * self.scale,
+            charges=None if charges is None else charges.charges,
+            spin_populations=None if charges is None else charges.spin_populations,
+            dipole=None if charges is None else dipole_moment(charges.charges, batch),
+            unassigned=None if charges is None else charges.unassigned,
         )
 
     def with_blocks(self, batch: Batch) -> Batch:
@@ -99,7 +108,12 @@ class Potential(nn.Module):
         """Backbone and heads at the given positions and lattice vectors (Å), in units of the scale."""
         encoded = self.backbone(batch, positions, cell, layers)
         forces = None if self.force_head is None else self.force_head(encoded, batch)
-        return NetworkOutput(self.energy_head(encoded), forces, encoded.hidden_states)
+        energies, charges = self.energy_head(encoded), encoded.charges
+        if self.charge_head is not None:
+            charges = self.charge_head(encoded.embeddings, batch)
+        if self.charge_energy is not None and charges is not None:
+            energies = energies + self.charge_energy(charges, batch) / self.scale
+        return NetworkOutput(energies, forces, encoded.hidden_states, charges=charges)
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
         """Embeddings after `layers`, as `forward` gives them, without energies and forces."""
@@ -117,12 +131,12 @@ class Potential(nn.Module):
     @property
     def has_charges(self) -> bool:
         """Whether predictions have partial charges and, of molecules, a dipole."""
-        return False
+        return self.charge_head is not None or self.charge_energy is not None
 
     @property
     def has_spin_populations(self) -> bool:
         """Whether predictions have the unpaired electrons of each atom."""
-        return False
+        return self.has_charges
 
     @property
     def num_parameters(self) -> int:

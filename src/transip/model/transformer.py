@@ -18,6 +18,7 @@ from transip.errors import InputError
 from transip.model.attention import Attention
 from transip.model.attention_bias import RBF_RANGE
 from transip.model.backbone import Encoded
+from transip.model.charges import ChargeEmbedding, ChargeHead
 from transip.model.embedding import AtomEmbedding
 from transip.model.geometry import block_geometry
 from transip.model.local import LocalDescriptor
@@ -46,6 +47,9 @@ class Transformer(nn.Module):
         )
         local_layers = {k * settings.depth // settings.num_local_layers for k in range(settings.num_local_layers)}
         self.blocks = nn.ModuleList(Block(settings, k in local_layers) for k in range(settings.depth))
+        self.charge_head, self.charge_embedding = None, None
+        if settings.charges == "local":
+            self.charge_head, self.charge_embedding = ChargeHead(settings.width), ChargeEmbedding(settings.width)
         self.norm = nn.RMSNorm(settings.width)
 
     def forward(
@@ -68,12 +72,15 @@ class Transformer(nn.Module):
         pairs = self.pair_encoder(geometry, blocks, [block.attention.bias for block in self._blocks()])
         x = blocks.to_blocks(self.embedding(batch, positions))
         rotary = compute_cos_sin([block.attention.rotary for block in self._blocks()], geometry.positions)
-        hidden_states = []
+        hidden_states, charges = [], None
         for layer, block in enumerate(self._blocks()):
             x = block(x, rotary[layer], pairs, layer)
+            if layer == 0 and self.charge_head is not None and self.charge_embedding is not None:
+                charges = self.charge_head(blocks.from_blocks(x), batch)
+                x = x + blocks.to_blocks(self.charge_embedding(charges))
             hidden_states.append(x)
         chosen = tuple(blocks.from_blocks(hidden_states[layer]) for layer in layers)
-        return Encoded(self.norm(blocks.from_blocks(x)), chosen, pairs)
+        return Encoded(self.norm(blocks.from_blocks(x)), chosen, pairs, charges)
 
     def find_blocks(self, batch: Batch, skin: float = 0.0) -> Blocks:
         """What each atom of `batch` sees, found on the host; see `Batch.blocks`."""

@@ -85,7 +85,7 @@ def apply_adapters(potential: Potential, settings: FineTuningSettings, new_speci
         (embed.charge, charges),
         (embed.spin, new_species.spins),
     ):
-        if rows:
+        if rows and table is not None:
             _parametrize(table, TrainableRows(table.weight.detach(), rows))
     for layer, block in enumerate(cast(Block, module) for module in backbone.blocks):
         if settings.lora_rank or layer < num_frozen:

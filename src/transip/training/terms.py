@@ -1,7 +1,7 @@
 """The loss terms of the package.
 
     L = w_E |ΔE| / N / s + w_F mean_i ‖ΔF_i‖₂ / s [+ w_S ‖Δσ‖ V / N / s] [+ w_eq dist(T(u₀, r), u₁)]
-        [+ w_g ‖∂E/∂rotation‖ / s]
+        [+ w_g ‖∂E/∂rotation‖ / s] [+ w_q (|Δq| + |Δs|) + w_l (|Q − Σq⁰| + |2S − Σv|) + w_μ ‖Δμ‖₂ / N]
 
 with the scale s of the potential (eV; forces in eV/Å are divided by the same number). Errors are means over the
 labelled structures (energy, stress) or atoms (forces) of all views.
@@ -28,6 +28,12 @@ def build_loss_terms(recipe: Recipe, potential: Potential) -> list[LossTerm]:
     terms: list[LossTerm] = [Energy(settings.energy_weight), Forces(settings.force_weight)]
     if settings.stress_weight and potential.settings.forces == "conservative" and potential.settings.cutoff is not None:
         terms.append(Stress(settings.stress_weight))
+    if potential.has_charges and settings.charge_weight:
+        terms.append(Charges(settings.charge_weight))
+    if potential.has_charges and settings.dipole_weight:
+        terms.append(Dipole(settings.dipole_weight))
+    if potential.settings.charges == "local" and settings.locality_weight:
+        terms.append(Locality(settings.locality_weight))
     if settings.latent.weight:
         terms.append(Latent(settings.latent, potential.backbone.width))
     if settings.equigrad_weight:
@@ -79,6 +85,51 @@ class Stress:
         return self.weight * stress_error(views, stress).sum() / ctx.scale / ctx.normalizer.structures
 
 
+@dataclass(frozen=True)
+class Charges:
+    """Errors of partial charges and spin populations, where there are labels."""
+
+    weight: float
+    name: str = "charge"
+
+    def __call__(self, ctx: LossContext) -> Tensor:
+        """w (|Δq| + |Δs|), mean over atoms, of which those without a label count as 0."""
+        views, prediction = ctx.labelled_views, ctx.prediction
+        labelled = (prediction.charges, views.charges), (prediction.spin_populations, views.spin_populations)
+        errors = [masked(p - label).abs().sum() for p, label in labelled if p is not None and label is not None]
+        return self.weight * sum(errors, prediction.forces.new_zeros(())) / ctx.normalizer.atoms
+
+
+@dataclass(frozen=True)
+class Locality:
+    """What of the total charge and of the unpaired electrons the atoms' surroundings do not say."""
+
+    weight: float
+    name: str = "locality"
+
+    def __call__(self, ctx: LossContext) -> Tensor:
+        """w (|Q − Σ q⁰| + |2S − Σ v|), mean over structures."""
+        unassigned = ctx.prediction.unassigned
+        assert unassigned is not None
+        return self.weight * unassigned.abs().sum() / ctx.normalizer.structures
+
+
+@dataclass(frozen=True)
+class Dipole:
+    """Error of the dipole moment, where there are labels."""
+
+    weight: float
+    name: str = "dipole"
+
+    def __call__(self, ctx: LossContext) -> Tensor:
+        """w ‖Δμ‖₂ / N, mean over structures, of which those without a label count as 0."""
+        views, dipole = ctx.labelled_views, ctx.prediction.dipole
+        if views.dipole is None or dipole is None:
+            return ctx.prediction.forces.new_zeros(())
+        error = safe_norm(masked(dipole - views.dipole)) / views.atom_counts
+        return self.weight * error.sum() / ctx.normalizer.structures
+
+
 class Latent(nn.Module):
     """Latent equivariance (TransIP, arXiv 2510.00027): the embedding of one view must follow from the other's."""
 
@@ -108,6 +159,11 @@ class Equigrad:
         """w ‖∂E/∂rotation‖_F / s, mean over structures."""
         penalty = rotational_gradient(ctx.labelled_views, ctx.prediction.forces).sum() / ctx.scale
         return self.weight * penalty / ctx.normalizer.structures
+
+
+def masked(difference: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`difference` of predictions and labels, 0 where there is no label, without a trace in derivatives."""
+    return difference.where(difference.isfinite(), 0.0)
 
 
 def safe_norm(vectors: Float[Tensor, "*rest components"]) -> Float[Tensor, "*rest"]:
