@@ -57,7 +57,8 @@ def make_model() -> MakeModel:
             references = -1000 * torch.arange(87, dtype=torch.float64)
             given = {"preset": preset, "size": "XS", "depth": 4, "forces": forces, "cutoff": cutoff}
             settings = ModelSettings.model_validate(given)
-            model = Potential(settings, references, scale)
+            charge_spin_references = torch.tensor([9.0, 2.5, 3.0], dtype=torch.float64)
+            model = Potential(settings, references, scale, charge_spin_references=charge_spin_references)
             for parameter in model.parameters():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from transip.blocks import Blocks
+from transip.config import ReferenceTerm
 from transip.structure import ATOMIC_MASSES, OPTIONAL_FIELDS, RECENTER_BEYOND, Structure
 
+TERMS: tuple[ReferenceTerm, ...] = get_args(ReferenceTerm)
 PER_ATOM = {"numbers", "positions", "structure_index", "forces"}  # fields of a batch; the others are per structure
 PER_ATOM |= {name for name, field in OPTIONAL_FIELDS.items() if field.per_atom}
 
@@ -219,6 +222,12 @@ class Prediction:
     spin_populations: Float[Tensor, "atoms"] | None = None
     dipole: Float[Tensor, "structures 3"] | None = None
     unassigned: Float[Tensor, "structures 2"] | None = None
+
+
+def charge_spin_terms(batch: Batch) -> Float64[Tensor, "structures terms"]:
+    """What reference energies are linear in beside the numbers of atoms: Q, 2S and Q², as `TERMS` names them."""
+    charge, spin = batch.charge.double(), batch.spin.double()
+    return torch.stack([charge, spin - 1, charge.square()], dim=1)
 
 
 def segment_sum(values: Float[Tensor, "atoms *rest"], batch: Batch) -> Float[Tensor, "structures *rest"]:

@@ -65,6 +65,13 @@ CHARGE_MAE = MetricSpec("charge_mae", "charge MAE", "10⁻³ e", 1e3, 1)
 SPIN_POPULATION_MAE = MetricSpec("spin_population_mae", "spin population MAE", "10⁻³", 1e3, 1)
 DIPOLE_MAE = MetricSpec("dipole_mae", "dipole MAE", "D", 1 / Debye, 3)  # stored in e·Å
 STRESS_MAE = MetricSpec("stress_mae", "stress MAE", "meV/Å³", 1e3, 2)
+REFERENCES = (
+    MetricSpec("charge", "reference energy of a charge", "eV", digits=2),
+    MetricSpec("unpaired_electrons", "reference energy of an unpaired electron", "eV", digits=2),
+    MetricSpec("charge_squared", "reference energy of a squared charge", "eV", digits=2),
+    MetricSpec("reference_mae_per_atom", "energy MAE of the references", "meV/atom", 1e3, 1),
+    MetricSpec("element_reference_mae_per_atom", "energy MAE of references of elements alone", "meV/atom", 1e3, 1),
+)
 STRUCTURES = MetricSpec("structures", "structures")
 STEPS = MetricSpec("step", "optimiser steps")
 PASSES = MetricSpec("forward_passes", "forward passes", "structures")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_molecules import ATOMIC_ENERGIES, real
 
+from transip.batch import TERMS, Batch
 from transip.config import ReferenceSettings
 from transip.data.dataset import Dataset
 from transip.data.references import OMOL25, AtomicReferences, statistics
@@ -53,10 +54,11 @@ def test_undetermined_elements_share_the_energy(tmp_path):
     assert np.isclose(values[1], 2 * values[8])  # the least norm
 
 
-def test_sum_by_structure():
-    references = AtomicReferences(np.arange(87, dtype=np.float64))
-    total = references.sum(np.array([1, 1, 8, 6]), np.array([0, 0, 0, 2]), 3)
-    assert total.tolist() == [10.0, 0.0, 6.0]
+def test_energy_of_a_structure():
+    references = AtomicReferences(np.arange(87, dtype=np.float64), np.array([100.0, 1000.0, 10_000.0]))
+    water = next(s for s in real(48) if s.formula == "H2O")
+    energies = references.energy(Batch.collate([water, replace(water, charge=2, spin=3)]))
+    assert energies.tolist() == [10.0, 10.0 + 2 * 100 + 2 * 1000 + 4 * 10_000]
 
 
 def test_statistics_against_numpy(tmp_path):
@@ -67,6 +69,7 @@ def test_statistics_against_numpy(tmp_path):
     forces = np.concatenate([s.forces for s in structures])
     assert np.isclose(found["energy_mean"], np.mean(per_atom))
     assert np.isclose(found["energy_std"], np.std(per_atom))
+    assert np.isclose(found["reference_mae_per_atom"], np.abs(per_atom).mean())
     assert np.isclose(found["force_rms"], np.sqrt((forces**2).sum(1).mean()))
 
 
@@ -94,3 +97,87 @@ def test_bad_tables(tmp_path):
     unlabelled = [replace(s, energy=None, forces=None) for s in structures]
     with pytest.raises(InputError, match="need energies"):
         AtomicReferences.fit(dataset_of(tmp_path, unlabelled))
+
+
+TRUE = {"charge": 11.0, "unpaired_electrons": 1.5, "charge_squared": 2.5}
+SPANNED = {  # (charge, multiplicity) that occur → terms that they determine
+    "neutral singlets": ([(0, 1)], set()),
+    "all of one charge": ([(1, 1)], set()),
+    "all radicals": ([(0, 2)], set()),
+    "charges 0 and 1": ([(0, 1), (1, 1)], {"charge"}),
+    "charges 1 and 2": ([(1, 1), (2, 1)], {"charge"}),
+    "charges of both signs": ([(0, 1), (1, 1), (-1, 1)], {"charge", "charge_squared"}),
+    "doublets": ([(0, 1), (0, 2)], {"unpaired_electrons"}),
+    "radical cations": ([(0, 1), (1, 2)], {"charge"}),
+    "radicals and cations": ([(0, 1), (1, 1), (0, 2)], {"charge", "unpaired_electrons"}),
+    "all": ([(0, 1), (1, 1), (-1, 1), (0, 2), (0, 3), (2, 1)], set(TERMS)),
+}
+
+
+def in_states(count, states, true, noise=0.0, seed=0):
+    """Molecules in these states of charge and spin, dealt out in turn, with energies linear but for noise (eV)."""
+    generator, found = np.random.default_rng(seed), []
+    for k, structure in enumerate(s for s in real(count) if 1 in s.numbers):
+        charge, spin = states[(k + k // 12) % len(states)]
+        if (structure.numbers.sum() - charge - spin + 1) % 2:  # a proton or a hydrogen atom has gone
+            gone = np.flatnonzero(structure.numbers == 1)[0]
+            left = {key: np.delete(getattr(structure, key), gone, 0) for key in ("numbers", "positions", "forces")}
+        else:
+            left = {}
+        structure = replace(structure, charge=charge, spin=spin, **left)
+        linear = {"charge": charge, "charge_squared": charge**2, "unpaired_electrons": spin - 1}
+        energy = sum(ATOMIC_ENERGIES[z] for z in structure.numbers.tolist()) + noise * generator.normal()
+        found.append(replace(structure, energy=energy + sum(true[term] * linear[term] for term in true)))
+    return found
+
+
+@pytest.mark.parametrize(("states", "spanned"), SPANNED.values(), ids=SPANNED.keys())
+def test_terms_that_the_data_span_are_recovered_and_others_are_zero(tmp_path, states, spanned):
+    true = {term: TRUE[term] * (term in spanned) for term in TERMS}
+    found = AtomicReferences.fit(dataset_of(tmp_path, in_states(120, states, true)), terms=TERMS)
+    assert np.flatnonzero(found.terms).tolist() == [k for k, term in enumerate(TERMS) if term in spanned]
+    assert np.allclose(found.terms, list(true.values()), rtol=0, atol=1e-7)
+    assert np.allclose([found.values[z] for z in (1, 6)], [ATOMIC_ENERGIES[z] for z in (1, 6)], rtol=0, atol=1e-7)
+
+
+def test_charges_that_follow_from_the_elements_but_for_one_structure_are_left_to_the_elements(tmp_path):
+    """200 salts in which each chlorine brings a charge, and one that is 5 eV off and neutral."""
+    salts = [replace(s, charge=int((s.numbers == 17).sum())) for s in real(1200)]
+    salts = [replace(s, spin=1 + s.charge) for s in salts]
+    neutral = next(s for s in real(12) if 17 in s.numbers)
+    dataset = dataset_of(tmp_path, [*salts, replace(neutral, energy=neutral.energy + 5.0)])
+    assert not AtomicReferences.fit(dataset, terms=TERMS).terms.any()
+
+
+def test_the_order_of_structures_does_not_matter(tmp_path):
+    structures = in_states(96, SPANNED["all"][0], TRUE, noise=0.3)
+    one, other = (
+        AtomicReferences.fit(dataset_of(tmp_path, order), terms=TERMS) for order in (structures, structures[::-1])
+    )
+    assert np.allclose(one.terms, other.terms, rtol=0, atol=1e-7)
+    assert np.allclose(one.values, other.values, rtol=0, atol=1e-7)
+
+
+def test_default_terms_add_up_over_fragments_far_apart(tmp_path):
+    """Two cations far from each other are a dication, two radicals a triplet; their squared charges do not add up."""
+    dataset = dataset_of(tmp_path, in_states(120, SPANNED["all"][0], TRUE))
+    ion = next(s for s in in_states(120, [(1, 2)], TRUE))
+    both = {key: np.concatenate([getattr(ion, key)] * 2) for key in ("numbers", "forces")}
+    far = replace(ion, **both, positions=np.concatenate([ion.positions, ion.positions + 50.0]), charge=2, spin=3)
+    for terms, excess in ((ReferenceSettings().terms, 0.0), (TERMS, 2 * TRUE["charge_squared"])):
+        references = AtomicReferences.fit(dataset, terms=terms)
+        one, two = references.energy(Batch.collate([ion, far]))
+        assert np.isclose(two - 2 * one, excess, rtol=0, atol=1e-6)
+
+
+def test_tables_of_elements_get_the_terms_of_the_least_squares(tmp_path):
+    dataset = dataset_of(tmp_path, in_states(96, SPANNED["all"][0], TRUE, noise=0.3))
+    fitted = AtomicReferences.fit(dataset)
+    symbols = {ELEMENTS[z]: e + 1.0 for z, e in ATOMIC_ENERGIES.items()}
+    for kind, values in (("given", symbols), ("omol25", {})):
+        with_terms, without = (
+            AtomicReferences.from_settings(ReferenceSettings(kind=kind, values=values, **more), dataset)
+            for more in ({}, {"terms": ()})
+        )
+        assert np.array_equal(with_terms.terms, fitted.terms) and fitted.terms.any() and not without.terms.any()
+        assert np.array_equal(with_terms.values, without.values)

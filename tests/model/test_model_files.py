@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from transip.batch import Batch
+from transip.batch import Batch, charge_spin_terms
 from transip.errors import InputError
-from transip.model.files import CONFIG, FORMAT, WEIGHTS, load_model, save_model
+from transip.model.files import CONFIG, FORMAT, WEIGHTS, load_model, load_tensors, save_model, save_tensors
+from transip.model.potential import REFERENCES
 
 
 @pytest.fixture
@@ -39,11 +40,24 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, make_model, make_structure, pr
 @pytest.mark.parametrize("cast", ["float", "half", "double", "bfloat16"])
 def test_references_stay_float64_whatever_the_network_is(folder, cast):
     model = load_model(folder)
-    before = model.references.clone()
+    before = {name: getattr(model, name).clone() for name in REFERENCES}
     getattr(model, cast)()
-    assert model.references.dtype == torch.float64
-    assert torch.equal(model.references, before)
-    assert "references" in dict(model.named_buffers())
+    for name, values in before.items():
+        assert getattr(model, name).dtype == torch.float64
+        assert torch.equal(getattr(model, name), values) and values.any()
+        assert name in dict(model.named_buffers())
+
+
+def test_a_model_from_before_there_were_references_of_charge_and_spin_has_none(folder, make_structure):
+    model, tensors = load_model(folder), load_tensors(folder / WEIGHTS)
+    del tensors["charge_spin_references"]
+    save_tensors(tensors, folder / WEIGHTS)
+    old, batch = load_model(folder), Batch.collate([make_structure(4), make_structure(4, charge=2)])
+    assert not old.charge_spin_references.any()
+    with torch.no_grad():
+        difference = model(batch).energy - old(batch).energy
+    expected = (charge_spin_terms(batch) * model.charge_spin_references).sum(1)
+    torch.testing.assert_close(difference, expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["", WEIGHTS, CONFIG])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transip.batch import Batch
+from transip.batch import Batch, segment_sum
 from transip.config import ModelSettings
 from transip.model.attention import Attention
 from transip.model.potential import Potential
@@ -99,13 +99,29 @@ class TestEveryModel:
         energies, _ = predict(make_model(*kind), neutral, *others)
         assert len({round(energy, 6) for energy in energies.tolist()}) == 4
 
+    def test_references_of_charge_and_spin_are_part_of_every_atoms_energy(self, make_model, make_structure, kind):
+        """9 eV a charge, 2.5 an unpaired electron, 3 a squared charge: divided evenly, and without forces."""
+        model = make_model(*kind)
+        structures = [make_structure(4), make_structure(5, charge=-2), make_structure(3, charge=1)]
+        batch = collate(*structures)
+        with torch.no_grad():
+            found = model(batch)
+            model.charge_spin_references.zero_()
+            without = model(batch)
+        energies = [9 * s.charge + 2.5 * (s.spin - 1) + 3 * s.charge**2 for s in structures]
+        expected = torch.tensor(energies, dtype=F64)
+        close(found.energy - without.energy, expected)
+        close(found.atom_energies - without.atom_energies, (expected / batch.atom_counts)[batch.structure_index])
+        close(segment_sum(found.atom_energies, batch), found.energy)
+        assert torch.equal(found.forces, without.forces)
+
     def test_totals_near_a_million_keep_their_small_part(self, make_model, make_structure, kind):
         """−10⁶ eV in float32 has steps of 0.06 eV; the references are added in float64."""
         model, structure = make_model(*kind, dtype=torch.float32), make_structure(8)
         with torch.no_grad():
             prediction = model(collate(structure, dtype=torch.float32))
         assert prediction.energy.dtype == model.references.dtype == F64
-        small = prediction.atom_energies + 1000.0 * torch.from_numpy(structure.numbers)
+        small = prediction.atom_energies - model.reference_energies(collate(structure))
         assert small.abs().min() > 1e-6
         torch.testing.assert_close(small, small.float().double(), rtol=0, atol=1e-9)
 

@@ -1,6 +1,7 @@
 """Going on from a trained model: what is frozen, adapted, replayed, re-fitted, and what a killed run makes of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ase.build
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from test_training_processes import launch
 from test_training_resume import killed_and_resumed
 
-from toy import TINY, pair_energy, read_metrics, toy_recipe, toy_settings
+from toy import TINY, pair_energy, read_metrics, toy_recipe, toy_settings, toy_structure
 from transip.batch import Batch
 from transip.config import FineTuningSettings
 from transip.data.dataset import Dataset
@@ -103,6 +104,7 @@ class TestParametrisations:
         batch = Batch.collate([make_structure(7), make_structure(5, charge=1)], torch.float64)
         before = model(batch)
         tuned = Potential(model.settings, model.references, model.scale).double()
+        assert model.charge_spin_references.any()
         tuned.load_state_dict(model.state_dict())
         apply_adapters(
             tuned, FineTuningSettings(frozen_blocks=1, lora_rank=3), NewSpecies(elements=[8], charges=[1], spins=[2])
@@ -173,7 +175,7 @@ class TestTheStartIsMeasured:
         """Fine-tuning on the data of the start: its errors are those of the start's last evaluation."""
         changes = {"init_from": str(start), "model": {}, "training.steps": 2}
         train(toy_recipe(toy_packs, changes), tmp_path / "run", progress=False)
-        first, best = read_metrics(tmp_path / "run")[0], load_model(start).card["validation"]
+        first, best = read_metrics(tmp_path / "run", "evaluation")[0], load_model(start).card["validation"]
         assert (first["kind"], first["step"], first["forward_passes"]) == ("evaluation", 0, 0)
         assert first["force_mae"] == pytest.approx(best["force_mae"], rel=1e-6)
 
@@ -223,10 +225,38 @@ class TestReferences:
         change = load_model(tuned).references - load_model(start).references
         assert change[SILICON] == pytest.approx(-100 * SILICON, rel=0.05)
 
+    def test_of_charge_and_spin_are_fitted_to_what_the_model_leaves(self, start, toy_packs, tmp_path):
+        """At another level, a cation (a doublet in the toy data) costs 5 eV more than the trained model says."""
+        old, structures = load_model(start), [toy_structure(number) for number in range(43)]
+        assert old.charge_spin_references[0] == pytest.approx(3, abs=1)  # eV a charge, as in the toy data
+        predicted = old(Batch.collate(structures)).energy.tolist()
+        moved = [replace(s, energy=e + 5.0 * s.charge) for s, e in zip(structures, predicted, strict=True)]
+        write_pack(tmp_path / "moved.pack", moved, level_of_theory="another")
+        data = {"train": [str(tmp_path / "moved.pack")], "validation": [str(tmp_path / "moved.pack")]}
+        for terms, expected in ((["charge", "unpaired_electrons"], 5.0), ([], 0.0)):
+            more = {"data": data, "training.steps": 1, "references": {"terms": terms}}
+            new = load_model(tune(start, toy_packs[0], toy_packs, tmp_path / f"{len(terms)} terms", **more))
+            change = new.charge_spin_references - old.charge_spin_references
+            assert change.tolist() == pytest.approx([expected, 0, 0], abs=1e-4)
+            assert expected == 0 or torch.allclose(new.references, old.references, rtol=0, atol=1e-4)
+
+    def test_of_charge_are_fitted_when_the_start_knew_only_neutral_molecules(self, start, toy_packs, tmp_path):
+        structures = [toy_structure(number) for number in range(43)]
+        write_pack(tmp_path / "neutral.pack", [s for s in structures if not s.charge], level_of_theory="toy pairs")
+        data = {"train": [str(tmp_path / "neutral.pack")], "validation": [str(tmp_path / "neutral.pack")]}
+        neutral = train(
+            toy_recipe(toy_packs, {"data": data, "training.steps": 1}), tmp_path / "neutral", progress=False
+        )
+        more = {"init_from": str(neutral), "model": {}, "training.steps": 1}
+        old, new = load_model(neutral), load_model(train(toy_recipe(toy_packs, more), tmp_path / "run", progress=False))
+        assert not old.charge_spin_references.any() and torch.equal(old.references, new.references)
+        assert new.charge_spin_references[0].abs() > 0.1 and not new.charge_spin_references[1:].any()
+
     def test_are_kept_when_told_so(self, start, packs, toy_packs, tmp_path):
         more = {"fine_tuning": {"references": "keep"}, "training.steps": 1}
         model = tune(start, packs[1], toy_packs, tmp_path / "run", **more)
         assert torch.equal(load_model(model).references[1:9], load_model(start).references[1:9])
+        assert torch.equal(load_model(model).charge_spin_references, load_model(start).charge_spin_references)
 
 
 class TestReplay:
@@ -275,7 +305,7 @@ class TestReplay:
         assert finished.returncode == 0, finished.stderr
         train(toy_recipe(toy_packs, settings | batch_of(of_one)), tmp_path / "one", progress=False)
         two, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
-        assert [line["step"] for line in two] == [0, 1, 2, 3, 4, 4]
+        assert [line["step"] for line in two] == [0, 0, 1, 2, 3, 4, 4]
         for found, expected in zip(two, one, strict=True):
             assert found.pop("kind") == expected.pop("kind")
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)

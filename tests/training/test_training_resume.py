@@ -319,6 +319,6 @@ class TestMetricsFile:
 
     def test_a_run_that_starts_anew_starts_an_empty_file(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
-        self.write(path, [1, 2])
+        self.write(path, [0, 1, 2])
         MetricsFile(path, last_step=0).close()
         assert path.read_text() == ""

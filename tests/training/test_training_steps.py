@@ -1,14 +1,19 @@
 """What goes into one optimiser step."""
 
+import io
 import itertools
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
 from toy import read_metrics, toy_recipe
 from transip.errors import InputError
 from transip.model.files import load_model
+from transip.report.describe import describe_model
+from transip.report.runs import read_run
+from transip.report.tables import comparison
 from transip.training.objective import Objective
 from transip.training.trainer import train
 from transip.training.training_batch import TrainingBatch
@@ -102,6 +107,22 @@ def test_unlabelled_structures_have_an_order_and_orientations_of_its_own(toy_pac
     )
     signs = torch.linalg.det(rotations).round()
     assert torch.equal(signs[0], signs[1]) and set(signs[0].tolist()) == {-1.0, 1.0}
+
+
+def test_references_of_charge_and_spin_are_logged_and_described(toy_packs, tmp_path):
+    """The cations of the toy data, which are doublets, have 3 eV more than the molecules."""
+    model = train(toy_recipe(toy_packs, {"training.steps": 1}), tmp_path / "run", progress=False)
+    first, *others = read_metrics(tmp_path / "run")
+    assert (first["kind"], first["step"]) == ("references", 0) and "references" not in {o["kind"] for o in others}
+    assert first["charge"] == pytest.approx(3, abs=1) and "unpaired_electrons" not in first
+    assert 0 < first["reference_mae_per_atom"] < first["element_reference_mae_per_atom"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(describe_model(model), comparison([read_run(tmp_path / "run")]))
+    for text in ((model / "README.md").read_text("utf-8"), console.export_text()):
+        assert "reference energy of a charge" in text and "energy MAE of the references" in text
+        assert f"{first['charge']:.2f}" in text and "unpaired" not in text
+    train(toy_recipe(toy_packs, {"references.terms": [], "training.steps": 1}), tmp_path / "none", progress=False)
+    assert not read_metrics(tmp_path / "none", "references")
 
 
 @pytest.mark.parametrize(

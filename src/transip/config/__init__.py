@@ -4,7 +4,7 @@ Unknown keys fail before any data are read. The settings reference in the docs i
 """
 
 from transip.config.base import Settings
-from transip.config.data import BatchSettings, DataSettings, KeySettings, ReferenceSettings, UnitSettings
+from transip.config.data import BatchSettings, DataSettings, KeySettings, ReferenceSettings, ReferenceTerm, UnitSettings
 from transip.config.labels import Domain, DomainSettings, LabelSettings
 from transip.config.loading import dump, load, parse
 from transip.config.model import PRESETS, SIZES, ModelSettings
@@ -28,6 +28,7 @@ __all__ = [
     "OptimizerSettings",
     "Recipe",
     "ReferenceSettings",
+    "ReferenceTerm",
     "Settings",
     "TrainingSettings",
     "UnitSettings",

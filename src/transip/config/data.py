@@ -85,10 +85,19 @@ class BatchSettings(Settings):
     they are not sorted"""
 
 
+ReferenceTerm = Literal["charge", "unpaired_electrons", "charge_squared"]
+
+
 class ReferenceSettings(Settings):
-    """Element energies that are subtracted before and added after the network."""
+    """Reference energies that are subtracted before and added after the network."""
 
     kind: Literal["least-squares", "given", "omol25"] = "least-squares"
-    """least-squares: fitted to the training data in float64; given: in `values`; omol25: OMol25's table"""
+    """energies of elements. least-squares: fitted to the training data in float64; given: in `values`; omol25: OMol25's
+    table"""
     values: dict[str, float] = Field(default={})
     """element symbol → eV, for kind `given`"""
+    terms: tuple[ReferenceTerm, ...] = ("charge", "unpaired_electrons")
+    """terms of the total charge Q and the multiplicity 2S+1, which are fitted together with elements by least squares,
+    whatever `kind` says, where the data determine them. charge: Q; unpaired_electrons: 2S; charge_squared: Q², with
+    which molecules with charges of 2 or more fit better, but which does not add up over ions far from each other (two
+    cations are no dication); []: none"""

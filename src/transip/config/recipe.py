@@ -40,7 +40,7 @@ class Recipe(Settings):
             raise ValueError(f"name {self.name!r} cannot be that of a folder in runs/")
         if self.init_from is None and self.fine_tuning != FineTuningSettings():
             raise ValueError("fine_tuning says what to keep of a trained model: give init_from")
-        if self.init_from is not None and self.references != ReferenceSettings():
+        if self.init_from is not None and (self.references.kind != "least-squares" or self.references.values):
             raise ValueError("with init_from, element energies are that model's: see fine_tuning.references")
         self._check_views()
         if self.init_from is None:

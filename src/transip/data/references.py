@@ -1,16 +1,22 @@
-"""Element references: the large, linear part of an energy, kept in float64 outside the network."""
+"""Reference energies: the large, linear part of an energy, kept in float64 outside the network.
+
+    E_ref = Σ_i E[z_i] + a Q + b 2S + c Q²
+
+The sum over the elements, the charge and the unpaired electrons add up over fragments that are far from each other.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 import numpy as np
-from jaxtyping import Float64, Integer
+from jaxtyping import Float64
 
-from transip.config import ReferenceSettings
+from transip.batch import TERMS, Batch, charge_spin_terms
+from transip.config import ReferenceSettings, ReferenceTerm
 from transip.data.dataset import Dataset
 from transip.errors import InputError
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
@@ -18,25 +24,28 @@ from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 # OMol25's training references in eV, H to Rn: `omol_elem_refs` of fairchem's UMA 1.2 release (MIT licence).
 OMOL25: dict[str, float] = json.loads(files("transip.data").joinpath("omol25_references.json").read_text())
 
+NUM_ELEMENTS = MAX_ATOMIC_NUMBER + 1
+CONSTANT = NUM_ELEMENTS + len(TERMS)  # the column of ones; columns before it: elements, terms; after it: the energy
+INDEPENDENT = 0.01  # part of a term's sum of squares that must be independent of what is fitted before it
+RANK_TOLERANCE = 1e-10  # singular values below it, relative to the largest, are rounding
+
 
 @dataclass(frozen=True, eq=False)
 class AtomicReferences:
-    """One energy per element (MACE's E0s).
+    """One energy per element (MACE's E0s), and one for each term of total charge and multiplicity.
 
     Attributes:
         values: eV, index = atomic number; 0 for elements without a reference.
+        terms: eV, in the order of `TERMS`; 0 for those that are not fitted.
     """
 
     values: Float64[np.ndarray, "elements"]
+    terms: Float64[np.ndarray, "terms"] = field(default_factory=lambda: np.zeros(len(TERMS)))
 
-    def sum(
-        self,
-        numbers: Integer[np.ndarray, "atoms"],
-        structure: Integer[np.ndarray, "atoms"],
-        num_structures: int,
-    ) -> Float64[np.ndarray, "structures"]:
-        """Reference energy of each structure in eV; `structure` is the structure each atom belongs to."""
-        return np.bincount(structure, weights=self.values[numbers], minlength=num_structures)
+    def energy(self, batch: Batch) -> Float64[np.ndarray, "structures"]:
+        """Reference energy of each structure in eV."""
+        elements = np.bincount(batch.structure_index, weights=self.values[batch.numbers], minlength=len(batch))
+        return elements + (charge_spin_terms(batch).numpy() * self.terms).sum(1)
 
     @classmethod
     def fit(
@@ -44,39 +53,35 @@ class AtomicReferences:
         dataset: Dataset,
         baseline: Float64[np.ndarray, "structures"] | None = None,
         elements: Sequence[int] | None = None,
+        terms: Sequence[ReferenceTerm] = ReferenceSettings().terms,
     ) -> AtomicReferences:
-        """Least-squares fit of the energies by the numbers of atoms, in float64.
+        """Least-squares fit of the energies by the numbers of atoms and the terms, in float64.
 
-        Elements that do not occur get 0; where the data do not determine the values (two elements always in
-        the same proportion) the solution of least norm is taken.
+        Elements that do not occur get 0; where the data do not determine the values of elements (two always in the
+        same proportion) the solution of least norm is taken. A term gets 0 unless at least `INDEPENDENT` of its sum of
+        squares is left when the elements, a constant and the terms before it have explained what they can. So neutral
+        singlets have no terms; charges of 0 and 1 have no term of the squared charge, which is the charge; and where
+        charges follow from the numbers of cations and anions, the elements have it all.
 
         Args:
             dataset: labelled structures.
-            known: eV; a part of each energy that is not to be fitted, such as what a model predicts.
+            baseline: eV; a part of each energy that is not to be fitted, such as what a model predicts.
             elements: atomic numbers; fit only these. None: all.
+            terms: fit only these.
 
         Raises:
             InputError: the dataset is unlabelled.
         """
         _check_labelled(dataset)
-        # [counts | energy] is reduced to its R factor block by block: as stable as a QR of all rows at once,
-        # where normal equations would square the condition number
-        r, done = np.zeros((0, MAX_ATOMIC_NUMBER + 2)), 0
-        for batch in dataset.iter_batches():
-            assert batch.energy is not None
-            entries = batch.structure_index.numpy() * r.shape[1] + batch.numbers.numpy()
-            rows = np.bincount(entries, minlength=len(batch) * r.shape[1]).reshape(len(batch), -1).astype(float)
-            rows[:, -1] = batch.energy.numpy()
-            if baseline is not None:
-                rows[:, -1] -= baseline[done : done + len(batch)]
-            done += len(batch)
-            r = np.linalg.qr(np.vstack([r, rows])).R
-        values = np.zeros(MAX_ATOMIC_NUMBER + 1)
-        present = np.flatnonzero(r[:, :-1].any(axis=0))
-        if elements is not None:
-            present = np.intersect1d(present, elements)
-        values[present] = np.linalg.lstsq(r[:, present], r[:, -1])[0]
-        return cls(values)
+        r = _r_factor(dataset, baseline)
+        present = np.flatnonzero(r[:, :NUM_ELEMENTS].any(axis=0)).tolist()
+        chosen: list[int] = [z for z in present if elements is None or z in elements]
+        for column in (NUM_ELEMENTS + TERMS.index(term) for term in TERMS if term in terms):
+            if _is_independent(r[:, column], r[:, [*chosen, CONSTANT]]):
+                chosen.append(column)
+        solution = np.zeros(CONSTANT)
+        solution[chosen] = np.linalg.lstsq(r[:, chosen], r[:, -1], rcond=RANK_TOLERANCE)[0]
+        return cls(solution[:NUM_ELEMENTS], solution[NUM_ELEMENTS:])
 
     @classmethod
     def from_symbols(cls, values: dict[str, float], dataset: Dataset, *, remedy: str) -> AtomicReferences:
@@ -113,11 +118,13 @@ class AtomicReferences:
                 remedy="set kind: given",
             )
         if settings.kind == "least-squares":
-            return cls.fit(dataset)
-        if settings.kind == "given":
-            return cls.from_symbols(settings.values, dataset, remedy="add them to references.values")
-        remedy = "set references.kind: given and list all elements in values"
-        return cls.from_symbols(OMOL25, dataset, remedy=remedy)
+            return cls.fit(dataset, terms=settings.terms)
+        given, remedy = settings.values, "add them to references.values"
+        if settings.kind == "omol25":
+            given, remedy = OMOL25, "set references.kind: given and list all elements in values"
+        table = cls.from_symbols(given, dataset, remedy=remedy)
+        # Fitted with the elements, or the terms would take up what bonds contribute to the energy
+        return replace(table, terms=cls.fit(dataset, terms=settings.terms).terms) if settings.terms else table
 
 
 def statistics(dataset: Dataset, references: AtomicReferences) -> dict[str, float]:
@@ -125,19 +132,20 @@ def statistics(dataset: Dataset, references: AtomicReferences) -> dict[str, floa
 
     Returns:
         `energy_mean` and `energy_std`: of (energy − references) / atoms over structures, eV/atom;
+        `reference_mae_per_atom`: mean |energy − references| / atoms, eV/atom;
         `force_rms`: √⟨‖F‖²⟩ over atoms, eV/Å.
 
     Raises:
         InputError: the dataset is unlabelled.
     """
     _check_labelled(dataset)
-    atoms, energy, energy_squared, force_squared = 0, 0.0, 0.0, 0.0
+    atoms, energy, energy_absolute, energy_squared, force_squared = 0, 0.0, 0.0, 0.0, 0.0
     for batch in dataset.iter_batches():
         assert batch.energy is not None and batch.forces is not None
-        reference = references.sum(batch.numbers.numpy(), batch.structure_index.numpy(), len(batch))
-        per_atom = (batch.energy.numpy() - reference) / batch.atom_counts.numpy()
+        per_atom = (batch.energy.numpy() - references.energy(batch)) / batch.atom_counts.numpy()
         atoms += batch.num_atoms
         energy += per_atom.sum()
+        energy_absolute += np.abs(per_atom).sum()
         energy_squared += (per_atom**2).sum()
         force_squared += (batch.forces.numpy().astype(np.float64) ** 2).sum()
     mean = energy / len(dataset)
@@ -145,8 +153,36 @@ def statistics(dataset: Dataset, references: AtomicReferences) -> dict[str, floa
     return {
         "energy_mean": float(mean),
         "energy_std": float(np.sqrt(variance)),
+        "reference_mae_per_atom": float(energy_absolute / len(dataset)),
         "force_rms": float(np.sqrt(force_squared / atoms)),
     }
+
+
+def _r_factor(
+    dataset: Dataset, baseline: Float64[np.ndarray, "structures"] | None
+) -> Float64[np.ndarray, "rows columns"]:
+    """The R factor of [elements | terms | 1 | energy], block by block.
+
+    As stable as a QR of all rows at once, where normal equations would square the condition number.
+    """
+    r, done = np.zeros((0, CONSTANT + 2)), 0
+    for batch in dataset.iter_batches():
+        assert batch.energy is not None
+        entries = batch.structure_index.numpy() * NUM_ELEMENTS + batch.numbers.numpy()
+        counts = np.bincount(entries, minlength=len(batch) * NUM_ELEMENTS).reshape(len(batch), -1)
+        energy = batch.energy.numpy()
+        if baseline is not None:
+            energy = energy - baseline[done : done + len(batch)]
+        done += len(batch)
+        rows = np.column_stack([counts, charge_spin_terms(batch).numpy(), np.ones(len(batch)), energy])
+        r = np.linalg.qr(np.vstack([r, rows])).R
+    return r
+
+
+def _is_independent(column: Float64[np.ndarray, "rows"], others: Float64[np.ndarray, "rows others"]) -> bool:
+    """Whether enough of a column is left when the other columns have explained what they can."""
+    left = column - others @ np.linalg.lstsq(others, column, rcond=RANK_TOLERANCE)[0]
+    return bool(left @ left >= INDEPENDENT * (column @ column) > 0)
 
 
 def _check_labelled(dataset: Dataset) -> None:

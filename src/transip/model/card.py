@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from transip.batch import TERMS
 from transip.model.calibration import LEVELS, Calibration
 from transip.model.potential import Potential
 from transip.model.released import builtin_models
@@ -15,6 +16,7 @@ from transip.quantities import (
     FORCE_COSINE,
     FORCE_MAE,
     MISSING,
+    REFERENCES,
     ROTATION_ERROR,
     ROTATION_SPREAD,
     STRUCTURES,
@@ -82,6 +84,13 @@ def errors_by_domain(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return card.get("domains") or metrics_by_domain
 
 
+def reference_metrics(model: Potential) -> dict[str, float]:
+    """Reference energies of charge and spin, and what references leave of the training energies; see `REFERENCES`."""
+    terms = {term: value for term, value in zip(TERMS, model.charge_spin_references.tolist(), strict=True) if value}
+    data = model.card.get("data", {})
+    return terms and terms | {spec.key: data[spec.key] for spec in REFERENCES if spec.key in data}
+
+
 def join_or_unknown(values: Any) -> str:
     """Elements, charges or multiplicities, as people read them."""
     return ", ".join(map(str, values)) if values else "unknown"
@@ -108,7 +117,7 @@ def has_latent_loss(recipe: dict[str, Any]) -> bool:
 
 
 def _overview(model: Potential) -> str:
-    card, settings = model.card, model.settings
+    card, settings, references = model.card, model.settings, reference_metrics(model)
     lines = [
         f"# {card.get('name') or 'A transip potential'}",
         "",
@@ -118,6 +127,7 @@ def _overview(model: Potential) -> str:
         f"- elements in the training data: {join_or_unknown(card.get('elements'))}",
         f"- charges: {join_or_unknown(card.get('charges'))}; multiplicities: {join_or_unknown(card.get('spins'))}; "
         f"atoms: {' to '.join(map(str, card.get('sizes', ['unknown'])))}",
+        *(f"- {spec.name}: {spec.with_unit(references)}" for spec in REFERENCES if spec.key in references),
         "- units: eV, Å, eV/Å; energies are totals at the level of theory",
     ]
     return "\n".join(lines)

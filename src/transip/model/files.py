@@ -20,7 +20,7 @@ from transip.files import atomic_path, read_json, write_json, write_text
 from transip.model.backbone import BuildBackbone
 from transip.model.calibration import Calibration
 from transip.model.card import model_card
-from transip.model.potential import Potential
+from transip.model.potential import REFERENCES, Potential
 from transip.model.released import CARD, CHECKSUMS, CONFIG, WEIGHTS, builtin_models, resolve_pretrained, write_checksums
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER
 
@@ -104,7 +104,7 @@ def load_model(
     _check_tensors(None if custom else architecture, tensors, folder / WEIGHTS)
     references = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
     model = Potential(architecture, references, scale, config, None if backbone is None else backbone(architecture))
-    saved = {tensor.dtype for name, tensor in tensors.items() if name != "references"}
+    saved = {tensor.dtype for name, tensor in tensors.items() if name not in REFERENCES}
     # A model saved in float64 stays one, half a precision does not.
     model.to(reduce(torch.promote_types, saved, torch.float32))
     load_state(model, tensors, folder / WEIGHTS)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction, dipole_moment, segment_sum
+from transip.batch import TERMS, Batch, Prediction, charge_spin_terms, dipole_moment, segment_sum
 from transip.blocks import VerletBlocks
 from transip.config import ModelSettings
 from transip.model.backbone import Backbone
@@ -20,12 +20,14 @@ from transip.model.derivatives import NetworkOutput, with_conservative_forces
 from transip.model.heads import EnergyHead, ForceHead
 from transip.model.transformer import Transformer
 
+REFERENCES = ("references", "charge_spin_references")  # buffers that stay in float64
+
 
 class Potential(nn.Module):
     """Energies and forces of molecules and cells from embeddings of their atoms.
 
-    E = Σ_i reference[z_i] + scale · Σ_i head(h_i). The references are added in float64 outside the network, so
-    totals near −10⁶ eV lose nothing; the one `scale` (eV) serves energies and forces.
+    E = Σ_i reference[z_i] + (reference of charge and spin) + scale · Σ_i head(h_i). The references are added in float64
+    outside the network, so totals near −10⁶ eV lose nothing; the one `scale` (eV) serves energies and forces.
 
     Args:
         settings: the architecture; of a `backbone` of your own, `forces` and what that reads.
@@ -33,10 +35,12 @@ class Potential(nn.Module):
         scale: eV; about the root mean square force in eV/Å.
         card: what is known about the model (level of theory, elements seen, …); kept with the weights.
         backbone: encodes the atoms, an `nn.Module` with the methods of `Backbone`; None: a `Transformer`.
+        charge_spin_references: eV, float64, of Q, 2S and Q² (`transip.batch.TERMS`); None: zeros.
     """
 
     backbone: Backbone
     references: Tensor
+    charge_spin_references: Tensor
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Potential(nn.Module):
         scale: float,
         card: dict[str, Any] | None = None,
         backbone: Backbone | None = None,
+        charge_spin_references: Float64[Tensor, "terms"] | None = None,
     ):
         super().__init__()
         self.settings, self.scale, self.card = settings, scale, dict(card or {})
@@ -59,7 +64,10 @@ class Potential(nn.Module):
         self.charge_head = ChargeHead(width) if settings.charges == "output" else None
         is_local = settings.charges == "local" and backbone is None
         self.charge_energy = ChargeEnergy() if is_local else None
-        self.register_buffer("references", references.to(torch.float64))
+        if charge_spin_references is None:
+            charge_spin_references = torch.zeros(len(TERMS))
+        self.register_buffer("references", references.double())
+        self.register_buffer("charge_spin_references", charge_spin_references.double())
 
     @compilable
     def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
@@ -77,7 +85,7 @@ class Potential(nn.Module):
         else:
             output = with_conservative_forces(self.network, batch, layers)
         assert output.forces is not None
-        energies = output.atom_energies.double() * self.scale + self.references[batch.numbers]
+        energies = output.atom_energies.double() * self.scale + self.reference_energies(batch)
         charges = output.charges
         return Prediction(
             energy=segment_sum(energies, batch),
@@ -103,6 +111,11 @@ class Potential(nn.Module):
         with torch.inference_mode(False):
             blocks = find(batch) if trained else self.verlet_blocks(batch, find)
         return replace(batch, blocks=blocks)
+
+    def reference_energies(self, batch: Batch) -> Float64[Tensor, "atoms"]:
+        """Per atom, eV: that of its element, and an even part of what belongs to the charge and spin of the whole."""
+        of_structure = (charge_spin_terms(batch) * self.charge_spin_references).sum(1) / batch.atom_counts
+        return self.references[batch.numbers] + of_structure[batch.structure_index]
 
     def network(self, batch: Batch, positions: Tensor, cell: Tensor | None, layers: Sequence[int]) -> NetworkOutput:
         """Backbone and heads at the given positions and lattice vectors (Å), in units of the scale."""
@@ -145,10 +158,16 @@ class Potential(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Potential:
         """Casting the network to another precision leaves the references in float64."""
-        references = self.references
+        references = {name: getattr(self, name) for name in REFERENCES}
         super()._apply(fn, recurse)
-        self.references = references.to(self.references.device)
+        for name, values in references.items():
+            setattr(self, name, values.to(getattr(self, name).device))
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """What was saved before there were references of charge and spin has none."""
+        state_dict.setdefault(f"{prefix}charge_spin_references", torch.zeros_like(self.charge_spin_references))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def rms_normalize(embedding: Float[Tensor, "atoms width"]) -> Float[Tensor, "atoms width"]:

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from transip.extras import extras, install_command
+from transip.model.card import reference_metrics
 from transip.model.files import load_model
-from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
+from transip.quantities import ENERGY_MAE, FORCE_MAE, REFERENCES, ROTATION_ERROR
 from transip.version import __version__
 
 
@@ -33,6 +34,10 @@ def describe_model(path: str | Path) -> Table:
     table.add_row("charges seen", _listed(card.get("charges")))
     table.add_row("multiplicities seen", " ".join(map(str, card.get("spins", ["unknown"]))))
     table.add_row("atoms per molecule", " to ".join(map(str, card.get("sizes", ["unknown"]))))
+    references = reference_metrics(model)
+    for quantity in REFERENCES:
+        if quantity.key in references:
+            table.add_row(quantity.name, quantity.with_unit(references))
     validation = card.get("validation", {})
     for quantity in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR):
         if quantity.key in validation:

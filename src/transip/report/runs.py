@@ -28,6 +28,7 @@ class Run:
         recipe: the same, parsed.
         training: lines of metrics.jsonl of the kind ``train``, in order.
         validation: lines of the kind ``evaluation``.
+        references: the line of the kind ``references``; empty if there is none.
         evaluation: what `transip evaluate` measured; None if it has not been run.
     """
 
@@ -36,6 +37,7 @@ class Run:
     recipe: dict[str, Any]
     training: list[Line]
     validation: list[Line]
+    references: Line
     evaluation: Evaluation | None
 
     @property
@@ -108,6 +110,7 @@ def read_run(folder: str | Path) -> Run:
         recipe=recipe,
         training=[line for line in lines if line["kind"] == "train"],
         validation=[line for line in lines if line["kind"] == "evaluation"],
+        references=next((line for line in lines if line["kind"] == "references"), {}),
         evaluation=Evaluation.read(folder) if evaluation.is_file() else None,
     )
 

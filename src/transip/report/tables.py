@@ -27,6 +27,7 @@ from transip.quantities import (
     MINUTES,
     MISSING,
     PASSES,
+    REFERENCES,
     ROTATION_ERROR,
     ROTATION_SPREAD,
     SPIN_POPULATION_MAE,
@@ -86,6 +87,7 @@ def summary(runs: Sequence[Run]) -> dict[str, list[Row]]:
     groups = {
         "Errors": [_compared(metric, metrics, runs) for metric in errors],
         "Learned symmetry": [_compared(metric, metrics, runs) for metric in SYMMETRY],
+        "References": [_plain(metric, [run.references for run in runs]) for metric in REFERENCES],
         "Cost of training": [
             *(_plain(metric, [_with_speed(run.compute) for run in runs]) for metric in TRAINING),
             _plain(memory, peaks),

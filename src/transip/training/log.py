@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from transip.files import unwritable, write_all, write_text
-from transip.quantities import ENERGY_MAE, FORCE_MAE, ROTATION_ERROR
+from transip.quantities import ENERGY_MAE, FORCE_MAE, REFERENCES, ROTATION_ERROR
 
 
 class MetricsFile:
@@ -32,7 +32,7 @@ class MetricsFile:
         """
         before = _lines(path)
         self._path, self.last_logged_step = path, max((line["step"] for line in before), default=0)
-        write_text(path, "".join(json.dumps(line) + "\n" for line in before if line["step"] <= last_step))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in before if line["step"] <= last_step > 0))
         try:
             self._handle = path.open("ab", buffering=0)
         except OSError as error:
@@ -119,6 +119,10 @@ class ProgressDisplay:
                 f"energy {ENERGY_MAE.with_unit(record):>15}  rotation error {ROTATION_ERROR.with_unit(record):>13}",
                 highlight=False,
             )
+        elif record["kind"] == "references" and not self._progress.disable:
+            for spec in REFERENCES:
+                if spec.key in record:
+                    self._progress.console.print(f"{spec.name}: {spec.with_unit(record)}", highlight=False)
 
 
 def memory_mb(device: torch.device) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
-from transip.config import BatchSettings, Recipe
+from transip.config import BatchSettings, Recipe, ReferenceTerm
 from transip.data.dataset import Dataset
 from transip.data.references import AtomicReferences, statistics
 from transip.data.sampler import sorted_batches
@@ -17,7 +18,7 @@ from transip.data.store import UNKNOWN
 from transip.errors import InputError, InputWarning
 from transip.model.backbone import BuildBackbone
 from transip.model.files import load_model
-from transip.model.potential import Potential
+from transip.model.potential import REFERENCES, Potential
 from transip.structure import ELEMENTS
 from transip.training.adapters import NewSpecies, apply_adapters
 
@@ -43,26 +44,34 @@ def build_potential(
     """
     if recipe.init_from is None:
         references = AtomicReferences.from_settings(recipe.references, data)
-        data_statistics = statistics(data, references)
-        card = _card(data, None) | {"data": {"structures": len(data), **data_statistics}}
-        values, scale = torch.from_numpy(references.values), data_statistics["force_rms"] or 1.0
-        return Potential(recipe.model, values, scale, card, backbone and backbone(recipe.model))
+        card = _card(data, None) | {"data": {"structures": len(data), **statistics(data, references)}}
+        if references.terms.any():
+            elements = recipe.references.model_copy(update={"terms": ()})
+            left = statistics(data, AtomicReferences.from_settings(elements, data))
+            card["data"]["element_reference_mae_per_atom"] = left["reference_mae_per_atom"]
+        return _potential(recipe, references, card["data"]["force_rms"] or 1.0, card, backbone)
     start = load_model(recipe.init_from, backbone=backbone)
     _check_architecture(recipe, start)
     references = _references(recipe, start, data)
     card = _card(data, replay) | {"data": {"structures": len(data), **statistics(data, references)}}
     if replay is not None:
         card["data"]["replayed"] = len(replay)
-    values = torch.from_numpy(references.values)
     # The scale stays: what the network says in units of it keeps its meaning.
     card["started_from"] = recipe.init_from
-    potential = Potential(recipe.model, values, start.scale, card, backbone and backbone(recipe.model))
+    potential = _potential(recipe, references, start.scale, card, backbone)
     # direct → gradient leaves the force head behind, gradient → direct gets a new one
     own = potential.state_dict()
-    weights = {name: value for name, value in start.state_dict().items() if name in own and name != "references"}
+    weights = {name: value for name, value in start.state_dict().items() if name in own and name not in REFERENCES}
     potential.load_state_dict({**own, **weights})
     apply_adapters(potential, recipe.fine_tuning, _new_species(start, card))
     return potential
+
+
+def _potential(
+    recipe: Recipe, references: AtomicReferences, scale: float, card: dict[str, Any], backbone: BuildBackbone | None
+) -> Potential:
+    elements, terms = torch.from_numpy(references.values), torch.from_numpy(references.terms)
+    return Potential(recipe.model, elements, scale, card, backbone and backbone(recipe.model), terms)
 
 
 def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
@@ -90,17 +99,21 @@ def _new_species(start: Potential, card: dict[str, Any]) -> NewSpecies:
 
 
 def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicReferences:
-    """Element energies as `fine_tuning.references` asks: those of `start`, or changed to what its predictions leave.
+    """References as `fine_tuning.references` asks: those of `start`, or changed to what its predictions leave.
 
     Fitting what the predictions leave, not the energies themselves, keeps what the network has learned: a few
     structures do not say how their energy is to be divided between elements and bonds.
     """
     rule, level = recipe.fine_tuning.references, start.card.get("level_of_theory", UNKNOWN)
-    old, new_elements = start.references.numpy(), _new_species(start, _card(data, None)).elements
+    old = AtomicReferences(start.references.numpy(), start.charge_spin_references.numpy())
+    terms = recipe.references.terms
     if rule == "keep" or (rule == "auto" and level == data.level_of_theory != UNKNOWN):
-        if not new_elements:
-            return AtomicReferences(old)
-        elements, data = new_elements, data.with_elements(new_elements)  # the others say nothing about these
+        card = _card(data, None)
+        elements, terms = _new_species(start, card).elements, _new_terms(start, card, terms)
+        if not elements and not terms:
+            return old
+        if not terms:
+            data = data.with_elements(elements)  # the others say nothing about these
     else:
         elements = data.elements()
         trained = {ELEMENTS.index(symbol) for symbol in start.card.get("elements", ())}
@@ -111,8 +124,17 @@ def _references(recipe: Recipe, start: Potential, data: Dataset) -> AtomicRefere
                 InputWarning,
                 stacklevel=2,
             )
-    change = AtomicReferences.fit(data, _energies(start, data, recipe.training.batch), elements)
-    return AtomicReferences(old + change.values)
+    change = AtomicReferences.fit(data, _energies(start, data, recipe.training.batch), elements, terms)
+    return AtomicReferences(old.values + change.values, old.terms + change.terms)
+
+
+def _new_terms(start: Potential, card: dict[str, Any], terms: Sequence[ReferenceTerm]) -> Sequence[ReferenceTerm]:
+    """Those that are 0 for all that `start` was trained on, which was neutral or closed-shell; `card` lists more."""
+
+    def is_new(key: str, zero: int) -> bool:
+        return start.card.get(key) == [zero] != card[key]
+
+    return [term for term in terms if (is_new("spins", 1) if term == "unpaired_electrons" else is_new("charges", 0))]
 
 
 @torch.no_grad()

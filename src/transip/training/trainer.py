@@ -25,6 +25,7 @@ from transip.errors import InputError, InputWarning
 from transip.memory import tune_malloc
 from transip.metrics.validation import validation_metrics
 from transip.model.backbone import BuildBackbone
+from transip.model.card import reference_metrics
 from transip.model.compiled import compile_network
 from transip.model.potential import Potential
 from transip.quantities import FORCE_MAE
@@ -202,6 +203,8 @@ class Trainer:
     def _run(self, signals: StopSignals) -> None:
         self.clock.start()
         finished, settings = self._is_over(), self.settings
+        if self.state.step == 0 and (references := reference_metrics(self.potential)):
+            self._log({"kind": "references", "step": 0, **references})
         if self.recipe.init_from is not None and self.state.step == 0 and not finished:
             self.state.start_force_mae = self.evaluate()["force_mae"]
         while not finished:
