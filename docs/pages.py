@@ -3,7 +3,8 @@
     python -m docs.pages            write docs/results/*.md and their figures
     python -m docs.pages --check    say which committed pages are not what would be written
 
-Templates hold the prose; what they may call is in page_parts.py, page_models.py, page_speed.py and page_study.py.
+Templates hold the prose; what they may call is in page_parts.py, page_models.py, page_pairs.py, page_speed.py and
+page_study.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from docs import page_models, page_parts, page_speed, page_study
+from docs import page_models, page_pairs, page_parts, page_speed, page_study
 from docs.page_parts import FIGURES, TEMPLATES
 from transip.files import atomic_path, write_text
 
@@ -24,7 +25,7 @@ HEADER = "<!-- Written by `python -m docs.pages`: edit docs/templates/{} instead
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
 )
-for module in (page_parts, page_models, page_speed, page_study):
+for module in (page_parts, page_models, page_pairs, page_speed, page_study):
     ENVIRONMENT.globals |= module.FUNCTIONS
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ def results_file(module_file: str) -> Path:
 
 
 def provenance(*packages: str, device: str = "cpu") -> Record:
-    """The command, the hardware and the versions of Python, transip, PyTorch, NumPy and `packages`, where installed."""
+    """Command, commit, hardware and the versions of Python, transip, PyTorch, NumPy and `packages`, where installed."""
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     cores = "one core of " if threads == 1 else f"{threads} threads on "
     versions = {"python": platform.python_version()}
@@ -45,9 +46,18 @@ def provenance(*packages: str, device: str = "cpu") -> Record:
             versions[name.removesuffix("-potentials")] = version(name)
     return {
         "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "commit": commit(),
         "hardware": f"{cores}{processor()}" + ("" if device == "cpu" else f", {device}"),
         "versions": versions,
     }
+
+
+def commit() -> str | None:
+    """The commit of the working tree, with a `+` if files differ from it; None outside a repository."""
+    describe = ["git", "describe", "--always", "--abbrev=8", "--dirty=+", "--exclude=*"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(describe, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
+    return None
 
 
 def read_results(path: Path) -> dict[str, Record]:

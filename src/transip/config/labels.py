@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from transip.config.base import NonNegative, PositiveFloat, PositiveInt, Seed, Settings
 
-Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity", "liquids"]
+Domain = Literal["neutral_organics", "biomolecules", "elytes", "metal_complexes", "reactivity", "liquids", "pairs"]
 Choices = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
 
 
@@ -16,8 +16,8 @@ class DomainSettings(Settings):
     """One chemical domain of a labelling campaign."""
 
     domain: Domain
-    """which molecules are drawn: those of a domain of OMol25 (elytes: ions and solvents of electrolytes), or liquids,
-    which are periodic boxes of water"""
+    """which molecules are drawn: those of a domain of OMol25 (elytes: ions and solvents of electrolytes), liquids,
+    which are periodic boxes of water, or pairs of molecules and ions from contact to 12 Å, and each of them alone"""
     structures: PositiveInt
     """number of labelled structures wanted from this domain"""
     smiles: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class DomainSettings(Settings):
     max_atoms: PositiveInt = 60
     """larger molecules are skipped"""
     conformers: PositiveInt = 4
-    """conformers per molecule, or frames per trajectory, at most"""
+    """conformers per molecule, frames per trajectory, or geometries of a pair and its two members, at most"""
     displacement: Literal["thermal", "gaussian"] = "thermal"
     """how atoms leave their equilibrium. thermal: by vibrations or molecular dynamics at `temperatures`; gaussian: at
     random, atom by atom"""

@@ -98,7 +98,7 @@ def _label_chunk(settings: LabelSettings, entry: int, chunk: int) -> Chunk:
             geometry_rng = np.random.default_rng([*seed, 1, index])
             for number, geometry in enumerate(molecule.geometries(domain, geometry_rng)):
                 try:
-                    labelled = _label(geometry, domain, settings.method)
+                    labelled = molecule.check_labels(_label(geometry, domain, settings.method))
                     source = f"{molecule.source} {entry}.{index}.{number}"  # unique in the campaign
                     structures.append(replace(labelled, source=source))
                 except LabelingError as failed:

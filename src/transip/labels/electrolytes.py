@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from transip.labels.fragments import Fragment, fragment, merge, place_in_contact
+from transip.labels.fragments import Fragment, fragment, merge, place_near
 from transip.labels.geometries import Cluster
 
 CATIONS = (
@@ -47,7 +47,7 @@ def sample_electrolyte(rng: np.random.Generator, max_atoms: int) -> Cluster:
     names = ions or [str(solvents[0])]
     cluster = fragment(names[0])
     for ion in names[1:]:
-        cluster = merge([cluster, place_in_contact(cluster, fragment(ion), rng)])
+        cluster = merge([cluster, place_near(cluster, fragment(ion), rng)])
     for _ in range(rng.integers(1, LARGEST_SHELL, endpoint=True)):
         solvent = str(rng.choice(solvents))
         if len(cluster) + len(fragment(solvent)) > max_atoms:
@@ -71,4 +71,4 @@ def _solvating(cluster: Fragment, solvent: Fragment, rng: np.random.Generator) -
         faces = np.isin(placed.numbers, facing)
         return float(distances[faces].min() - distances[~faces].min())
 
-    return min((place_in_contact(cluster, solvent, rng) for _ in range(TRIALS)), key=facing_score)
+    return min((place_near(cluster, solvent, rng) for _ in range(TRIALS)), key=facing_score)

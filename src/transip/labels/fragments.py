@@ -68,15 +68,14 @@ def gap(a: Fragment, b: Fragment) -> float:
     return float((cdist(a.positions, b.positions) - contact).min())
 
 
-def place_in_contact(cluster: Fragment, species: Fragment, rng: np.random.Generator) -> Fragment:
-    """`species`, turned at random, moved along a random direction until it touches `cluster`."""
+def place_near(cluster: Fragment, species: Fragment, rng: np.random.Generator, separation: float = 0.0) -> Fragment:
+    """`species`, turned at random, moved in along a random direction up to `separation` (Å) from contact."""
     rotation = Rotation.random(rng=rng)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
     lower, upper = 0.0, 50.0
     while upper - lower > 0.02:  # the outermost contact along the way in, up to re-entrant shapes
         middle = (lower + upper) / 2
-        lower, upper = (
-            (lower, middle) if gap(cluster, species.moved(rotation, middle * direction)) > 0 else (middle, upper)
-        )
+        outside = gap(cluster, species.moved(rotation, middle * direction)) > separation
+        lower, upper = (lower, middle) if outside else (middle, upper)
     return species.moved(rotation, upper * direction)

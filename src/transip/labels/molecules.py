@@ -51,6 +51,14 @@ class MoleculeSpec(ABC):
             LabelingError: no geometry can be made.
         """
 
+    def check_labels(self, labelled: Structure) -> Structure:
+        """Return `labelled`, a labelled geometry of this molecule, if its electronic state is the one that is meant.
+
+        Raises:
+            LabelingError: it is not; nothing is known of most molecules to tell.
+        """
+        return labelled
+
     def at(self, numbers: np.ndarray, positions: np.ndarray, **fields: Any) -> Structure:
         """The structure with these atoms at these `positions` (Å), and `fields` of a `Structure`."""
         return Structure(numbers, positions, self.charge, self.spin, domain=self.domain, source=self.source, **fields)
