@@ -57,6 +57,10 @@ class ModelSettings(Settings):
     """Å beyond which attention between two atoms is zero, where a smooth envelope takes it; needed for periodic cells;
     None: attention among all atoms of a molecule"""
 
+    repulsion: bool = False
+    """a fixed screened repulsion of nuclei (ZBL) is added to the energy, so that atoms cannot fall into each other
+    where there are no data; conservative forces only"""
+
     # Initial lengths of the frequency vectors of rotary and absolute positions, rad/Å.
     min_frequency: ClassVar[float] = 0.3
     max_frequency: ClassVar[float] = 6.0
@@ -96,6 +100,8 @@ class ModelSettings(Settings):
     def _check(self) -> ModelSettings:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        if self.repulsion and self.forces == "direct":
+            raise ValueError("repulsion is an energy, of which direct forces would know nothing")
         if self.num_local_layers > self.depth:
             raise ValueError(f"num_local_layers {self.num_local_layers} must not exceed depth {self.depth}")
         if self.cutoff is not None and self.absolute_features:

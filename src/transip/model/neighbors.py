@@ -22,11 +22,13 @@ class NeighborList:
     """The atoms within `LOCAL_CUTOFF` of each query atom, padded; see `Blocks.gather_neighbors`.
 
     Attributes:
+        lengths: distances from query to neighbour, Å, (B, Q, M).
         envelope: cutoff function, from 1 smoothly to 0 at the cutoff; 0 for what is no pair, (B, Q, M).
         rbf: radial basis of the distance times `envelope`, (B, Q, M, R).
         spherical_harmonics: of the direction from query to neighbour, (B, Q, S, M); see `real_spherical_harmonics`.
     """
 
+    lengths: Float[Tensor, "B Q M"]
     envelope: Float[Tensor, "B Q M"]
     rbf: Float[Tensor, "B Q M R"]
     spherical_harmonics: Float[Tensor, "B Q S M"]
@@ -58,7 +60,7 @@ def neighbor_list(geometry: BlockGeometry, blocks: Blocks, basis: GaussianBasis,
             is_edge = blocks.neighbor_mask
         envelope = (0.5 + 0.5 * (lengths.clamp(max=LOCAL_CUTOFF) * (math.pi / LOCAL_CUTOFF)).cos()) * is_edge
         harmonics = real_spherical_harmonics(vectors / lengths[..., None], l_max)
-        return NeighborList(envelope, basis(lengths) * envelope[..., None], harmonics)
+        return NeighborList(lengths, envelope, basis(lengths) * envelope[..., None], harmonics)
 
 
 def real_spherical_harmonics(directions: Float[Tensor, "B Q M 3"], l_max: int) -> Float[Tensor, "B Q S M"]:

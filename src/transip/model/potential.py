@@ -18,6 +18,7 @@ from transip.model.charges import ChargeEnergy, ChargeHead
 from transip.model.compiled import CompiledGraph, compilable
 from transip.model.derivatives import NetworkOutput, with_conservative_forces
 from transip.model.heads import EnergyHead, ForceHead
+from transip.model.repulsion import NuclearRepulsion
 from transip.model.transformer import Transformer
 
 REFERENCES = ("references", "charge_spin_references")  # buffers that stay in float64
@@ -64,6 +65,7 @@ class Potential(nn.Module):
         self.charge_head = ChargeHead(width) if settings.charges == "output" else None
         is_local = settings.charges == "local" and backbone is None
         self.charge_energy = ChargeEnergy() if is_local else None
+        self.repulsion = NuclearRepulsion() if settings.repulsion and backbone is None else None
         if charge_spin_references is None:
             charge_spin_references = torch.zeros(len(TERMS))
         self.register_buffer("references", references.double())
@@ -126,6 +128,8 @@ class Potential(nn.Module):
             charges = self.charge_head(encoded.embeddings, batch)
         if self.charge_energy is not None and charges is not None:
             energies = energies + self.charge_energy(charges, batch) / self.scale
+        if self.repulsion is not None and encoded.pairs is not None:
+            energies = energies + self.repulsion(encoded.pairs, batch) / self.scale
         return NetworkOutput(energies, forces, encoded.hidden_states, charges=charges)
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:

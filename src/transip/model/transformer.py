@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.width, self.depth, self.cutoff = settings.width, settings.depth, settings.cutoff
         self.embedding = AtomEmbedding(settings)
-        has_neighbors = settings.num_local_layers or settings.has_edge_force_head
+        has_neighbors = settings.num_local_layers or settings.has_edge_force_head or settings.repulsion
         self.pair_encoder = PairEncoder(
             GaussianBasis(*RBF_RANGE) if settings.distance_bias else None,
             GaussianBasis(MIN_LENGTH, LOCAL_CUTOFF, settings.num_rbf) if has_neighbors else None,
