@@ -124,6 +124,6 @@ def know_charges(model: Potential) -> None:
     head = model.backbone.charge_head
     head.mlp[-1].weight.zero_()
     head.mlp[-1].bias.zero_()
-    head.element.weight.copy_(torch.tensor([0.0, 0.0, -60.0]))
-    head.element.weight[SODIUM, 0], head.element.weight[CHLORINE, 0] = 1.0, -1.0
-    head.element.weight[LITHIUM, 2] = 4.0
+    head.element.weight.copy_(torch.tensor([0.0, 0.0, -6.0]))
+    head.element.weight[SODIUM, 0], head.element.weight[CHLORINE, 0] = 0.1, -0.1
+    head.element.weight[LITHIUM, 2] = 0.4

@@ -26,7 +26,8 @@ from transip.structure import MAX_ATOMIC_NUMBER
 SMALLEST = 1e-6  # weights and local spins are larger, so that there is always an atom to take what is left
 CLOSED_SHELL = -3.0  # of the read-out of spins at first: softplus makes a twentieth of an electron of it
 SENSITIVITY = 0.05  # e or unpaired electrons: so much is half as visible as any more
-ENERGY_SCALE = 10.0  # eV; energies of electrons are some eV, which parameters reach in a short training
+# Numbers per element start from 0 and have to reach some e or some ten eV, steps of the optimiser are thousandths.
+ELEMENT_SCALE, ENERGY_SCALE = 10.0, 10.0
 
 
 class ChargeHead(nn.Module):
@@ -36,12 +37,12 @@ class ChargeHead(nn.Module):
         super().__init__()
         self.norm = nn.RMSNorm(width)
         self.mlp = mlp_head(width, 3)
-        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 3)
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 3)  # in units of `ELEMENT_SCALE`
         nn.init.zeros_(self.element.weight)
 
     def forward(self, embeddings: Float[Tensor, "atoms width"], batch: Batch) -> AtomicCharges:
         """q⁰, w and v of each atom, distributed so that they add up."""
-        read_out = self.mlp(self.norm(embeddings)) + self.element(batch.numbers)
+        read_out = self.mlp(self.norm(embeddings)) + ELEMENT_SCALE * self.element(batch.numbers)
         local_charges, weights, spins = read_out.to(batch.positions.dtype).unbind(-1)
         return distribute(
             local_charges,
@@ -100,7 +101,7 @@ class ChargeEnergy(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 3)  # χ, η and σ in units of `ENERGY_SCALE`
+        self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, 3)  # χ, η and σ in units of `ENERGY_SCALE` eV
         nn.init.zeros_(self.element.weight)
 
     def forward(self, charges: AtomicCharges, batch: Batch) -> Float[Tensor, "atoms"]:
