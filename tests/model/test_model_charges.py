@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from transip.batch import Batch, Prediction, segment_sum
 from transip.config import ModelSettings
+from transip.errors import InputError
 from transip.model.potential import Potential
 from transip.structure import Structure
 
@@ -23,10 +24,12 @@ quick = settings(max_examples=5, deadline=None)
 def make_charged():
     """A random model with gradient forces and a cutoff; zeros where training starts from zeros are random, too."""
 
-    def build(charges: str = "local", dtype: torch.dtype = F64) -> Potential:
+    def build(charges: str = "local", dtype: torch.dtype = F64, smearing: float | None = None) -> Potential:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            chosen = ModelSettings.model_validate({"size": "XS", "cutoff": 5.0, "charges": charges})
+            chosen = ModelSettings.model_validate(
+                {"size": "XS", "cutoff": 5.0, "charges": charges, "smearing": smearing}
+            )
             model = Potential(chosen, torch.zeros(87, dtype=F64), 0.7)
             for parameter in model.parameters():
                 if not parameter.any():
@@ -116,6 +119,36 @@ def test_energies_of_distant_fragments_add_up(make_charged, make_structure, frag
         if charges == "local":
             torch.testing.assert_close(found.charges[: len(numbers)], found.charges[len(numbers) :], rtol=0, atol=1e-5)
     assert excess["local"] < 1e-4 < excess["output"]
+
+
+class TestCoulombEnergy:
+    """Of models whose charges are those of distant ions."""
+
+    @pytest.mark.parametrize("distance", [16.0, 40.0])
+    def test_ions_attract_each_other_by_the_law_of_coulomb(self, make_charged, distance):
+        model = make_charged(smearing=1.5)
+        know_charges(model)
+        pair = Structure(np.array([SODIUM, CHLORINE]), np.array([[0.0, 0.0, 0.0], [0.0, distance, 0.0]]), 0, 1)
+        found, _ = predict(model, pair, atom(SODIUM, 1), atom(CHLORINE, -1))
+        interaction = found.energy[0] - found.energy[1] - found.energy[2]
+        assert interaction.item() == pytest.approx(-14.3996 / distance, abs=1e-4)
+        assert found.forces[1].tolist() == pytest.approx([0, -14.3996 / distance**2, 0], abs=1e-5)
+
+    def test_chunks_change_nothing(self, make_charged, make_structure, monkeypatch):
+        model, structures = make_charged(smearing=1.5), [make_structure(9, charge=1), make_structure(5, 1)]
+        whole, _ = predict(model, *structures)
+        monkeypatch.setattr("transip.model.coulomb.MAX_PAIRS", 40)
+        parts, _ = predict(model, *structures)
+        torch.testing.assert_close(parts.energy, whole.energy, rtol=0, atol=1e-10)
+        torch.testing.assert_close(parts.forces, whole.forces, rtol=0, atol=1e-10)
+
+    def test_of_a_cell_is_refused(self, make_charged, make_structure):
+        with pytest.raises(InputError, match="periodic"):
+            predict(make_charged(smearing=1.5), replace(make_structure(3), cell=10 * np.eye(3)))
+
+    def test_needs_charges(self):
+        with pytest.raises(ValueError, match="smearing"):
+            ModelSettings(smearing=2.0)
 
 
 @torch.no_grad()

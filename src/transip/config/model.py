@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
-from transip.config.base import Count, PositiveInt, Settings
+from transip.config.base import Count, PositiveFloat, PositiveInt, Settings
 
 SIZES: dict[str, dict[str, int]] = {
     "XS": {"width": 64, "depth": 2, "heads": 4},
@@ -53,6 +53,9 @@ class ModelSettings(Settings):
     charges; output: predictions have them; local: in addition they are, after the first block, all that the network
     knows of charge and multiplicity, so that fragments far apart have their own. Without `local`, a learned vector of
     the total charge and one of the multiplicity are given to every atom"""
+    smearing: PositiveFloat | None = None
+    """Å; width of the Gaussian charges whose Coulomb energy, between all atoms of a molecule whatever the cutoff, is
+    part of the energy; 2 is a good choice; molecules only; None: no Coulomb energy"""
     cutoff: Annotated[float, Field(ge=4.0)] | None = None  # not below the cutoff of local layers
     """Å beyond which attention between two atoms is zero, where a smooth envelope takes it; needed for periodic cells;
     None: attention among all atoms of a molecule"""
@@ -102,6 +105,8 @@ class ModelSettings(Settings):
             raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
         if self.repulsion and self.forces == "direct":
             raise ValueError("repulsion is an energy, of which direct forces would know nothing")
+        if self.smearing is not None and (self.charges == "none" or self.forces == "direct"):
+            raise ValueError("smearing is of the charges' Coulomb energy: set charges to local, forces to conservative")
         if self.num_local_layers > self.depth:
             raise ValueError(f"num_local_layers {self.num_local_layers} must not exceed depth {self.depth}")
         if self.cutoff is not None and self.absolute_features:

@@ -16,6 +16,7 @@ from transip.config import ModelSettings
 from transip.model.backbone import Backbone
 from transip.model.charges import ChargeEnergy, ChargeHead
 from transip.model.compiled import CompiledGraph, compilable
+from transip.model.coulomb import coulomb_energies
 from transip.model.derivatives import NetworkOutput, with_conservative_forces
 from transip.model.heads import EnergyHead, ForceHead
 from transip.model.repulsion import NuclearRepulsion
@@ -130,6 +131,9 @@ class Potential(nn.Module):
             energies = energies + self.charge_energy(charges, batch) / self.scale
         if self.repulsion is not None and encoded.pairs is not None:
             energies = energies + self.repulsion(encoded.pairs, batch) / self.scale
+        if self.settings.smearing is not None and charges is not None:
+            coulomb = coulomb_energies(charges.charges, positions, batch, self.settings.smearing)
+            energies = energies + coulomb / self.scale
         return NetworkOutput(energies, forces, encoded.hidden_states, charges=charges)
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
