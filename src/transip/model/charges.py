@@ -83,14 +83,14 @@ class ChargeEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(5, width), nn.SiLU(), nn.Linear(width, width))
+        self.up, self.down = nn.Linear(5, width), nn.Linear(width, width)
 
     def forward(self, charges: AtomicCharges) -> Float[Tensor, "atoms width"]:
         """To be added to the atoms' embeddings."""
         shared, spins = charges.shared, charges.spin_populations
         visible = [shared * (shared.square() + SENSITIVITY**2).rsqrt(), spins / (spins + SENSITIVITY)]
         features = torch.stack([charges.charges, shared, spins, *visible], -1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.down(functional.silu(self.up(features.to(self.up.weight.dtype))))
 
 
 class ChargeEnergy(nn.Module):
