@@ -29,7 +29,7 @@ for parameter in model.parameters():
 known = {"charge": 0, "spin": 1, "unseen": "ignore"}
 calculators = [TransIPCalculator(model, **known, compile=compile) for compile in (False, True)]
 # at last, molecules that are cut into blocks
-for name, blocks.MAX_DENSE_ATOMS in (("CH3OH", 64), ("C6H6", 64), ("C6H6", 4), ("C3H9C", 4)):
+for name, blocks.MAX_DENSE_ATOMS in (("CH3OH", 64), ("C6H6", 64), ("C6H6", 4), ("isobutane", 4)):
     blocks.BLOCK_SIZE = 5
     found = []
     for calculator in calculators:
