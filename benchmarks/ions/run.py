@@ -35,7 +35,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "before": {"references.terms": [], "model.charges": "none"},  # what commit 52deeb2 trains
     "references": {"model.charges": "none"},
     "cutoff": {"model.charges": "none", "model.cutoff": 6.0},
-    "after": {"model.charges": "local", "model.cutoff": 6.0},
+    "local": {"model.charges": "local", "model.cutoff": 6.0},
+    "after": {"model.charges": "local", "model.cutoff": 6.0, "model.smearing": 2.0},
 }
 Where = Callable[[Dataset], np.ndarray]
 
