@@ -26,7 +26,7 @@ class ChargedPotential(Potential):
         values = prediction.atom_energies.to(batch.positions)
         deviations = values - segment_mean(values, batch)[batch.structure_index]
         charge, unpaired = (
-            (total / batch.atom_counts)[batch.structure_index].to(values) for total in (batch.charge, batch.spin - 1)
+            (total.to(values) / batch.atom_counts)[batch.structure_index] for total in (batch.charge, batch.spin - 1)
         )
         charges = charge + deviations
         dipole = dipole_moment(charges, batch)

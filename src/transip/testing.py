@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transip.batch import Batch, Prediction
+from transip.batch import Batch, Prediction, segment_sum
 from transip.errors import InputError
 from transip.structure import Structure
 from transip.symmetry.measure import measure_symmetry
@@ -144,6 +144,7 @@ def check_conformance(
         kit.padding,
         kit.separate_structures,
         kit.net_force,
+        kit.total_charge,
         *([kit.conservative_forces] if conservative else []),
         *([kit.charge_and_spin] if charge_and_spin else []),
         *([kit.additivity] if additive else []),
@@ -369,6 +370,15 @@ class _Kit:
         prediction = self.predict(self.molecule(1, seed), self.molecule(9, seed))
         single, molecule = prediction.forces.double().split([1, 9])
         return float(torch.stack([single.sum(0), molecule.sum(0)]).abs().max()), 10 * self.rounding(prediction)
+
+    def total_charge(self, seed: int) -> Measured:
+        """Sum of the partial charges of a molecule less its total charge, in e; 0 where there are none."""
+        neutral = self.molecule(6, seed, even_electrons=True)
+        batch = self.collate(neutral, replace(neutral, charge=2), replace(neutral, charge=-2))
+        charges = self.predict_batch(batch).charges
+        if charges is None:
+            return 0.0, 0.0
+        return float((segment_sum(charges.double(), batch) - batch.charge).abs().max()), ROUNDING[self.dtype]
 
     def conservative_forces(self, seed: int) -> Measured:
         """Forces, and minus the finite difference of the energy (central, fourth order, along a random direction)."""

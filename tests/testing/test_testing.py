@@ -95,6 +95,10 @@ BROKEN = {  # what is wrong: the potential, and the check that says so
     "work in place": (in_place, "input unchanged"),
     "a step at the cutoff": (lambda b: pair_potential(b, lambda r: (r < CUTOFF).to(r)), "smooth cutoffs"),
     "a term by the square of the size": (with_energy(lambda b: b.atom_counts.double() ** 2), "additivity"),
+    "charges that forget the total charge": (
+        lambda b: replace(pair_potential(b), charges=torch.zeros_like(b.positions[:, 0])),
+        "total charge",
+    ),
     "no charge": (with_energy(lambda b: -0.1 * b.charge - 0.03 * b.charge**2), "charge and spin"),
 }
 
@@ -124,6 +128,13 @@ def test_the_networks_of_this_package_conform(make_model, forces):
     assert report["force rotation error"].measured > 1e-3  # random weights have learned nothing
     assert report["float32"].measured > 0
     assert next(model.parameters()).dtype == torch.float64 and not model.training  # the original is left alone
+
+
+def test_charges_conform(charged_model):
+    """Alone, in a committee and averaged."""
+    for potential in (charged_model, Committee([charged_model, charged_model])):
+        report = assert_conforms(potential, conservative=True, seeds=1)
+        assert report["total charge"].measured > 0
 
 
 def test_direct_forces_are_not_conservative(make_model):

@@ -13,7 +13,7 @@ from rich.table import Table
 from transip.extras import extras, install_command
 from transip.model.card import reference_metrics
 from transip.model.files import load_model
-from transip.quantities import ENERGY_MAE, FORCE_MAE, REFERENCES, ROTATION_ERROR
+from transip.quantities import CHARGE_MAE, DIPOLE_MAE, ENERGY_MAE, FORCE_MAE, REFERENCES, ROTATION_ERROR
 from transip.version import __version__
 
 
@@ -29,6 +29,7 @@ def describe_model(path: str | Path) -> Table:
     table.add_row("parameters", f"{model.num_parameters:,}")
     table.add_row("architecture", f"width {settings.width}, depth {settings.depth}, heads {settings.heads}")
     table.add_row("forces", settings.forces)
+    table.add_row("partial charges", "yes" if model.has_charges else "no")
     table.add_row("level of theory", escape(str(card.get("level_of_theory", "unknown"))))
     table.add_row("elements seen", " ".join(card.get("elements", [])) or "unknown")
     table.add_row("charges seen", _listed(card.get("charges")))
@@ -39,7 +40,7 @@ def describe_model(path: str | Path) -> Table:
         if quantity.key in references:
             table.add_row(quantity.name, quantity.with_unit(references))
     validation = card.get("validation", {})
-    for quantity in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR):
+    for quantity in (FORCE_MAE, ENERGY_MAE, ROTATION_ERROR, CHARGE_MAE, DIPOLE_MAE):
         if quantity.key in validation:
             table.add_row(quantity.name, f"{quantity.with_unit(validation)} (validation)")
     for domain, metrics in card.get("domains", {}).items():
