@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from charged import ChargedPotential
 from toy import write_toy_pack, write_toy_pool
 from transip.config import ModelSettings
 from transip.model.potential import Potential
@@ -68,12 +67,12 @@ def make_model() -> MakeModel:
 
 
 @pytest.fixture(scope="session")
-def charged_model() -> ChargedPotential:
+def charged_model() -> Potential:
     """A random model with gradient forces, charges, spin populations and dipoles."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        settings = ModelSettings(size="XS", forces="conservative", cutoff=5.0)
-        model = ChargedPotential(settings, torch.zeros(87, dtype=torch.float64), 0.1)
+        settings = ModelSettings(size="XS", forces="conservative", cutoff=5.0, charges="output")
+        model = Potential(settings, torch.zeros(87, dtype=torch.float64), 0.1)
         for parameter in model.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)

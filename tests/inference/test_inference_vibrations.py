@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from charged import ElasticNetwork
 from commands import call
+from elastic_network import ElasticNetwork
 from transip.config import BatchSettings
 from transip.errors import InputError, InputWarning
 from transip.inference.ase import TransIPCalculator
@@ -30,6 +30,7 @@ from transip.inference.vibrations import (
     normal_modes,
     vibrations_file,
 )
+from transip.model.files import save_model
 from transip.structure import Structure, rigid_body_modes
 
 CO2_BOND, STRETCH = 1.16, 90.0  # Å, eV/Å²
@@ -276,6 +277,19 @@ def test_the_command(model_folder, tmp_path, capsys):
     assert "No infrared intensities: this model was trained without charges" in " ".join(output.split())
     assert "infrared_intensities" not in row
     assert " ".join(f"{frequency:.0f}" for frequency in row["frequencies"]) in " ".join(output.split())
+
+
+@pytest.mark.filterwarnings("ignore:.*this is not a minimum")
+def test_the_command_lists_and_draws_intensities(charged_model, tmp_path, capsys):
+    save_model(charged_model, tmp_path / "model")
+    ase.io.write(tmp_path / "in.xyz", molecule("H2O", info={"charge": 1, "spin": 2}), format="extxyz")
+    files = (tmp_path / "in.xyz", "-o", tmp_path / "o.json", "--spectrum", tmp_path / "ir.png")
+    assert call("vibrations", tmp_path / "model", *files) == 0
+    output = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "o.json").read_text())["structures"]
+    for frequency, intensity in zip(row["frequencies"], row["infrared_intensities"], strict=True):
+        assert f"{frequency:.0f}" in output and f"{intensity:.1f}" in output
+    assert "km/mol" in output and "No infrared intensities" not in output and (tmp_path / "ir.png").exists()
 
 
 @pytest.mark.parametrize("step", [0.0, -0.01])

@@ -1,4 +1,4 @@
-"""Potentials with charges that no training has to give: any model with charges must pass what the first passes."""
+"""A molecule of springs and constant charges, whose vibrations and intensities textbooks know."""
 
 from __future__ import annotations
 
@@ -9,28 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transip.batch import Batch, Prediction, dipole_moment, segment_mean
+from transip.batch import Batch, Prediction, dipole_moment
 from transip.config import ModelSettings
 from transip.model.potential import Potential
 from transip.structure import Structure
-
-
-class ChargedPotential(Potential):
-    """Charges follow from the atoms' energies, hence from the geometry and, as learned ones do, from orientation."""
-
-    has_charges = has_spin_populations = True  # type: ignore[assignment]
-
-    def forward(self, batch: Batch, layers: Sequence[int] = ()) -> Prediction:
-        """Charges sum to the total charge, spin populations to the number of unpaired electrons."""
-        prediction = super().forward(batch, layers)
-        values = prediction.atom_energies.to(batch.positions)
-        deviations = values - segment_mean(values, batch)[batch.structure_index]
-        charge, unpaired = (
-            (total.to(values) / batch.atom_counts)[batch.structure_index] for total in (batch.charge, batch.spin - 1)
-        )
-        charges = charge + deviations
-        dipole = dipole_moment(charges, batch)
-        return replace(prediction, charges=charges, spin_populations=unpaired + deviations / 2, dipole=dipole)
 
 
 class ElasticNetwork(Potential):
