@@ -1,5 +1,6 @@
 """A compiled network learns the same as one that is not, from one graph for batches of every shape."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from toy import TINY, toy_recipe, toy_structure
 from transip.batch import Batch
 from transip.config import ModelSettings
 from transip.errors import InputError
-from transip.model.compiled import compile_network, torch_supported
+from transip.model.compiled import compile_network, remove_truncated_library, torch_supported
 from transip.model.potential import Potential
 from transip.rotations import random_rotations
 from transip.training.objective import Objective
@@ -83,6 +84,20 @@ def test_training_compiles_what_it_trains_and_not_what_it_evaluates(toy_packs, t
     assert compiled == [training.objective.potential] and training.potential is not compiled[0]
     Trainer(toy_recipe(toy_packs), RunFolder(tmp_path))
     assert len(compiled) == 1
+
+
+def test_a_library_that_a_kill_left_truncated_is_made_again(tmp_path):
+    """Its loader says so in these words; another error is none of ours."""
+    library = tmp_path / "cbcr.main.so"
+    library.write_bytes(b"")
+    assert not remove_truncated_library(RuntimeError(f"ImportError: {library}: undefined symbol: x"))
+    assert library.exists()
+    with pytest.raises(ImportError) as caught:
+        spec = importlib.util.spec_from_file_location("main", library)
+        assert spec is not None
+        importlib.util.module_from_spec(spec)
+    assert remove_truncated_library(RuntimeError(f"ImportError: {caught.value}"))
+    assert not library.exists() and not remove_truncated_library(RuntimeError(f"ImportError: {caught.value}"))
 
 
 def test_an_old_pytorch_is_refused(monkeypatch):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from transip.batch import Batch, Prediction
 from transip.errors import InputError
 
+UNLOADABLE = re.compile(r"ImportError: (/\S+\.so): (?:file too short|invalid ELF header|cannot read file data)")
 MIN_TORCH = (2, 13)  # 2.10 compiles this network to one of wrong forces; what lies between has not been tested
 
 
@@ -25,10 +28,33 @@ class CompiledGraph:
 
     def __init__(self, potential: Any):
         eager = inspect.unwrap(type(potential).forward)
-        self.run = torch.compile(eager.__get__(potential), dynamic=True)
+        self._run = torch.compile(eager.__get__(potential), dynamic=True)
+
+    def run(self, batch: Batch, layers: Sequence[int]) -> Prediction:
+        """`forward`, compiled at the first call."""
+        try:
+            return self._run(batch, layers)
+        except Exception as error:
+            if not remove_truncated_library(error):
+                raise
+            return self._run(batch, layers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
+
+
+def remove_truncated_library(error: Exception) -> bool:
+    """Remove from the compiler's cache the library that could not be loaded, if that is what `error` is about.
+
+    PyTorch (2.13) links libraries in the place from which it loads them and never writes again what is there: a process
+    that was killed while it compiled would make all later ones fail.
+    """
+    if found := UNLOADABLE.search(str(error)):
+        library = Path(found[1])
+        if library.is_file():
+            library.unlink()
+            return True
+    return False
 
 
 def compilable(forward: Forward) -> Forward:
