@@ -41,7 +41,7 @@ class NuclearRepulsion(nn.Module):
         key_z, key_radii = (blocks.gather_neighbors(blocks.to_rows(values)) for values in (z, radii))
         z, radii = z[..., None], radii[..., None]
         x = lengths * (z**0.23 + key_z**0.23) / SCREENING_LENGTH
-        screening = sum(share * torch.exp(-rate * x) for share, rate in SCREENING)
+        screening = sum(weight * torch.exp(-rate * x) for weight, rate in SCREENING)
         envelope = polynomial_envelope(lengths / (radii + key_radii).clamp(max=LOCAL_CUTOFF))
         energies = 0.5 * COULOMB * z * key_z / lengths * screening * envelope * (neighbors.envelope > 0)
         return blocks.from_blocks(energies.sum(-1))
