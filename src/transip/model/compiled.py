@@ -49,8 +49,8 @@ def remove_truncated_library(error: Exception) -> bool:
     PyTorch (2.13) links libraries in the place from which it loads them and never writes again what is there: a process
     that was killed while it compiled would make all later ones fail.
     """
-    if found := UNLOADABLE.search(str(error)):
-        library = Path(found[1])
+    if match := UNLOADABLE.search(str(error)):
+        library = Path(match[1])
         if library.is_file():
             library.unlink()
             return True
