@@ -194,7 +194,7 @@ def test_metrics_neither_miss_nor_repeat_a_line_when_a_checkpoint_is_cut_off(
     train(recipe, tmp_path / "run", resume=True, progress=False)
     lines = [(line["kind"], line["step"]) for line in read_metrics(tmp_path / "run")]
     expected = [[("train", k)] + [("evaluation", k)] * (k % 5 == 0) for k in range(1, 11)]
-    assert lines == [line for group in expected for line in group]
+    assert lines == [("references", 0), *(line for group in expected for line in group)]
 
 
 def test_metrics_are_there_whole_while_they_are_cut_back(tmp_path, monkeypatch):

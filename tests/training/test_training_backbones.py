@@ -78,4 +78,4 @@ def test_is_fine_tuned_but_not_with_adapters(toy_packs, run, tmp_path):
     folder = tmp_path / "run"
     train(toy_recipe(toy_packs, changes), folder, progress=False, backbone=MeanField)
     start = load_model(run[0], backbone=MeanField).card["validation"]["force_mae"]
-    assert read_metrics(folder)[0]["force_mae"] == pytest.approx(start, rel=1e-6)
+    assert read_metrics(folder, "evaluation")[0]["force_mae"] == pytest.approx(start, rel=1e-6)

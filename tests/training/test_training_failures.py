@@ -68,7 +68,7 @@ class TestNothingIsLeftBehind:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, source: str, value: float) -> None:
-    """Let the energy of one structure be `value` from the sixth time on that it is read: in the second epoch or so."""
+    """Let the energy of one structure be `value` from the eighth time on that it is read: in the second epoch or so."""
     batch_of = Dataset.get_batch
     reads = 0
 
@@ -78,7 +78,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, source: str, value: float) -> None:
         for place, i in enumerate(batch.index.tolist()):
             if self[i].source == source:
                 reads += 1
-                if reads > 5:
+                if reads > 7:
                     batch.energy[place] = value
         return batch
 
