@@ -132,6 +132,13 @@ def data_pack(
     energy_key: Annotated[str | None, typer.Option(help="key of the total energy")] = None,
     forces_key: Annotated[str | None, typer.Option(help="key of the forces")] = None,
     stress_key: Annotated[str | None, typer.Option(help="key of the stress, in periodic cells")] = None,
+    charges_key: Annotated[
+        str | None, typer.Option(help="key of the partial charges of the atoms; '' leaves them out")
+    ] = None,
+    spin_populations_key: Annotated[
+        str | None, typer.Option(help="key of the unpaired electrons of the atoms, likewise")
+    ] = None,
+    dipole_key: Annotated[str | None, typer.Option(help="key of the dipole moment, likewise")] = None,
     charge_key: Annotated[str, typer.Option(help="key of the total charge in atoms.info")] = "charge",
     spin_key: Annotated[str, typer.Option(help="key of the multiplicity in atoms.info")] = "spin",
     domain_key: Annotated[str, typer.Option(help="key of the chemical domain in atoms.info")] = "data_id",
@@ -145,6 +152,10 @@ def data_pack(
         Literal["eV/angstrom", "hartree/bohr", "kcal/mol/angstrom", "kJ/mol/angstrom"] | None,
         typer.Option(help="unit of forces in the files  [default: energy unit / length unit]"),
     ] = None,
+    dipole_unit: Annotated[
+        Literal["e*angstrom", "e*bohr", "debye"] | None,
+        typer.Option(help="unit of dipole moments in the files  [default: e × length unit]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace an existing pack")] = False,
 ) -> None:
     """Pack labelled structures for training, and report what was found in the files."""
@@ -152,9 +163,11 @@ def data_pack(
     from transip.data.pack import pack_files
 
     labels = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    labels |= {"charges": charges_key, "spin_populations": spin_populations_key, "dipole": dipole_key}
     conditions = {"charge": charge_key, "spin": spin_key, "domain": domain_key}
     keys = KeySettings.model_validate(labels | conditions)
-    units = UnitSettings.model_validate({"energy": energy_unit, "length": length_unit, "forces": force_unit})
+    given = {"energy": energy_unit, "length": length_unit, "forces": force_unit, "dipole": dipole_unit}
+    units = UnitSettings.model_validate(given)
     report = pack_files(inputs, output, keys=keys, units=units, level_of_theory=level_of_theory, overwrite=overwrite)
     console.print(report.table())
 

@@ -132,14 +132,15 @@ def test_beyond_what_models_can_represent(calculator, charge, spin):
 
 @pytest.mark.parametrize(("charge", "spin"), [(0, 1), (1, 2), (-2, 3)])
 def test_charges_spin_populations_and_dipole_have_ases_names(charged_model, water, charge, spin):
+    water.positions += [3, -5, 8]
     water.calc = TransIPCalculator(charged_model, dtype="float64", charge=charge, spin=spin)
     with torch.no_grad():
         (expected,) = predict_batch(charged_model, [Structure.from_atoms(water, charge=charge, spin=spin)])
     np.testing.assert_allclose(water.get_charges(), expected.charges)
     np.testing.assert_allclose(water.get_magnetic_moments(), expected.spin_populations)
-    np.testing.assert_allclose(water.get_dipole_moment(), expected.dipole)
-    arms = water.positions - water.get_center_of_mass()
-    np.testing.assert_allclose(water.get_dipole_moment(), water.get_charges() @ arms, atol=1e-9)
+    about_center = water.get_dipole_moment() - charge * water.get_center_of_mass()
+    np.testing.assert_allclose(about_center, expected.dipole, atol=1e-9)
+    np.testing.assert_allclose(water.get_dipole_moment(), water.get_charges() @ water.positions, atol=1e-9)
     assert {"charges", "magmoms", "dipole"} <= set(water.calc.implemented_properties)
     assert {"charges", "magmoms", "dipole"} <= set(water.calc.export_properties())
 

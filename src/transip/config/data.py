@@ -18,6 +18,13 @@ class KeySettings(Settings):
     """key of the forces; usual: forces, REF_forces"""
     stress: str | None = None
     """key of the stress, in periodic cells, in units of energy / length³; usual: stress, REF_stress"""
+    charges: str | None = None
+    """key of the partial charges of the atoms; usual: charges. Here and in the two below, an empty text means that they
+    are not read, and structures may lack what is named"""
+    spin_populations: str | None = None
+    """key of the unpaired electrons of the atoms; usual: magmoms"""
+    dipole: str | None = None
+    """key of the dipole moment of molecules, about the origin of the coordinates; usual: dipole"""
     charge: str = "charge"
     """key of the total charge in `atoms.info`"""
     spin: str = "spin"
@@ -37,6 +44,8 @@ class UnitSettings(Settings):
     """unit of positions"""
     forces: Literal["eV/angstrom", "hartree/bohr", "kcal/mol/angstrom", "kJ/mol/angstrom"] | None = None
     """unit of forces; None: energy / length as given above"""
+    dipole: Literal["e*angstrom", "e*bohr", "debye"] | None = None
+    """unit of dipole moments; None: e times the length as given above"""
 
 
 class DataSettings(Settings):

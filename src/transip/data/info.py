@@ -21,7 +21,7 @@ from transip.data.read import DEFAULT_KEYS, DEFAULT_UNITS, inspect_keys, is_pack
 from transip.data.store import SCAN_CHUNK, Pack
 from transip.errors import InputError
 from transip.io.files import read_frames
-from transip.structure import ELEMENTS, Structure
+from transip.structure import ELEMENTS, OPTIONAL_FIELDS, Structure
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Summary:
         lowest, highest: total energies; infinite if nothing is labelled.
         force_squares, force_max: Σ‖F‖² over atoms, and the largest ‖F‖.
         elements, charges, spins, domains: value → atoms or structures.
+        other_labels: label beside energy and forces → structures.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Summary:
     charges: Counter[int] = field(default_factory=Counter)
     spins: Counter[int] = field(default_factory=Counter)
     domains: Counter[str] = field(default_factory=Counter)
+    other_labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, batch: Batch, domains: Sequence[str]) -> None:
         """Count the structures of `batch`, whose domains are `domains`."""
@@ -67,6 +69,11 @@ class Summary:
         self.charges.update(batch.charge.tolist())
         self.spins.update(batch.spin.tolist())
         self.domains.update(domains)
+        first = batch.atom_counts.cumsum(0) - batch.atom_counts
+        for name in ("stress", "charges", "spin_populations", "dipole"):
+            if (values := getattr(batch, name)) is not None:
+                entries = values[first] if OPTIONAL_FIELDS[name].per_atom else values
+                self.other_labels[name] += int((~entries.view(len(batch), -1)[:, 0].isnan()).sum())
         if batch.energy is not None and batch.forces is not None:
             squares = batch.forces.double().square().sum(-1)
             self.labelled += len(batch)
@@ -108,6 +115,7 @@ class Summary:
             "charges": sorted(self.charges.items()),
             "spins": sorted(self.spins.items()),
             "domains": self.domains.most_common(),
+            "other labels": [(name.replace("_", " "), count) for name, count in self.other_labels.items() if count],
         }
         for name, items in counts.items():
             if items:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,8 +18,8 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from transip.config import KeySettings, UnitSettings
 from transip.data.store import Pack
-from transip.data.units import ENERGY, LENGTH, check_lengths, check_units, force_unit
-from transip.errors import InputError, printable
+from transip.data.units import DIPOLE, ENERGY, LENGTH, check_lengths, check_units, force_unit
+from transip.errors import InputError, InputWarning, printable
 from transip.io.files import read_frames
 from transip.io.frame import RawFrame
 from transip.structure import LABELS, Structure, parse_int, periodic_cell
@@ -29,7 +30,13 @@ USUAL_KEYS = {
     "energy": ("energy", "REF_energy"),
     "forces": ("forces", "REF_forces"),
     "stress": ("stress", "REF_stress"),
+    "charges": ("charges",),
+    "spin_populations": ("magmoms",),
+    "dipole": ("dipole",),
 }
+SHAPES = {"energy": "one number", "forces": "three numbers per atom", "dipole": "three numbers"}
+SHAPES |= dict.fromkeys(("charges", "spin_populations"), "one number per atom")
+CHARGE_TOLERANCE = 0.01  # e, times √atoms: what rounding to two decimals can do to a sum
 DEFAULT_KEYS, DEFAULT_UNITS = KeySettings.model_validate({}), UnitSettings.model_validate({})
 GIVE_IT = "add it to the file or give it for every structure (--{name}, {name}=...)"
 SAMPLE = 64  # structures by which units are judged
@@ -60,6 +67,9 @@ def read_structures(
         when_missing: how users of the caller can supply the ``{name}`` (charge or spin) that a file does not hold.
         on_bad: is told about each structure that cannot be used, which is then left out; None: it is an error.
 
+    Warns (`InputWarning`) of partial charges that do not sum to the total charge, which are left out, and of named
+    labels that no structure has.
+
     Raises:
         InputError: the file is missing, empty, truncated, corrupt or of an unknown kind; a structure is
             impossible; charge, spin or a required label is missing or ambiguous; the units cannot
@@ -81,7 +91,13 @@ def read_structures(
         check_lengths(sample, units, str(path), remedy="write the file in Å")
     else:
         check_units(sample, units, str(path))
-    yield from chain(sample, structures)
+    optional = ("charges", "spin_populations", "dipole") if labels != "ignored" else ()
+    absent = {name: key for name in optional if (key := getattr(keys, name))}
+    for structure in chain(sample, structures):
+        absent = {name: key for name, key in absent.items() if getattr(structure, name) is None}
+        yield structure
+    for name, key in absent.items():
+        warnings.warn(f"{path}: no structure has {name}: there is no usable {key!r}", InputWarning, stacklevel=2)
 
 
 def inspect_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str, list[str]]:
@@ -96,8 +112,9 @@ def inspect_keys(path: str | Path, keys: KeySettings = DEFAULT_KEYS) -> dict[str
     }
     candidates |= {name: [getattr(keys, name)] for name in ("charge", "spin", "domain", "source")}
     present = {label: [key for key in dict.fromkeys(names) if key in frame.keys] for label, names in candidates.items()}
-    if not present["stress"]:  # which most files have no place for
-        del present["stress"]
+    for label in USUAL_KEYS.keys() - {"energy", "forces"}:  # which most files have no place for
+        if not present[label] and getattr(keys, label) is None:
+            del present[label]
     used = set(chain.from_iterable(present.values()))
     return present | {"unused": [key for key in frame.keys if key not in used]}
 
@@ -124,6 +141,7 @@ def is_pack(path: str | Path) -> bool:
 def _convert(
     frames: Iterable[tuple[str, RawFrame]], convert: Callable[..., Structure], on_bad: OnBad | None
 ) -> Iterator[Structure]:
+    warned = False
     for where, frame in frames:
         try:
             structure = convert(frame, where=where)
@@ -131,21 +149,31 @@ def _convert(
             if on_bad is None:
                 raise
             on_bad(error)
-        else:
-            yield structure
+            continue
+        total = structure.charge if structure.charges is None else structure.charges.sum()
+        if abs(total - structure.charge) > CHARGE_TOLERANCE * len(structure) ** 0.5:
+            structure = replace(structure, charges=None)
+            problem = f"partial charges sum to {total:+.2f} e, the total charge is {structure.charge:+d} e"
+            if not warned:
+                warnings.warn(f"{where}: {problem}; such are left out", InputWarning, stacklevel=2)
+            warned = True
+        yield structure
 
 
 def _structure(
     frame: RawFrame, keys: KeySettings, units: UnitSettings, labels: Labels, when_missing: str, where: str
 ) -> Structure:
     numbers, positions, cell = _geometry(frame, where)
-    energy = forces = stress = None
+    energy = forces = stress = charges = spin_populations = dipole = None
     if labels != "ignored":
         energy = _label(frame, keys.energy, "energy", (), labels, where)
         forces = _label(frame, keys.forces, "forces", (len(numbers), 3), labels, where)
+        charges = _label(frame, keys.charges, "charges", (len(numbers),), "optional", where)
+        spin_populations = _label(frame, keys.spin_populations, "spin_populations", (len(numbers),), "optional", where)
         stress = None if cell is None or not cell.any(1).all() else _stress(frame, keys, units, where)
+        dipole = None if cell is not None else _label(frame, keys.dipole, "dipole", (3,), "optional", where)
     source = frame.text(keys.source)
-    return Structure(
+    structure = Structure(
         numbers=numbers,
         positions=positions * LENGTH[units.length],
         charge=_integer(frame, "charge", _charge_and_spin(keys)["charge"], when_missing, where),
@@ -154,9 +182,15 @@ def _structure(
         forces=None if forces is None else forces * force_unit(units),
         cell=None if cell is None else cell * LENGTH[units.length],
         stress=stress,
+        charges=charges,
+        spin_populations=spin_populations,
+        dipole=None if dipole is None else dipole * DIPOLE[units.dipole or f"e*{units.length}"],
         domain=printable(frame.text(keys.domain) or "")[:LONGEST],
         source=printable(where.rpartition("/")[2] if source is None else source)[:LONGEST],
     ).check(where)
+    if structure.dipole is None:
+        return structure
+    return replace(structure, dipole=structure.dipole - structure.charge * structure.center_of_mass)  # was about origin
 
 
 def _geometry(frame: RawFrame, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -199,17 +233,20 @@ def _label(
         return np.array(stored[1], dtype=np.float64).reshape(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{label} ({stored[0]!r}) is not {'one number' if shape == () else 'three numbers per atom'}",
+            f"{label} ({stored[0]!r}) is not {SHAPES[label]}",
             where=where,
             remedy=f"name another key (--{label}-key, keys.{label}); keys that exist: {_listing(frame)}",
         ) from None
 
 
 def _value(frame: RawFrame, key: str | None, label: str, optional: bool, where: str) -> tuple[str, Any] | None:
-    """Key and value of `label` as it stands there; None if it is `optional`, has no `key` of its own and is missing."""
+    """Key and value of `label` as it stands there; None if it is `optional` and missing.
+
+    What has a `key` of its own must not be missing, but for what many structures of a file have not.
+    """
     candidates = frame.lookup(*_names(key, label))
     if not candidates:
-        if optional and key is None:
+        if optional and (key is None or label in ("charges", "spin_populations", "dipole")):
             return None
         raise InputError(
             f"has no {label}: there is no {' or '.join(map(repr, _names(key, label)))}",

@@ -21,6 +21,7 @@ ENERGY = {  # unit → eV
     "kJ/mol": ase.units.kJ / ase.units.mol,
 }
 LENGTH = {"angstrom": 1.0, "bohr": ase.units.Bohr}  # unit → Å
+DIPOLE = {"debye": ase.units.Debye} | {f"e*{unit}": length for unit, length in LENGTH.items()}  # unit → e·Å
 
 # All-electron energies of atoms in hartree: chemistry and levels of theory change them by less than 2 %
 _ATOMS = {

@@ -79,8 +79,8 @@ class TransIPModel(ModelInterface):
         Returns:
             ``energy`` in eV, (systems,), ``forces`` in eV/Å, (atoms, 3), and, if the model has one, ``stress`` in
             eV/Å³, (systems, 3, 3), zero unless all directions are periodic; if it has them, ``charges`` (e) and
-            ``spin_populations``, (atoms,), and ``dipole`` in e·Å, (systems, 3), NaN where periodic; all in the state's
-            precision. TorchSim has no names of its own for the last three.
+            ``spin_populations``, (atoms,), and ``dipole`` in e·Å, (systems, 3), of an ion about its centre of mass,
+            NaN where periodic; all in the state's precision. TorchSim has no names of its own for the last three.
 
         Raises:
             InputError: the state is periodic and the model has no cutoff; charge or spin is missing or impossible;

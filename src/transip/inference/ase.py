@@ -62,8 +62,8 @@ class TransIPCalculator(Calculator):
             them, fewer seconds in later processes. Needs a C++ compiler on CPUs.
 
     Models with conservative forces also give the ``stress`` (eV/Å³) of cells that are periodic in three directions.
-    Models with charges give ``charges`` (e) and, of molecules, the ``dipole`` (e·Å; of an ion about its centre of
-    mass); models with spin populations give these as ``magmoms``.
+    Models with charges give ``charges`` (e) and, of molecules, the ``dipole`` (e·Å; as elsewhere in ASE about
+    the origin); models with spin populations give these as ``magmoms``.
 
     With `average` or several models, ``results`` also holds the spreads ``energy_std`` (eV) and ``forces_std`` (eV/Å,
     per atom). If this way to predict has been calibrated (``transip calibrate``), it holds what the spreads stand for:
@@ -217,12 +217,13 @@ def attach_results(atoms: ase.Atoms, result: Result) -> ase.Atoms:
 
 def _ase_properties(result: Result) -> dict[str, Any]:
     """What was predicted, under ASE's names and in its order of components."""
+    structure = result.structure
     values = {
         "energy": result.energy,
         "free_energy": result.energy,
         "forces": result.forces,
         "stress": None if result.stress is None else full_3x3_to_voigt_6_stress(result.stress),
-        "dipole": result.dipole,
+        "dipole": None if result.dipole is None else result.dipole + structure.charge * structure.center_of_mass,
         "charges": result.charges,
         "magmoms": result.spin_populations,
     }

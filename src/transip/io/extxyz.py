@@ -55,7 +55,7 @@ def format_frame(
     """One frame of extxyz, the same as ASE writes of a molecule with a calculator, in a fraction of the time.
 
     Args:
-        structure: what to write, with its labels if it has any: eV, Å, eV/Å, eV/Å³, e, e·Å.
+        structure: what to write, with its labels if it has any: eV, Å, eV/Å, eV/Å³, e, e·Å (about the origin).
         info: more values of the structure, written after its charge, spin, domain and source.
         columns: more values per atom, between positions and forces.
     """
@@ -73,7 +73,7 @@ def format_frame(
     if structure.energy is not None:
         pairs |= {"energy": structure.energy, "free_energy": structure.energy}
     if structure.dipole is not None:
-        pairs["dipole"] = structure.dipole
+        pairs["dipole"] = structure.dipole + structure.charge * structure.center_of_mass
     pairs["pbc"] = " ".join("FT"[p] for p in periodic)
     properties, table = "species:S:1:pos:R:3", [structure.positions]
     labels = {"charge": structure.charges, "magmoms": structure.spin_populations}  # ASE's names in files
