@@ -266,7 +266,7 @@ def test_nve_with_gradient_forces_conserves_energy(model_folder, molecule_file, 
     """Velocity Verlet's error is of second order: a quarter of the timestep leaves a sixteenth of the spread."""
     calculator, spreads = TransIPCalculator(model_folder, dtype="float64"), []
     for timestep in (0.4, 0.1):
-        steps = round(12 / timestep)
+        steps = round(6 / timestep)
         run = {
             "steps": steps,
             "timestep": timestep,

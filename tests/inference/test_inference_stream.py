@@ -103,4 +103,4 @@ def test_memory_does_not_grow_with_the_file(water, model_folder, tmp_path, monke
         return most
 
     peak(64)  # what is made once: imports, caches
-    assert peak(2048) - peak(256) < 0.2 * (2048 - 256) * len(text)  # frames that are kept would be more than all of it
+    assert peak(768) - peak(256) < 0.2 * (768 - 256) * len(text)  # frames that are kept would be more than all of it

@@ -44,8 +44,7 @@ KINDS = {
 }
 OBJECTIVES = {
     "one view": (1, []),
-    "two views": (2, []),
-    "latent": (2, [LatentSettings(weight=1.0, warmup=0.0)]),
+    "latent": (2, [LatentSettings(weight=1.0, warmup=0.0)]),  # with two views
 }
 
 
@@ -100,8 +99,7 @@ def test_a_step_asks_the_device_for_nothing(batch, kind, objective):
 
 @pytest.mark.parametrize("waiting", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: bool(x.isfinite().all())])
 def test_waiting_would_be_seen(batch, waiting):
-    step = step_of("direct", "one view", batch)
-    assert waits(lambda: (step(), waiting(batch.positions))) != []
+    assert waits(lambda: (batch.positions @ torch.eye(3), waiting(batch.positions))) != []
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

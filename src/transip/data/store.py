@@ -11,21 +11,22 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Int64, Integer
 from pydantic import ConfigDict, Field
 from rich.console import Console
 from rich.progress import track
 
-from transip.batch import Batch
 from transip.config import Settings, parse
 from transip.data.columns import NpyWriter, column_names, load_column
 from transip.errors import InputError, printable
 from transip.files import read_json, write_json
 from transip.structure import ELEMENTS, MAX_ATOMIC_NUMBER, OPTIONAL_FIELDS, Structure, from_optional_entries
+
+if TYPE_CHECKING:
+    from transip.batch import Batch
 
 FORMAT = "transip-pack"
 VERSION = 1
@@ -122,6 +123,10 @@ class Pack:
 
     def get_batch(self, indices: Sequence[int] | Integer[np.ndarray, "batch"]) -> Batch:
         """The structures `indices`, in this order, as one float32 batch; `Batch.index` holds `indices`."""
+        import torch  # which takes seconds; labelling and packing do without it
+
+        from transip.batch import Batch
+
         chosen = np.asarray(indices, dtype=np.int64)
         arrays, counts = self._arrays, self.atom_counts[chosen]
         atoms = concat_ranges(arrays["offsets"][chosen], counts)
