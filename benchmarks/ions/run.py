@@ -42,12 +42,12 @@ Where = Callable[[Dataset], np.ndarray]
 
 
 def domain(name: str) -> Where:
-    return lambda data: data.domains() == name
+    return lambda data: data.domains == name
 
 
 GROUPS: dict[str, Where] = {
-    "charged": lambda data: (data.charges() != 0) & (data.domains() != "pairs"),
-    "radicals": lambda data: (data.charges() == 0) & (data.spins() > 1) & (data.domains() != "pairs"),
+    "charged": lambda data: (data.charge != 0) & (data.domains != "pairs"),
+    "radicals": lambda data: (data.charge == 0) & (data.spin > 1) & (data.domains != "pairs"),
     "elytes": domain("elytes"),
     "reactivity": domain("reactivity"),
     "organics": domain("neutral_organics"),

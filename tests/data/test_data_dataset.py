@@ -59,8 +59,8 @@ def test_charges_and_spins(tmp_path):
     charged = replace(real(1)[0], charge=1, spin=2)
     write_pack(tmp_path / "x.pack", [real(1)[0], charged], level_of_theory="test")
     dataset = Dataset.open([tmp_path / "x.pack"])
-    assert dataset.charges().tolist() == [0, 1]
-    assert dataset.spins().tolist() == [1, 2]
+    assert dataset.charge.tolist() == [0, 1]
+    assert dataset.spin.tolist() == [1, 2]
 
 
 def test_packs_that_do_not_fit_together(paths, tmp_path):

@@ -87,6 +87,21 @@ def test_a_dipole_is_minus_the_derivative_of_the_energy_in_a_field():
     assert gfn2_xtb(case).dipole[0] == pytest.approx(expected, rel=1e-3)
 
 
+def test_charges_spins_and_dipoles_of_separated_molecules_add_up():
+    """An ion's share of the dipole moves with the origin."""
+    ion, radical = CASES["hydronium"], CASES["methyl"]
+    radical = replace(radical, positions=radical.positions + np.array([40.0, -20.0, 10.0]))
+    numbers, positions = (
+        np.concatenate([getattr(x, name) for x in (ion, radical)]) for name in ("numbers", "positions")
+    )
+    parts, whole = [gfn2_xtb(ion), gfn2_xtb(radical)], gfn2_xtb(structure(numbers, positions, charge=1, spin=2))
+    for name in ("charges", "spin_populations"):
+        expected = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_allclose(getattr(whole, name), expected, atol=2e-3, err_msg=name)
+    about_origin = [x.dipole + x.charge * x.center_of_mass for x in (whole, *parts)]
+    np.testing.assert_allclose(about_origin[0], sum(about_origin[1:]), atol=2e-3)
+
+
 def test_spin_populations_are_on_the_radical_atom():
     assert gfn2_xtb(CASES["methyl"]).spin_populations.argmax() == 0
     np.testing.assert_allclose(gfn2_xtb(CASES["triplet oxygen"]).spin_populations, 1, atol=1e-6)

@@ -89,11 +89,13 @@ class Dataset:
             domains[targets] = names[code][self._packs[code].domain_codes[rows]]
         return domains
 
-    def charges(self) -> Int64[np.ndarray, "structures"]:
+    @cached_property
+    def charge(self) -> Int64[np.ndarray, "structures"]:
         """Total charges in e."""
         return self._per_structure([pack.charge for pack in self._packs])
 
-    def spins(self) -> Int64[np.ndarray, "structures"]:
+    @cached_property
+    def spin(self) -> Int64[np.ndarray, "structures"]:
         """Multiplicities 2S + 1."""
         return self._per_structure([pack.spin for pack in self._packs])
 

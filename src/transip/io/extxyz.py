@@ -22,7 +22,7 @@ from transip.errors import InputError
 from transip.io.frame import QUOTED, RawFrame
 from transip.structure import ELEMENTS, Structure
 
-FAST_COLUMNS = re.compile(r"species:S:1:pos:R:3(?::(\w*forces):R:3)?")  # what `_parse_fast` reads
+FAST_COLUMNS = re.compile(r"species:S:1:pos:R:3((?::(?:\w*forces:R:3|charges?:R:1|magmoms:R:1))*)")  # of `_parse_fast`
 SIMPLE_PAIR = re.compile(r"""(\w+=(?:"[^"\\]*"|[^\s"'\\{}\[\]=]+))(?:\s+|$)""")  # key=value or key="text"
 EMPTY_VALUE = re.compile(rf"({QUOTED})|(?<!\S)[^\s=\"']+=(?=\s+[^\s=\"']+=|\s*$)")
 TENSOR = re.compile(r"(?<!\S)(?:stress|virial)=(?:\"([^\"]*)\"|'([^']*)'|\[([^\]]*)\]|\{([^}]*)\})")
@@ -124,13 +124,13 @@ def _split_frames(handle: IO[str]) -> Iterator[list[str]]:
 
 
 def _parse_fast(lines: list[str]) -> RawFrame | None:
-    """A molecule with nothing per atom but perhaps forces; None if it is anything else."""
+    """A molecule with nothing per atom but perhaps forces, charges and spins; None if it is anything else."""
     info = _parse_comment(lines[1]) if lines[1:] and not lines[1].isspace() else {}
     columns = FAST_COLUMNS.fullmatch(str(info.pop("Properties", "species:S:1:pos:R:3")))
     if columns is None or "Lattice" in info:
         return None
-    width = 4 if columns[1] is None else 7
-    words, atoms = "".join(lines[2:]).split(), int(lines[0])
+    widths = {name: int(width) for name, width in re.findall(r":(\w+):R:(\d)", columns[1])}
+    words, atoms, width = "".join(lines[2:]).split(), int(lines[0]), 4 + sum(widths.values())
     if not words or len(lines) != atoms + 2 or len(words) != atoms * width:
         return None
     try:
@@ -139,8 +139,9 @@ def _parse_fast(lines: list[str]) -> RawFrame | None:
         values = np.array(list(map(float, words))).reshape(atoms, width - 1)
     except (KeyError, ValueError):  # let ASE say what is wrong
         return None
-    arrays = {} if columns[1] is None else {columns[1]: values[:, 3:]}
-    return RawFrame(numbers, values[:, :3], None, info.pop("pbc", False), info, arrays, comment=lines[1])
+    positions, *more = np.split(values, np.cumsum([3, *widths.values()])[:-1], axis=1)
+    arrays = {"charges" if name == "charge" else name: value for name, value in zip(widths, more, strict=True)}
+    return RawFrame(numbers, positions, None, info.pop("pbc", False), info, arrays, comment=lines[1])
 
 
 def _parse_with_ase(lines: list[str]) -> RawFrame:

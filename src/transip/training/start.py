@@ -80,8 +80,8 @@ def _card(data: Dataset, replay: Dataset | None) -> dict[str, Any]:
     return {
         "level_of_theory": data.level_of_theory,
         "elements": [ELEMENTS[z] for z in sorted({z for dataset in datasets for z in dataset.elements()})],
-        "charges": sorted({int(q) for dataset in datasets for q in dataset.charges()}),
-        "spins": sorted({int(s) for dataset in datasets for s in dataset.spins()}),
+        "charges": sorted({int(q) for dataset in datasets for q in dataset.charge}),
+        "spins": sorted({int(s) for dataset in datasets for s in dataset.spin}),
         "sizes": [
             int(min(dataset.atom_counts.min() for dataset in datasets)),
             int(max(dataset.atom_counts.max() for dataset in datasets)),
