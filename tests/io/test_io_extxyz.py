@@ -114,7 +114,8 @@ def test_more_values_and_columns(tmp_path):
     (tmp_path / "in.xyz").write_text(text)
     ((_, frame),) = read_frames(tmp_path / "in.xyz")
     assert frame.info["energy_std"] == 0.25
-    assert (frame.results["charges"] == [-0.5, 0.25, 0.25]).all()
+    ((_, charges),) = frame.lookup("charges")
+    assert np.ravel(charges).tolist() == [-0.5, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(
