@@ -1,5 +1,6 @@
 """What must hold for any weights: exact symmetries, consistent derivatives, no leaks between molecules."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -101,7 +102,7 @@ class TestEveryModel:
 
     def test_references_of_charge_and_spin_are_part_of_every_atoms_energy(self, make_model, make_structure, kind):
         """9 eV a charge, 2.5 an unpaired electron, 3 a squared charge: divided evenly, and without forces."""
-        model = make_model(*kind)
+        model = deepcopy(make_model(*kind))
         structures = [make_structure(4), make_structure(5, charge=-2), make_structure(3, charge=1)]
         batch = collate(*structures)
         with torch.no_grad():
