@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.common.records import Record
+from benchmarks.common.records import Record, results_file
+from benchmarks.throughput import growth
 from docs.page_parts import axes_of, figure, in_words, mean_std, number, records, table
 
 FORCE, ENERGY = "force_mae_mev_per_angstrom", "energy_mae_mev_per_atom"
@@ -106,20 +107,36 @@ def speed_table(*columns: tuple[str, str, str, int]) -> str:
     return table(["model", "forces", *(head for head, *_ in columns)], rows)
 
 
-def growth(forces: str) -> list[Record]:
-    """One structure of more and more atoms, the smallest first."""
-    rows = [row for row in records("throughput").values() if row.get("case") == "growth" and row["forces"] == forces]
-    return sorted(rows, key=lambda row: row["atoms"])
+GROWTH_COLUMNS = {  # key of a row → digits
+    "milliseconds": 0,
+    "calculator_milliseconds": 0,
+    "dynamics_milliseconds": 0,
+    "memory_mb": 0,
+}
+GROWTH = {"transip-S": "transip S", "nequip": "NequIP (compiled)"}
+
+
+def growth_table() -> str:
+    """Time and memory of liquids of more and more atoms, and the powers by which they grow."""
+    rows = []
+    for (entry, shape), found in growth.grown(results_file(growth.__file__)).items():
+        for row in found:
+            values = [number(row.get(key), digits) for key, digits in GROWTH_COLUMNS.items()]
+            rows.append([GROWTH[entry], shape, number(row["atoms"], 0), *values])
+        powers = (growth.exponent(found, key) for key in GROWTH_COLUMNS)
+        rows.append([GROWTH[entry], shape, "exponent", *("–" if p is None else f"{p:.2f}" for p in powers)])
+    heads = ["model", "system", "atoms", "model, ms", "with a new list, ms", "step of dynamics, ms", "memory, MB"]
+    return table(heads, rows)
 
 
 def growth_figure(caption: str) -> str:
     """Time and memory against atoms."""
     drawing = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = {"milliseconds": "time, ms", "memory_over_before_mb": "additional memory, MB"}
+    panels = {"milliseconds": "time, ms", "memory_mb": "memory, MB"}
     for axes, (key, label) in zip(axes_of(drawing, 2), panels.items(), strict=True):
-        for forces in ("conservative", "direct"):
-            rows = growth(forces)
-            axes.loglog([row["atoms"] for row in rows], [row[key] for row in rows], "o-", label=f"{forces} forces")
+        for (entry, shape), found in growth.grown(results_file(growth.__file__)).items():
+            label_of_line = f"{GROWTH[entry]}, {shape}"
+            axes.loglog([row["atoms"] for row in found], [row[key] for row in found], "o-", label=label_of_line)
         axes.set(xlabel="atoms", ylabel=label)
     drawing.axes[0].legend()
     return figure("throughput", drawing, caption)
@@ -157,7 +174,7 @@ def scaling_runs() -> str:
 FUNCTIONS = {
     function.__name__: function
     for function in (
-        speedrun_table, speedrun_figure, sizes_table, width_rows, speed_table, growth, growth_figure, precision_table,
-        scaling_runs,
+        speedrun_table, speedrun_figure, sizes_table, width_rows, speed_table, growth_table, growth_figure,
+        precision_table, scaling_runs,
     )
 }  # fmt: skip
