@@ -64,7 +64,7 @@ def measure(call: Callable[[], object], repeats: int = 30, seconds: float = 60.0
 
 
 def measure_moving(atoms: Any, distance: float, **effort: Any) -> dict[str, float]:
-    """Time and peak memory of the forces of `ase.Atoms`, moved to and fro by `distance` (Å) before each call."""
+    """Time and peak memory of the forces of `ase.Atoms`, moved by `distance` (Å), forth and back, before each call."""
     steps = itertools.cycle((distance, -distance))
 
     def step() -> None:

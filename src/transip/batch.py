@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -128,6 +128,7 @@ class Batch:
         positions = np.concatenate([s.positions for s in structures])
         if np.abs(positions).max() > RECENTER_BEYOND:
             positions = np.concatenate([s.recentered_positions() for s in structures])
+        optional: dict[str, Any] = {name: _optional(structures, name, dtype) for name in OPTIONAL_FIELDS}
         return cls(
             numbers=torch.from_numpy(np.concatenate([s.numbers for s in structures])),
             positions=torch.from_numpy(positions).to(dtype),
@@ -136,7 +137,7 @@ class Batch:
             charge=torch.tensor([s.charge for s in structures]),
             spin=torch.tensor([s.spin for s in structures]),
             max_num_atoms=int(counts.max()),
-            **{name: _optional(structures, name, dtype) for name in OPTIONAL_FIELDS},
+            **optional,
             energy=torch.tensor(energies, dtype=torch.float64) if labelled else None,
             forces=torch.from_numpy(np.concatenate([f for f in forces if f is not None])).to(dtype)
             if all(f is not None for f in forces)

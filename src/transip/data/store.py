@@ -133,6 +133,10 @@ class Pack:
         numbers = arrays["numbers"][atoms]
         if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= MAX_ATOMIC_NUMBER:
             raise self._corrupt_error("numbers", "holds what is no element")
+        optional: dict[str, Any] = {
+            name: torch.from_numpy(arrays[name][atoms if OPTIONAL_FIELDS[name].per_atom else chosen])
+            for name in self.meta["optional"]
+        }
         return Batch(
             numbers=torch.from_numpy(numbers.astype(np.int64)),
             positions=torch.from_numpy(arrays["positions"][atoms]),
@@ -141,10 +145,7 @@ class Pack:
             charge=torch.from_numpy(arrays["charge"][chosen].astype(np.int64)),
             spin=torch.from_numpy(arrays["spin"][chosen].astype(np.int64)),
             max_num_atoms=int(counts.max(initial=0)),
-            **{
-                name: torch.from_numpy(arrays[name][atoms if OPTIONAL_FIELDS[name].per_atom else chosen])
-                for name in self.meta["optional"]
-            },
+            **optional,
             energy=torch.from_numpy(arrays["energy"][chosen]) if self.labelled else None,
             forces=torch.from_numpy(arrays["forces"][atoms]) if self.labelled else None,
             index=torch.from_numpy(chosen.copy()),
