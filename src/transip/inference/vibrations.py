@@ -146,9 +146,9 @@ def normal_modes(
 def infrared_intensities(
     modes: NormalModes, dipole_derivatives: Float64[np.ndarray, "coordinates 3"]
 ) -> Float64[np.ndarray, "modes"]:
-    """Integrated molar absorption of each mode in km/mol, double harmonic: proportional to |∂μ/∂Q|².
+    """Integrated molar absorption of each mode in km/mol, double harmonic: proportional to ‖∂μ/∂Q‖².
 
-    Divided by `KM_PER_DEBYE2`, |∂μ/∂Q|² itself in D²Å⁻²amu⁻¹, as `ase.vibrations.Infrared` has it.
+    Divided by `KM_PER_DEBYE2`, ‖∂μ/∂Q‖² itself in D²Å⁻²amu⁻¹, as `ase.vibrations.Infrared` has it.
     """
     transition_dipoles = modes.displacements.reshape(len(modes.frequencies), -1) @ dipole_derivatives
     return KM_PER_MOL * np.square(transition_dipoles).sum(1)
