@@ -65,14 +65,14 @@ class Blocks:
 
     def to_blocks(self, values: Float[Tensor, "atoms *rest"]) -> Float[Tensor, "B Q *rest"]:
         """Per-atom values in their slots."""
-        if self.is_full and not torch.compiler.is_compiling():  # a compiled graph serves both cases
+        if not torch.compiler.is_compiling() and self.is_full:  # one graph serves both, if it does not look
             return values.unflatten(0, self.query_index.shape)
         return _take(values, self.query_index)
 
     def from_blocks(self, values: Float[Tensor, "B Q *rest"]) -> Float[Tensor, "atoms *rest"]:
         """Inverse of `to_blocks`."""
         values = values.flatten(0, 1)
-        return values if self.is_full and not torch.compiler.is_compiling() else _take(values, self.slot_index)
+        return values if not torch.compiler.is_compiling() and self.is_full else _take(values, self.slot_index)
 
     def wrap(self, positions: Float[Tensor, "atoms 3"], cell: Tensor | None, batch: Batch) -> Float[Tensor, "atoms 3"]:
         """Positions of atoms within their cells, Å; `cell` holds lattice vectors of the structures of `batch`."""
@@ -105,7 +105,7 @@ class Blocks:
 
     def padding_mask(self, like: Float[Tensor, "*any"]) -> Float[Tensor, "B K"] | None:
         """−∞ for keys that are padding, else 0, in the precision of `like`; None if none is."""
-        if self.is_full and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self.is_full:
             return None
         return like.new_zeros(self.key_mask.shape).masked_fill(~self.key_mask, -math.inf)
 
