@@ -124,11 +124,16 @@ def find_blocks(batch: Batch, cutoff: float | None, local_cutoff: float, skin: f
         local_cutoff: Å, within which they are neighbours.
         skin: Å by which both are exceeded, so that the blocks serve until an atom has moved by half of it.
     """
-    if batch.cell is None and batch.max_num_atoms <= MAX_DENSE_ATOMS:
+    if _needs_no_lists(batch):
         return _one_block_each(batch)
     if cutoff is None:
         return _with_neighbors(_one_block_each(batch), batch, local_cutoff + skin)
     return _cut_into_blocks(batch, cutoff + skin, local_cutoff + skin)
+
+
+def _needs_no_lists(batch: Batch) -> bool:
+    """Whether all structures are molecules so small that each is one block, of which any key may be a neighbour."""
+    return batch.cell is None and batch.max_num_atoms <= MAX_DENSE_ATOMS
 
 
 class VerletBlocks:
@@ -142,7 +147,7 @@ class VerletBlocks:
 
     def __call__(self, batch: Batch, find: Callable[[Batch, float], Blocks]) -> Blocks:
         """Blocks of `batch`: those of the last call, if they still serve, or what `find` makes of it and a skin."""
-        if batch.cell is None and batch.max_num_atoms <= MAX_DENSE_ATOMS:
+        if _needs_no_lists(batch):
             return find(batch, 0.0)
         last, skin = self._last, 0.0
         if last is not None and _same_atoms(last[0], batch):

@@ -39,7 +39,7 @@ class ObjectiveSettings(Settings):
     """weight of ‖Δσ‖ · volume / atoms / scale where there are labels; conservative forces only"""
     charge_weight: NonNegative = 1.0
     """weight of |Δq| per e and |Δs| per unpaired electron, mean over atoms, where there are labels; for models with
-    charges (`model.conditioning`)"""
+    charges (`model.charges`)"""
     locality_weight: NonNegative = 0.1
     """weight of |Q − Σ q⁰| per e and |2S − Σ v| per unpaired electron: the less is left over to be shared out among all
     atoms, the better do energies of what is far apart add up"""

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from transip.batch import Batch
 from transip.errors import InputError
+from transip.model.geometry import smooth_length
 
 COULOMB_CONSTANT = Hartree * Bohr  # eV Å / e²
 MAX_PAIRS = 2**22  # of more, chunks are computed one after another, and again in the backward pass
@@ -55,7 +56,7 @@ def _potential(
     queries: Float[Tensor, "B Q 3"], x: Float[Tensor, "B A 3"], q: Float[Tensor, "B A"], first: int, smearing: float
 ) -> Float[Tensor, "B Q"]:
     """Σ_j q_j erf(r_ij / √2σ) / r_ij at the atoms `queries`, of which the first one is atom number `first`."""
-    r = ((queries[:, :, None] - x[:, None]).square().sum(-1) + 1e-6).sqrt()  # smooth, also where an atom meets itself
+    r = smooth_length(x[:, None] - queries[:, :, None])
     index = torch.arange(x.shape[1], device=x.device)
     itself = index[first : first + queries.shape[1], None] == index
     kernel = (torch.erf(r / (math.sqrt(2) * smearing)) / r).masked_fill(itself, 0.0)

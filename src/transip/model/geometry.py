@@ -18,10 +18,12 @@ class BlockGeometry:
 
     Attributes:
         positions: of the rows of the blocks, Å, (rows, 3).
-        edge_lengths: from query to key, Å, (B, Q, K); of blocks that list their pairs, of these, (pairs,).
+        edge_vectors: from query to key, Å, (B, Q, K, 3); of blocks that list their pairs, of these, (pairs, 3).
+        edge_lengths: Å, (B, Q, K) or (pairs,).
     """
 
     positions: Float[Tensor, "rows 3"]
+    edge_vectors: Float[Tensor, "B Q K 3"] | Float[Tensor, "pairs 3"]
     edge_lengths: Float[Tensor, "B Q K"] | Float[Tensor, "pairs"]
 
 
@@ -47,14 +49,17 @@ def block_geometry(
             rows = torch.cat([rows[:num_slots], images])
         if blocks.pair_index is not None and blocks.pair_rows is not None:
             queries = rows.index_select(0, blocks.pair_index // blocks.key_mask.shape[1])
-            return BlockGeometry(rows, _length(*(rows.index_select(0, blocks.pair_rows) - queries).unbind(1)))
-        keys = rows.unflatten(0, blocks.query_index.shape)
-        # Components come first in memory, so that each is contiguous.
-        return BlockGeometry(rows, _length(*(keys.mT[:, :, None] - keys.mT[..., None]).unbind(1)))
+            vectors = rows.index_select(0, blocks.pair_rows) - queries
+        else:
+            keys = rows.unflatten(0, blocks.query_index.shape)
+            # Components come first in memory, so that each is contiguous.
+            vectors = (keys.mT[:, :, None] - keys.mT[..., None]).movedim(1, -1)
+        return BlockGeometry(rows, vectors, smooth_length(vectors))
 
 
-def _length(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Length of vectors, smooth also where an atom meets itself."""
+def smooth_length(vectors: Float[Tensor, "*pairs 3"]) -> Float[Tensor, "*pairs"]:
+    """Length of vectors in Å, smooth also where an atom meets itself."""
+    x, y, z = vectors.unbind(-1)
     return (x * x + y * y + z * z + 1e-6).sqrt()
 
 

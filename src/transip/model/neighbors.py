@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from transip.blocks import Blocks
-from transip.model.geometry import BlockGeometry
+from transip.model.geometry import BlockGeometry, smooth_length
 from transip.model.radial import GaussianBasis
 
 LOCAL_CUTOFF = 4.0  # Å
@@ -48,16 +48,15 @@ def neighbor_list(geometry: BlockGeometry, blocks: Blocks, basis: GaussianBasis,
         basis: of distances up to `LOCAL_CUTOFF`.
         l_max: largest degree of the spherical harmonics, 1 to 3.
     """
-    lengths = geometry.edge_lengths
+    vectors, lengths, is_edge = geometry.edge_vectors, geometry.edge_lengths, blocks.neighbor_mask
     with torch.autocast(lengths.device.type, enabled=False):
-        queries = geometry.positions[: blocks.query_index.numel()].unflatten(0, blocks.query_index.shape)
-        vectors = blocks.gather_neighbors(geometry.positions) - queries[:, :, None]
-        if blocks.neighbor_mask is None:
+        if is_edge is None:
             index = torch.arange(blocks.query_index.shape[1], device=lengths.device)
             is_edge = (index[:, None] != index) & blocks.key_mask[:, None]
         else:
-            lengths = (vectors.square().sum(-1) + 1e-6).sqrt()
-            is_edge = blocks.neighbor_mask
+            queries = geometry.positions[: blocks.query_index.numel()].unflatten(0, blocks.query_index.shape)
+            vectors = blocks.gather_neighbors(geometry.positions) - queries[:, :, None]
+            lengths = smooth_length(vectors)
         envelope = (0.5 + 0.5 * (lengths.clamp(max=LOCAL_CUTOFF) * (math.pi / LOCAL_CUTOFF)).cos()) * is_edge
         harmonics = real_spherical_harmonics(vectors / lengths[..., None], l_max)
         return NeighborList(lengths, envelope, basis(lengths) * envelope[..., None], harmonics)

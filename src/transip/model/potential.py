@@ -138,11 +138,8 @@ class Potential(nn.Module):
 
     def embeddings(self, batch: Batch, layers: Sequence[int]) -> tuple[Float[Tensor, "atoms width"], ...]:
         """Embeddings after `layers`, as `forward` gives them, without energies and forces."""
-        return tuple(
-            map(
-                rms_normalize, self.backbone(self.with_blocks(batch), batch.positions, batch.cell, layers).hidden_states
-            )
-        )
+        encoded = self.backbone(self.with_blocks(batch), batch.positions, batch.cell, layers)
+        return tuple(map(rms_normalize, encoded.hidden_states))
 
     @property
     def has_direct_forces(self) -> bool:

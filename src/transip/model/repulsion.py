@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transip.batch import Batch
+from transip.model.coulomb import COULOMB_CONSTANT
 from transip.model.neighbors import LOCAL_CUTOFF
 from transip.model.pair_features import PairFeatures
 from transip.structure import MAX_ATOMIC_NUMBER
 
-COULOMB = 14.399645  # e² / 4πε₀ in eV Å
 SCREENING_LENGTH = 0.46850  # Å; 0.8854 Bohr radii
 SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.02817, 0.20162))
 EXPONENT = 6  # of the envelope
@@ -43,7 +43,7 @@ class NuclearRepulsion(nn.Module):
         x = lengths * (z**0.23 + key_z**0.23) / SCREENING_LENGTH
         screening = sum(weight * torch.exp(-rate * x) for weight, rate in SCREENING)
         envelope = polynomial_envelope(lengths / (radii + key_radii).clamp(max=LOCAL_CUTOFF))
-        energies = 0.5 * COULOMB * z * key_z / lengths * screening * envelope * (neighbors.envelope > 0)
+        energies = 0.5 * COULOMB_CONSTANT * z * key_z / lengths * screening * envelope * (neighbors.envelope > 0)
         return blocks.from_blocks(energies.sum(-1))
 
 
